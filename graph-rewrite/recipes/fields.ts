@@ -1,0 +1,60 @@
+/** One scalar setting of a recipe: where it lives, what it may be. The table below drives checks, `--set` and help. */
+export interface Field {
+  /** Dotted path inside the recipe. */
+  readonly path: string;
+  readonly about: string;
+  readonly legal: string;
+  /** Whether a JSON value is allowed here. */
+  readonly allows: (value: unknown) => boolean;
+}
+
+function oneOf(path: string, about: string, ...values: readonly (string | number | boolean)[]): Field {
+  return { path, about, legal: values.join(' | '), allows: (value) => values.some((each) => each === value) };
+}
+
+function multipleOf16(path: string, about: string): Field {
+  return {
+    path,
+    about,
+    legal: '0 or a multiple of 16',
+    allows: (value) => typeof value === 'number' && Number.isInteger(value) && value >= 0 && value % 16 === 0,
+  };
+}
+
+function ratio(path: string, about: string): Field {
+  return {
+    path,
+    about,
+    legal: 'a number above 0, at most 1',
+    allows: (value) => typeof value === 'number' && value > 0 && value <= 1,
+  };
+}
+
+/** Settings that an override may change for some layers. */
+export const siteFields: readonly Field[] = [
+  oneOf('weight.format', 'weight codes', 's4', 's8'),
+  multipleOf16('weight.groupSize', 'input channels per weight scale, 0 = per output channel'),
+  ratio('weight.clip', 'share of the absolute maximum that weight codes reach'),
+  oneOf('weight.channelGroup', 'adjacent output rows that share a scale', 1, 2),
+  oneOf('weight.rounding', 'how weights are rounded', 'rtn'),
+  oneOf('activation.format', 'activation codes, none = float', 's4', 's8', 'none'),
+  multipleOf16('activation.groupSize', 'channels per activation scale, 0 = per token'),
+  ratio('activation.clip', 'share of the absolute maximum that activation codes reach'),
+  multipleOf16('outliers.channels', 'input channels kept in 8 bits, last after sorting'),
+  oneOf('outliers.rankBy', 'statistic that ranks channels', 'mean-square', 'abs-mean', 'abs-max'),
+  oneOf('outliers.order', 'order of the sorted channels', 'ascending'),
+];
+
+/** Every scalar setting of a recipe. */
+export const fields: readonly Field[] = [
+  ...siteFields,
+  oneOf('oReorder', 'channel order in front of o_proj', 'global', 'head', 'none'),
+  oneOf('merge.qkv', 'one GEMM for q, k and v', true, false, 'auto'),
+  oneOf('merge.gateUp', 'one GEMM for gate and up', true, false),
+];
+
+/** All settings and their legal values, one a line, for error messages and help. */
+export function listFields(): string {
+  const width = Math.max(...fields.map((field) => field.path.length));
+  return fields.map((field) => `  ${field.path.padEnd(width)}  ${field.legal}`).join('\n');
+}

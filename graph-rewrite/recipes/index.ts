@@ -1,0 +1,67 @@
+import { readFileSync } from 'node:fs';
+import { inputError, usageError } from '../../ops/common/errors.js';
+import { atomW4a4 } from './atom-w4a4.js';
+import { checkRecipe } from './check.js';
+import { fields } from './fields.js';
+import type { Recipe } from './recipe.js';
+import { w4a16 } from './w4a16.js';
+import { w4a4G128 } from './w4a4-g128.js';
+import { w4a4 } from './w4a4.js';
+import { w8a8 } from './w8a8.js';
+
+export { checkRecipe } from './check.js';
+export { defineRecipe } from './define.js';
+export { fields, listFields } from './fields.js';
+export type * from './recipe.js';
+export { matchesGlob, needsCalibration, resolveSite } from './resolve.js';
+export type { Resolution } from './resolve.js';
+export { withSettings } from './set.js';
+
+/** The recipes that have a name, in the order in which help shows them. */
+export const recipes: readonly Recipe[] = [atomW4a4, w4a4G128, w4a4, w8a8, w4a16];
+
+/**
+ * A recipe by its name, or from a JSON file (anything that ends in `.json`).
+ * @throws usage error that lists the names, or says what is wrong in the file
+ */
+export function findRecipe(nameOrFile: string): Recipe {
+  const named = recipes.find((recipe) => recipe.name === nameOrFile);
+  if (named) return named;
+  if (!nameOrFile.endsWith('.json')) {
+    const names = recipes.map((recipe) => recipe.name).join(', ');
+    throw usageError('--recipe', `unknown recipe "${nameOrFile}", expected one of ${names}, or a .json file`);
+  }
+  const recipe = readJson(nameOrFile);
+  checkRecipe(recipe, nameOrFile);
+  return recipe;
+}
+
+function readJson(path: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw inputError(path, 'the recipe file cannot be read', (cause as Error).message, cause);
+  }
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw inputError(path, `is not JSON (${(cause as Error).message}), expected a recipe`, '', cause);
+  }
+}
+
+/** A recipe as lines of text: what it is for, and every setting with its value and meaning. */
+export function describeRecipe(recipe: Recipe): string {
+  const width = Math.max(...fields.map((field) => field.path.length));
+  const lines = fields.map(({ path, about, legal }) => {
+    const value = path
+      .split('.')
+      .reduce<unknown>((object, key) => (object as Record<string, unknown> | null)?.[key], recipe);
+    return `  ${path.padEnd(width)}  ${String(value ?? 'none').padEnd(12)}  ${about} (${legal})`;
+  });
+  const overrides = recipe.overrides.map(
+    ({ match, keep, set }) =>
+      `  ${JSON.stringify(match)}: ${keep === undefined ? JSON.stringify(set) : `keep, ${keep}`}`,
+  );
+  return [`${recipe.name}: ${recipe.about}`, ...lines, ...overrides].join('\n');
+}

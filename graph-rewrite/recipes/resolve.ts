@@ -1,0 +1,35 @@
+import { mergeSettings } from './check.js';
+import type { Recipe, SiteLabel, SiteMatch, SiteSettings } from './recipe.js';
+
+/** What a recipe says about one layer: its settings, or the reason why it stays float. */
+export type Resolution = ({ readonly keep?: undefined } & SiteSettings) | { readonly keep: string };
+
+/** Whether a name matches a pattern in which `*` is any text (also `/`) and `?` one character. */
+export function matchesGlob(pattern: string, name: string): boolean {
+  const source = pattern
+    .replace(/[.+^${}()|[\]\\]/g, '\\$&')
+    .replace(/\*/g, '.*')
+    .replace(/\?/g, '.');
+  return new RegExp(`^${source}$`, 's').test(name);
+}
+
+function matches(match: SiteMatch, site: SiteLabel): boolean {
+  return (
+    (match.role === undefined || match.role === site.role) &&
+    (match.layer === undefined || match.layer === site.layer) &&
+    (match.name === undefined || matchesGlob(match.name, site.name))
+  );
+}
+
+/** Applies the first override that matches the layer; without one, the recipe's own settings hold. */
+export function resolveSite(recipe: Recipe, site: SiteLabel): Resolution {
+  const { weight, activation, outliers } = recipe;
+  const override = recipe.overrides.find((each) => matches(each.match, site));
+  if (override?.keep !== undefined) return { keep: override.keep };
+  return mergeSettings({ weight, activation, outliers }, override?.set ?? {});
+}
+
+/** Whether any layer's channels are sorted, so that activation statistics are needed. */
+export function needsCalibration(recipe: Recipe): boolean {
+  return recipe.outliers !== null || recipe.overrides.some((each) => Boolean(each.set?.outliers));
+}
