@@ -1,0 +1,4 @@
+import { internalError } from '../../../ops/common/errors.js';
+export function run(): Promise<number> {
+  throw internalError('command', 'not wired');
+}

@@ -1,0 +1,171 @@
+/**
+ * The command line: words to a call of the library, its result to stdout. Commands live in commands/, one file each;
+ * they are loaded when they are asked for, so that `--help` does not load ONNX Runtime.
+ */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, Option } from 'commander';
+import { createContext, type Context } from './context.js';
+import { fromCommander, reportFailure } from './failure.js';
+import { assignments, finiteNumber, wholeNumber } from './options.js';
+
+/** What every command accepts. */
+export interface CommonOptions {
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+type Run<O> = (context: Context, args: readonly string[], options: O) => Promise<number>;
+
+/**
+ * Runs the program.
+ * @param argv the words after the program's name
+ * @returns the exit code: 0 done, 1 kept layers under --strict, 2 usage, 3 input, 70 defect, 130 interrupted
+ */
+export async function main(argv: readonly string[]): Promise<number> {
+  // A reader that has seen enough (`rewrite inspect model.onnx | head`) is no failure.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+    throw error;
+  });
+  const state = { exitCode: 0 };
+  const program = buildProgram(state);
+  try {
+    await program.parseAsync([...argv], { from: 'user' });
+    return state.exitCode;
+  } catch (error) {
+    const json = argv.includes('--json');
+    if (!(error instanceof CommanderError)) return reportFailure(error, json);
+    if (error.exitCode === 0) return 0; // --help, --version
+    return reportFailure(fromCommander(error, commandOf(program, argv)), json);
+  }
+}
+
+function buildProgram(state: { exitCode: number }): Command {
+  const program = new Command('rewrite')
+    .description('Rewrites the linear layers of an ONNX transformer to 4 or 8 bits, and runs and measures the result.')
+    .version(version(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print help')
+    .addHelpText('after', examples);
+
+  /** Adds the options that all commands share and the error handling; `load` brings the command's code. */
+  const command = <O extends CommonOptions>(
+    usage: string,
+    about: string,
+    load: () => Promise<Run<O>>,
+    isDefault = false,
+  ): Command =>
+    program
+      .command(usage, { isDefault })
+      .description(about)
+      .option('--json', 'print the result as one JSON object on stdout')
+      .option('-q, --quiet', 'no progress and no remarks on stderr')
+      .helpOption('-h, --help', 'print help')
+      .action(async (...words: unknown[]) => {
+        const options = words.at(-2) as O;
+        const args = words.slice(0, -2).filter((word): word is string => typeof word === 'string');
+        const context = createContext(options);
+        try {
+          state.exitCode = await (await load())(context, args, options);
+        } finally {
+          context.close();
+        }
+      });
+
+  command(
+    'model <model>',
+    'rewrite a model (the default command)',
+    async () => (await import('./commands/rewrite.js')).run,
+    true,
+  )
+    .option('-o, --output <file>', 'where the new model goes (default: <model>_<recipe>.onnx next to it)')
+    .option('-r, --recipe <name>', 'what becomes of the layers, see `rewrite recipes`', 'atom-w4a4')
+    .option('-s, --set <key=value>', 'change one parameter of the recipe; may be repeated', assignments('--set'), [])
+    .option('-c, --calibration <file>', 'text (.txt, with --tokenizer), token ids (.npy) or recorded feeds (.npz)')
+    .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
+    .option(
+      '--calibration-windows <n>',
+      'how many windows of 512 tokens to calibrate on',
+      wholeNumber('--calibration-windows', 1),
+      32,
+    )
+    .option('--plan <file>', 'carry out a plan written by --dry-run')
+    .option('--dry-run', 'write the plan (to -o FILE.json, else to stdout) and no model')
+    .option('--force', 'replace an existing output')
+    .option('--strict', 'exit 1 when a layer stays in float that the recipe wanted to change');
+
+  command(
+    'inspect <model>',
+    'list every linear layer: role, shape, and why it can or cannot be quantized',
+    async () => (await import('./commands/inspect.js')).run,
+  );
+
+  withTokens(command('eval <model>', 'measure perplexity', async () => (await import('./commands/eval.js')).run));
+
+  withTokens(
+    command(
+      'compare <reference> <model>',
+      "measure how far a model's output is from another's",
+      async () => (await import('./commands/compare.js')).run,
+    ),
+  );
+
+  command('generate <model>', 'write text with a model', async () => (await import('./commands/generate.js')).run)
+    .requiredOption('-t, --tokenizer <file>', 'tokenizer.json of the model')
+    .requiredOption('-p, --prompt <text>', 'how the text begins')
+    .option('-n, --max-tokens <n>', 'how many tokens to write', wholeNumber('--max-tokens', 1), 128)
+    .option('--temperature <t>', '0 takes the likeliest token each time', finiteNumber('--temperature', 0), 0)
+    .option('--seed <s>', 'start of the random numbers', wholeNumber('--seed', 0), 0)
+    .addOption(threadsOption());
+
+  command('recipes', 'list the recipes and their parameters', async () => (await import('./commands/recipes.js')).run);
+  command(
+    'doctor',
+    'check the machine: CPU, ONNX Runtime, operator library, CUDA',
+    async () => (await import('./commands/doctor.js')).run,
+  );
+
+  // exitOverride and the silence are inherited only by commands added later, so they are set on each.
+  for (const each of [program, ...program.commands]) {
+    each
+      .exitOverride()
+      .showSuggestionAfterError(false)
+      .configureOutput({ writeErr: () => undefined });
+  }
+  return program;
+}
+
+/** The options that choose token ids, for commands that measure on text. */
+function withTokens(command: Command): Command {
+  return command
+    .option('--tokens <file>', 'token ids (.npy)')
+    .option('--text <file>', 'text to measure on, with --tokenizer')
+    .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
+    .option('--length <n>', 'tokens in a window', wholeNumber('--length', 1), 512)
+    .option('--windows <n>', 'at most this many windows', wholeNumber('--windows', 1), 100)
+    .addOption(threadsOption());
+}
+
+function threadsOption(): Option {
+  return new Option('--threads <n>', 'threads inside an operator (default: one per core)').argParser(
+    wholeNumber('--threads', 1),
+  );
+}
+
+/** The command that was being parsed when the error came. */
+function commandOf(program: Command, argv: readonly string[]): Command {
+  const word = argv.find((each) => !each.startsWith('-')) ?? '';
+  return program.commands.find((each) => each.name() === word) ?? program.commands[0] ?? program;
+}
+
+function version(): string {
+  const file = new URL('../../../package.json', import.meta.url);
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+}
+
+const examples = `
+Examples:
+  rewrite model.onnx --calibration text.txt --tokenizer tokenizer.json
+  rewrite model.onnx -o small.onnx --recipe w4a16
+  rewrite model.onnx --recipe w8a8 --dry-run -o plan.json
+  rewrite eval small.onnx --text book.txt --tokenizer tokenizer.json
+  rewrite generate small.onnx --tokenizer tokenizer.json --prompt "It was"`;

@@ -1,0 +1,38 @@
+/** Option values: words to numbers, with a complaint that names the option and what it takes. */
+import { usageError } from '../../ops/common/errors.js';
+
+/** A parser for whole numbers of at least `minimum`. */
+export function wholeNumber(option: string, minimum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < minimum) {
+      throw usageError(option, `${JSON.stringify(text)} given, expected a whole number of at least ${minimum}`);
+    }
+    return value;
+  };
+}
+
+/** A parser for finite numbers of at least `minimum`. */
+export function finiteNumber(option: string, minimum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isFinite(value) || value < minimum) {
+      throw usageError(option, `${JSON.stringify(text)} given, expected a number of at least ${minimum}`);
+    }
+    return value;
+  };
+}
+
+/** Splits `key=value` words; several may be given. Keys are checked by whoever knows them. */
+export function assignments(option: string): (text: string, before: readonly string[]) => string[] {
+  return (text, before) => {
+    if (!/^[^=\s]+=/.test(text)) {
+      throw usageError(
+        option,
+        `${JSON.stringify(text)} given, expected key=value`,
+        'Example: --set outliers.channels=64',
+      );
+    }
+    return [...before, text];
+  };
+}
