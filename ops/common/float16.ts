@@ -1,0 +1,46 @@
+/** IEEE binary16 <-> binary32, round to nearest even: the conversion every kernel does in hardware. */
+
+const word = new Uint32Array(1);
+const single = new Float32Array(word.buffer);
+
+/** The binary16 bit pattern nearest to the binary32 `value` (ties to even; overflow gives an infinity, NaN a quiet NaN). */
+export function toFloat16Bits(value: number): number {
+  single[0] = value;
+  const bits = word[0]!;
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00 | ((magnitude >>> 13) & 0x3ff);
+  if (magnitude >= 0x47800000) return sign | 0x7c00; // 2^16 and above, infinity
+  if (magnitude < 0x38800000) {
+    // Below 2^-14 the result is a multiple of 2^-24: adding 0.5, whose last place is 2^-24, rounds to it.
+    single[0] = Math.fround(Math.abs(value)) + 0.5;
+    return sign | (word[0]! - 0x3f000000);
+  }
+  const odd = (magnitude >>> 13) & 1;
+  return sign | ((magnitude - 0x38000000 + 0xfff + odd) >>> 13); // a carry out of 65504 lands on infinity
+}
+
+/** The value of a binary16 bit pattern; exact. */
+export function fromFloat16Bits(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >>> 10) & 0x1f;
+  const fraction = bits & 0x3ff;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
+  return sign * (1024 + fraction) * 2 ** (exponent - 25);
+}
+
+/** `value` rounded to binary16. */
+export function roundToFloat16(value: number): number {
+  return fromFloat16Bits(toFloat16Bits(value));
+}
+
+/** Rounds every element to binary16 bit patterns, the form ONNX Runtime's float16 tensors use in JavaScript. */
+export function toFloat16Array(values: ArrayLike<number>): Uint16Array {
+  return Uint16Array.from(values, toFloat16Bits);
+}
+
+/** Widens binary16 bit patterns; exact. */
+export function fromFloat16Array(bits: ArrayLike<number>): Float32Array {
+  return Float32Array.from(bits, fromFloat16Bits);
+}

@@ -1,0 +1,140 @@
+/** The oracle of every `QuantGemm` kernel: exact integer sums, then the float sum in double with its error bound. */
+import { fromFloat16Bits } from '../common/float16.js';
+import type { FormatName } from '../formats/formats.js';
+import { unpackS4 } from '../formats/s4.js';
+
+/** Attributes, as in the contract. */
+export interface QuantGemmAttributes {
+  readonly K: number;
+  readonly N: number;
+  readonly weightFormat: FormatName;
+  /** Channels of a row of weights that share a scale; 0: the whole body. */
+  readonly groupSize: number;
+  /** 'none': activations are floats. */
+  readonly aFormat: FormatName | 'none';
+  readonly aGroupSize: number;
+  readonly outlierChannels: number;
+}
+
+export interface QuantGemmInputs {
+  /** Codes [M, K], or floats [M, K] (widened) when `aFormat` is 'none'. */
+  readonly a: Int8Array | Float32Array;
+  /** [M, S], absent for float activations. */
+  readonly aScale?: Float32Array | undefined;
+  /** s4: packed [N, ceil((K-O)/2)]; s8: [N, K-O]. */
+  readonly b: Uint8Array | Int8Array;
+  /** float16 bits [N, weight groups]. */
+  readonly bScale: Uint16Array;
+  /** [N, O]. */
+  readonly bOutlier?: Int8Array | undefined;
+  /** float16 bits [N]. */
+  readonly bOutlierScale?: Uint16Array | undefined;
+  /** [N], or empty for none; widened. */
+  readonly bias: Float32Array;
+  /** [M, N]; widened. */
+  readonly residual?: Float32Array | undefined;
+}
+
+/** A stretch of channels with one scale on each side. */
+interface GemmSegment {
+  readonly start: number;
+  readonly length: number;
+  /** Index of the activation's scale in its row of scales. */
+  readonly aScaleIndex: number;
+  /** Index of the weight's scale, or 'outlier'. */
+  readonly bScaleIndex: number | 'outlier';
+}
+
+/** The segments of the product: the finer of both sides' groups, then the outliers. */
+export function gemmSegments(attributes: QuantGemmAttributes): GemmSegment[] {
+  const body = attributes.K - attributes.outlierChannels;
+  const size = attributes.groupSize || attributes.aGroupSize || body;
+  const segments: GemmSegment[] = [];
+  for (let start = 0; start < body; start += size) {
+    segments.push({
+      start,
+      length: size,
+      aScaleIndex: attributes.aGroupSize ? Math.floor(start / attributes.aGroupSize) : 0,
+      bScaleIndex: attributes.groupSize ? Math.floor(start / attributes.groupSize) : 0,
+    });
+  }
+  if (attributes.outlierChannels > 0) {
+    const aScaleIndex = attributes.aGroupSize ? body / attributes.aGroupSize : 1;
+    segments.push({ start: body, length: attributes.outlierChannels, aScaleIndex, bScaleIndex: 'outlier' });
+  }
+  return segments;
+}
+
+/** Weight codes [N, K], outliers last. */
+export function weightCodes(inputs: QuantGemmInputs, { K, N, outlierChannels, weightFormat }: QuantGemmAttributes) {
+  const body = K - outlierChannels;
+  const bodyCodes = weightFormat === 's4' ? unpackS4(inputs.b as Uint8Array, N, body) : inputs.b;
+  const codes = new Int8Array(N * K);
+  for (let n = 0; n < N; n++) {
+    codes.set(bodyCodes.subarray(n * body, (n + 1) * body), n * K);
+    if (outlierChannels > 0) {
+      codes.set(inputs.bOutlier!.subarray(n * outlierChannels, (n + 1) * outlierChannels), n * K + body);
+    }
+  }
+  return codes;
+}
+
+/** One output element's exact segment sums Σ a·b: integers for codes, doubles for float activations. */
+export function segmentSums(a: ArrayLike<number>, b: ArrayLike<number>, segments: readonly GemmSegment[]): number[] {
+  return segments.map(({ start, length }) => {
+    let sum = 0;
+    for (let k = start; k < start + length; k++) sum += a[k]! * b[k]!;
+    return sum;
+  });
+}
+
+/** `y` in double precision and, element by element, how far a kernel's binary32 result may be from it. */
+export interface QuantGemmResult {
+  readonly y: Float64Array;
+  readonly bound: Float64Array;
+}
+
+/** The product of the README, with the bound it states for the graph type. */
+export function quantGemm(
+  inputs: QuantGemmInputs,
+  attributes: QuantGemmAttributes,
+  graphType: 'float32' | 'float16',
+): QuantGemmResult {
+  const { K, N, groupSize, outlierChannels } = attributes;
+  const M = inputs.a.length / K;
+  const segments = gemmSegments(attributes);
+  const scalesPerRow = inputs.aScale && M > 0 ? inputs.aScale.length / M : 0;
+  const weightGroups = groupSize ? (K - outlierChannels) / groupSize : 1;
+  const codes = weightCodes(inputs, attributes);
+  const y = new Float64Array(M * N);
+  const bound = new Float64Array(M * N);
+  for (let m = 0; m < M; m++) {
+    const a = inputs.a.subarray(m * K, (m + 1) * K);
+    for (let n = 0; n < N; n++) {
+      const b = codes.subarray(n * K, (n + 1) * K);
+      const scales = segments.map(({ aScaleIndex, bScaleIndex }) => {
+        const aScale = inputs.aScale ? inputs.aScale[m * scalesPerRow + aScaleIndex]! : 1;
+        const bBits =
+          bScaleIndex === 'outlier' ? inputs.bOutlierScale![n]! : inputs.bScale[n * weightGroups + bScaleIndex]!;
+        return aScale * fromFloat16Bits(bBits);
+      });
+      const sums = segmentSums(a, b, segments);
+      const constant = (inputs.bias.length > 0 ? inputs.bias[n]! : 0) + (inputs.residual?.[m * N + n] ?? 0);
+      y[m * N + n] = sums.reduce((total, sum, s) => total + sum * scales[s]!, constant);
+      // Magnitudes a kernel rounds: the segment terms, or every product when the inner sums are floats.
+      const inner = inputs.aScale ? sums : segmentSums(a.map(Math.abs), b.map(Math.abs), segments);
+      const magnitude =
+        Math.abs(inputs.bias[n] ?? 0) +
+        Math.abs(inputs.residual?.[m * N + n] ?? 0) +
+        inner.reduce((total, sum, s) => total + Math.abs(sum * scales[s]!), 0);
+      const roundings = (inputs.aScale ? 0 : K) + segments.length + 4;
+      bound[m * N + n] = roundings * 2 ** -24 * magnitude + 2 ** -120;
+    }
+  }
+  if (graphType === 'float16') {
+    y.forEach((value, i) => {
+      bound[i]! += (Math.abs(value) + bound[i]!) * 2 ** -11 + 2 ** -25;
+    });
+  }
+  return { y, bound };
+}
