@@ -1,0 +1,93 @@
+import assert from 'node:assert/strict';
+import { runCli } from './run-cli.js';
+
+interface UsageCase {
+  readonly name: string;
+  readonly args: readonly string[];
+  readonly says: RegExp;
+}
+
+const cases: readonly UsageCase[] = [
+  {
+    name: 'unknown option',
+    args: ['eval', 'm.onnx', '--windw', '3'],
+    says: /^--windw: unknown option of rewrite eval, expected one of .*--windows/,
+  },
+  { name: 'missing model', args: ['inspect'], says: /^rewrite inspect: no model given, expected .*<model>/ },
+  {
+    name: 'too many words',
+    args: ['eval', 'a.onnx', 'b.onnx'],
+    says: /^rewrite eval: too many arguments \(a\.onnx b\.onnx\)/,
+  },
+  { name: 'option without a value', args: ['eval', 'm.onnx', '--tokens'], says: /^--tokens.*: no value given/ },
+  {
+    name: 'number that is none',
+    args: ['eval', 'm.onnx', '--length', 'x'],
+    says: /^--length: "x" given, expected a whole number/,
+  },
+  {
+    name: 'number too small',
+    args: ['eval', 'm.onnx', '--windows', '0'],
+    says: /^--windows: "0" given, expected .* at least 1/,
+  },
+  {
+    name: '--set without =',
+    args: ['m.onnx', '--set', 'outliers'],
+    says: /^--set: "outliers" given, expected key=value/,
+  },
+  {
+    name: 'unknown recipe',
+    args: ['m.onnx', '--recipe', 'w3a3'],
+    says: /^--recipe: unknown recipe "w3a3", expected one of atom-w4a4, w4a4-g128, w4a4, w8a8, w4a16/,
+  },
+  {
+    name: 'unknown recipe parameter',
+    args: ['m.onnx', '--set', 'outlier.chanels=3'],
+    says: /unknown key "outlier.chanels"[\s\S]*outliers\.channels/,
+  },
+  {
+    name: 'illegal parameter value',
+    args: ['m.onnx', '--set', 'weight.format=s3'],
+    says: /weight\.format=s3: value is "s3", expected s4 \| s8/,
+  },
+  { name: 'missing required option', args: ['generate', 'm.onnx', '--prompt', 'x'], says: /--tokenizer/ },
+];
+
+describe('cli: wrong usage', () => {
+  for (const { name, args, says } of cases) {
+    it(`${name}: one message, exit 2`, async () => {
+      const plain = await runCli(args);
+      assert.equal(plain.code, 2, plain.stderr);
+      assert.match(plain.stderr, says);
+      assert.doesNotMatch(plain.stderr, /\n\s+at /, 'no stack');
+      assert.equal(plain.stdout, '');
+
+      const json = await runCli([...args, '--json']);
+      assert.equal(json.code, 2);
+      const { error } = json.json() as { error: { code: string; message: string; exitCode: number } };
+      assert.equal(error.code, 'usage');
+      assert.equal(error.exitCode, 2);
+      assert.match(error.message, says);
+    });
+  }
+
+  it('help and version end with 0 on stdout', async () => {
+    const help = await runCli(['--help']);
+    assert.equal(help.code, 0);
+    for (const command of ['inspect', 'eval', 'compare', 'generate', 'recipes', 'doctor']) {
+      assert.match(help.stdout, new RegExp(`^  ${command} `, 'm'));
+    }
+    assert.match((await runCli(['--version'])).stdout, /^\d+\.\d+\.\d+\n$/);
+  });
+
+  it('recipes lists every recipe with its parameters', async () => {
+    const text = await runCli(['recipes']);
+    assert.equal(text.code, 0);
+    const { recipes, settings } = (await runCli(['recipes', '--json'])).json() as {
+      recipes: { name: string }[];
+      settings: { key: string }[];
+    };
+    for (const { name } of recipes) assert.ok(text.stdout.includes(name));
+    for (const { key } of settings) assert.ok(text.stdout.includes(key));
+  });
+});
