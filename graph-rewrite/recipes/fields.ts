@@ -1,3 +1,5 @@
+import { clipRange } from '../../ops/formats/quantize-segment.js';
+
 /** One scalar setting of a recipe: where it lives, what it may be. The table below drives checks, `--set` and help. */
 export interface Field {
   /** Dotted path inside the recipe. */
@@ -25,8 +27,8 @@ function ratio(path: string, about: string): Field {
   return {
     path,
     about,
-    legal: 'a number above 0, at most 1',
-    allows: (value) => typeof value === 'number' && value > 0 && value <= 1,
+    legal: 'a number from 0.01 to 1',
+    allows: (value) => typeof value === 'number' && value >= clipRange.min && value <= clipRange.max,
   };
 }
 

@@ -134,7 +134,7 @@ describe('--set', () => {
       () => withSettings(atom, ['weight.bits=4']),
       usage(/unknown key "weight\.bits".*Legal keys[^]*weight\.clip/),
     );
-    throws(() => withSettings(atom, ['weight.clip=2']), usage(/value is 2, expected a number above 0, at most 1/));
+    throws(() => withSettings(atom, ['weight.clip=2']), usage(/value is 2, expected a number from 0.01 to 1/));
     throws(() => withSettings(atom, ['outliers.rankBy=max']), usage(/expected mean-square \| abs-mean \| abs-max/));
     throws(() => withSettings(atom, ['oReorder']), usage(/expected key=value/));
   });

@@ -1,0 +1,73 @@
+import type { Tensor } from 'onnxruntime-common';
+import { describeTextModel, stepFeeds } from './decoder.js';
+import { logSumExp, readLogits } from './logits.js';
+import type { ModelSession, OnProgress } from './session.js';
+import { throwIfAborted } from './session.js';
+import { checkIds, cutWindows } from './tokens.js';
+
+export interface PerplexityOptions {
+  /** Tokens a window. Default 512. */
+  readonly length?: number;
+  /** Windows at most. Default 100. */
+  readonly windows?: number;
+  /** Sizes of symbolic cache dimensions, see `pastDims`. */
+  readonly dims?: ReadonlyMap<string, number>;
+  readonly onProgress?: OnProgress | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Name of the token source, for errors. */
+  readonly at?: string;
+}
+
+export interface Perplexity {
+  /** exp of the mean negative log likelihood. */
+  readonly perplexity: number;
+  /** Mean negative log likelihood, nats a token. */
+  readonly nll: number;
+  /** Predicted tokens. */
+  readonly tokens: number;
+  readonly windows: number;
+  readonly seconds: number;
+}
+
+/**
+ * Perplexity over windows that do not overlap: window k feeds ids[length·k … length·k + length − 1] from an empty cache and is scored
+ * on predicting the id after each. Likelihoods are summed in double.
+ */
+export async function perplexity(
+  session: ModelSession,
+  ids: Int32Array,
+  { length = 512, windows: count = 100, dims, onProgress, signal, at = 'tokens' }: PerplexityOptions = {},
+): Promise<Perplexity> {
+  const model = describeTextModel(session, dims);
+  const windows = cutWindows(ids, { length, count, extra: 1, at });
+  const started = performance.now();
+  let sum = 0;
+  for (const [k, window] of windows.entries()) {
+    throwIfAborted(signal, 'evaluation');
+    checkIds(window, model.vocabulary, at);
+    const outputs = await session.run(stepFeeds(model, window.subarray(0, length)), [model.logits]);
+    sum += windowNll(outputs[model.logits] as Tensor, window, at);
+    onProgress?.({ stage: 'evaluate', done: k + 1, total: windows.length });
+  }
+  const tokens = windows.length * length;
+  const nll = sum / tokens;
+  return {
+    perplexity: Math.exp(nll),
+    nll,
+    tokens,
+    windows: windows.length,
+    seconds: (performance.now() - started) / 1000,
+  };
+}
+
+/** Σ −log p(window[i + 1]) over the rows of `tensor`. */
+function windowNll(tensor: Tensor, window: Int32Array, at: string): number {
+  const { rows, vocabulary, data } = readLogits(tensor, 'logits');
+  checkIds(window, vocabulary, at);
+  let sum = 0;
+  for (let row = 0; row < rows; row++) {
+    const scores = data.subarray(row * vocabulary, (row + 1) * vocabulary);
+    sum += logSumExp(scores) - scores[window[row + 1]!]!;
+  }
+  return sum;
+}

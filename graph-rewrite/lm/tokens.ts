@@ -1,0 +1,55 @@
+import { readFileSync } from 'node:fs';
+import { inputError } from '../../ops/common/errors.js';
+import { readNpy } from './npy.js';
+
+/** Reads a file whole. @throws input error that names the file and the reason */
+export function readBytes(path: string, what: string): Uint8Array {
+  try {
+    return readFileSync(path);
+  } catch (cause) {
+    throw inputError(path, `${what} cannot be read (${(cause as Error).message})`, '', cause);
+  }
+}
+
+/** Token ids of a `.npy` file: a one-dimensional integer array. */
+export function readTokens(path: string): Int32Array {
+  const { dtype, shape, data } = readNpy(readBytes(path, 'the token file'), path);
+  if (shape.length !== 1 || !/int/.test(dtype))
+    throw inputError(path, `holds ${dtype} of shape (${shape.join(', ')}), expected a one-dimensional integer array`);
+  return Int32Array.from(data as Int32Array, Number);
+}
+
+/** Refuses ids that the model has no embedding for. */
+export function checkIds(ids: Iterable<number>, vocabulary: number | undefined, at: string): void {
+  if (vocabulary === undefined) return;
+  for (const id of ids) {
+    if (id >= 0 && id < vocabulary) continue;
+    throw inputError(
+      at,
+      `has token id ${id}, the model's vocabulary has ${vocabulary} entries, expected ids from 0 to ${vocabulary - 1}`,
+      "Use the model's own tokenizer.",
+    );
+  }
+}
+
+/**
+ * Cuts ids into windows that do not overlap.
+ * @param extra ids after a window that must exist (1 when each position predicts the next one); included in the window
+ * @throws input error with counts if there is not even one window
+ */
+export function cutWindows(
+  ids: Int32Array,
+  { length, count, extra = 0, at }: { length: number; count: number; extra?: number; at: string },
+): Int32Array[] {
+  const available = Math.max(0, Math.floor((ids.length - extra) / length));
+  if (available < 1) {
+    throw inputError(
+      at,
+      `has ${ids.length} tokens, expected at least ${length + extra} for one window of ${length}`,
+      'Give more text or a smaller length.',
+    );
+  }
+  return Array.from({ length: Math.min(count, available) }, (_, k) =>
+    ids.subarray(k * length, (k + 1) * length + extra),
+  );
+}
