@@ -115,7 +115,8 @@ export function declaredType(info: ValueInfoProto): { dtype?: DType; shape?: Dim
 }
 
 function dimension(dim: DimensionProto): Dim {
-  if (dim.dimValue) return Number(fromInt64(dim.dimValue));
+  // A oneof: the message's prototype answers 0 for the member that is not set.
+  if (Object.hasOwn(dim, 'dimValue') && dim.dimValue) return Number(fromInt64(dim.dimValue));
   return dim.dimParam || undefined;
 }
 
