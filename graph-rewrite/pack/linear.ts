@@ -1,0 +1,212 @@
+import { inputError, internalError } from '../../ops/common/errors.js';
+import { packedRowBytes } from '../../ops/formats/formats.js';
+import { lazyTensor, type Tensor } from '../ir/tensor.js';
+import { type Refusal, segmentScale, writeS4, writeS8 } from './quantize.js';
+import { rowReader, sizeOf, type WeightSource } from './rows.js';
+
+/** How the weight of one QuantGemm is quantized and laid out. */
+export interface PackSpec {
+  readonly format: 's4' | 's8';
+  /** Body channels that share a scale, 0 = all. */
+  readonly groupSize: number;
+  /** Clip ratio of the body. */
+  readonly clip: number;
+  /** Adjacent output rows that share a body scale. */
+  readonly channelGroup: 1 | 2;
+  /** The last channels after reordering, in 8 bits with one scale a row. */
+  readonly outlierChannels: number;
+  /** Column j of the packed weight is column columnOrder[j] of the float weight. */
+  readonly columnOrder?: Int32Array;
+}
+
+/** The constant inputs of a QuantGemm, computed when their bytes are asked for. */
+export interface PackedLinear {
+  /** s4: uint8 [N, ceil((K−O)/2)]; s8: int8 [N, K−O]. */
+  readonly b: Tensor;
+  /** float16 [N, groups]. */
+  readonly bScale: Tensor;
+  /** int8 [N, O], with outliers. */
+  readonly bOutlier?: Tensor;
+  /** float16 [N], with outliers. */
+  readonly bOutlierScale?: Tensor;
+}
+
+interface Sizes {
+  readonly N: number;
+  readonly K: number;
+  readonly body: number;
+  readonly group: number;
+  readonly groups: number;
+  readonly outliers: number;
+}
+
+type Part = 'b' | 'bScale' | 'bOutlier' | 'bOutlierScale';
+type Parts = Record<Part, Uint8Array>;
+
+/**
+ * Quantizes and packs the weights of a linear layer, or of several that share their input, one below the other.
+ *
+ * Nothing is read before the bytes of a result are asked for. Then the layer is packed once and each part is kept until it is given
+ * out, so a file that is written in sequence holds one layer in memory. Layers with the same weights and orders get the same tensors.
+ * @param name the layer, for errors
+ * @throws input error that names the layer if a weight is not finite or beyond what a float16 scale can hold
+ */
+export function packLinear(name: string, sources: readonly WeightSource[], spec: PackSpec): PackedLinear {
+  const before = findPacked(sources, spec);
+  if (before) return before;
+  const packed = lazyParts(name, sources, spec);
+  const first = sources[0]!.weight;
+  packedBySource.set(first, [...(packedBySource.get(first) ?? []), { sources, spec, packed }]);
+  return packed;
+}
+
+/** What was packed, by its first weight, so that layers that share a weight share the packed one. */
+const packedBySource = new WeakMap<
+  Tensor,
+  { sources: readonly WeightSource[]; spec: PackSpec; packed: PackedLinear }[]
+>();
+
+function findPacked(sources: readonly WeightSource[], spec: PackSpec): PackedLinear | undefined {
+  const candidates = sources[0] ? packedBySource.get(sources[0].weight) : undefined;
+  return candidates?.find(
+    (each) =>
+      each.sources.length === sources.length &&
+      each.sources.every((source, i) => sameSource(source, sources[i]!)) &&
+      (['format', 'groupSize', 'clip', 'channelGroup', 'outlierChannels'] as const).every(
+        (k) => each.spec[k] === spec[k],
+      ) &&
+      sameOrder(each.spec.columnOrder, spec.columnOrder),
+  )?.packed;
+}
+
+function sameSource(a: WeightSource, b: WeightSource): boolean {
+  return a.weight === b.weight && a.layout === b.layout && sameOrder(a.rowOrder, b.rowOrder);
+}
+
+function sameOrder(a: Int32Array | undefined, b: Int32Array | undefined): boolean {
+  return (
+    a === b || (a !== undefined && b !== undefined && a.length === b.length && a.every((each, i) => each === b[i]))
+  );
+}
+
+function lazyParts(name: string, sources: readonly WeightSource[], spec: PackSpec): PackedLinear {
+  const sizes = checkSizes(name, sources, spec);
+  const { N, body, groups, outliers } = sizes;
+  let waiting: Partial<Parts> = {};
+  const take = (part: Part) => () => {
+    if (!waiting[part]) waiting = packAll(name, sources, spec, sizes);
+    const { [part]: bytes, ...rest } = waiting;
+    waiting = rest;
+    return bytes!;
+  };
+  const dtype = spec.format === 's4' ? 'uint8' : 'int8';
+  const packed = {
+    b: lazyTensor(dtype, [N, packedRowBytes(spec.format, body)], take('b')),
+    bScale: lazyTensor('float16', [N, groups], take('bScale')),
+  };
+  if (outliers === 0) return packed;
+  return {
+    ...packed,
+    bOutlier: lazyTensor('int8', [N, outliers], take('bOutlier')),
+    bOutlierScale: lazyTensor('float16', [N], take('bOutlierScale')),
+  };
+}
+
+function checkSizes(name: string, sources: readonly WeightSource[], spec: PackSpec): Sizes {
+  const all = sources.map(sizeOf);
+  const K = all[0]?.K ?? 0;
+  const N = all.reduce((sum, each) => sum + each.N, 0);
+  const outliers = spec.outlierChannels;
+  const body = K - outliers;
+  const group = spec.groupSize || body;
+  if (all.some((each) => each.K !== K))
+    throw internalError(name, `weights have K ${all.map((each) => each.K).join(', ')}`);
+  if (body < 1 || body % group !== 0) {
+    throw internalError(name, `K ${K}, ${outliers} outliers and group size ${spec.groupSize} do not fit together`);
+  }
+  if (spec.columnOrder && spec.columnOrder.length !== K) {
+    throw internalError(name, `the column order has ${spec.columnOrder.length} entries, expected ${K}`);
+  }
+  return { N, K, body, group, groups: body / group, outliers };
+}
+
+function packAll(name: string, sources: readonly WeightSource[], spec: PackSpec, sizes: Sizes): Parts {
+  const { N, body, groups, outliers } = sizes;
+  const parts: Parts = {
+    b: new Uint8Array(N * packedRowBytes(spec.format, body)),
+    bScale: new Uint8Array(N * groups * 2),
+    bOutlier: new Uint8Array(N * outliers),
+    bOutlierScale: new Uint8Array(outliers > 0 ? N * 2 : 0),
+  };
+  let row = 0;
+  for (const source of sources) {
+    packSource(name, source, spec, sizes, row, parts);
+    row += sizeOf(source).N;
+  }
+  return parts;
+}
+
+/** Packs one source below the `first` rows that are already there. Rows that share scales are of one source. */
+function packSource(
+  name: string,
+  source: WeightSource,
+  { format, clip, channelGroup, columnOrder }: PackSpec,
+  { K, body, group, groups, outliers }: Sizes,
+  first: number,
+  parts: Parts,
+): void {
+  const { N } = sizeOf(source);
+  const readRow = rowReader(source);
+  const rowBytes = packedRowBytes(format, body);
+  const scales = new Uint16Array(parts.bScale.buffer);
+  const outlierScales = new Uint16Array(parts.bOutlierScale.buffer);
+  const write = format === 's4' ? writeS4 : writeS8;
+  const values = new Float32Array(channelGroup * K);
+  const scale = { bits: 0, inverse: 0 };
+  for (let n = 0; n < N; n += channelGroup) {
+    const rows = Math.min(channelGroup, N - n);
+    for (let r = 0; r < rows; r++) gather(readRow(n + r), columnOrder, values, r * K);
+    for (let g = 0; g < groups; g++) {
+      const segment = { rows, stride: K, start: g * group, length: group };
+      refuse(name, n, segmentScale(values, segment, format, clip, scale));
+      for (let r = 0; r < rows; r++) {
+        const row = first + n + r;
+        scales[row * groups + g] = scale.bits;
+        const codeBytes = format === 's4' ? (g * group) >> 1 : g * group;
+        write(values, r * K + g * group, group, scale.inverse, parts.b, row * rowBytes + codeBytes);
+      }
+    }
+    for (let r = 0; r < rows && outliers > 0; r++) {
+      const row = first + n + r;
+      const segment = { rows: 1, stride: K, start: r * K + body, length: outliers };
+      refuse(name, n + r, segmentScale(values, segment, 's8', 1, scale));
+      outlierScales[row] = scale.bits;
+      writeS8(values, r * K + body, outliers, scale.inverse, parts.bOutlier, row * outliers);
+    }
+  }
+}
+
+function gather(row: Float32Array, order: Int32Array | undefined, out: Float32Array, offset: number): void {
+  if (!order) {
+    out.set(row, offset);
+    return;
+  }
+  for (let j = 0; j < order.length; j++) out[offset + j] = row[order[j]!]!;
+}
+
+function refuse(name: string, row: number, refusal: Refusal | undefined): void {
+  if (refusal === 'non-finite') {
+    throw inputError(
+      name,
+      `the weight of output channel ${row} holds NaN or infinity, expected finite values`,
+      'Keep this layer in float.',
+    );
+  }
+  if (refusal === 'too-large') {
+    throw inputError(
+      name,
+      `the weight of output channel ${row} needs a scale above 65504, the largest float16`,
+      'Keep this layer in float.',
+    );
+  }
+}
