@@ -1,0 +1,10 @@
+# Node-API headers come from npm packages (node-api-headers, node-addon-api), so building needs neither a Node source tree nor a download.
+set(NODE_API_INCLUDE_DIRS "")
+foreach(package_header "node-api-headers/include/node_api.h" "node-addon-api/napi.h")
+  set(header "${CMAKE_SOURCE_DIR}/node_modules/${package_header}")
+  if(NOT EXISTS "${header}")
+    message(FATAL_ERROR "${package_header}: not found under node_modules, expected it after an install. Run npm ci first.")
+  endif()
+  get_filename_component(include_dir "${header}" DIRECTORY)
+  list(APPEND NODE_API_INCLUDE_DIRS "${include_dir}")
+endforeach()

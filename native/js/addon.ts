@@ -1,0 +1,107 @@
+/**
+ * The one typed seam to native code: what `ort_lowbit_host.node` exports. Arguments are checked before they get here.
+ */
+
+declare const sessionBrand: unique symbol;
+declare const deviceBrand: unique symbol;
+/** A native session; an opaque handle. */
+export interface NativeSession {
+  readonly [sessionBrand]: never;
+}
+/** The memory of a tensor on a device; an opaque handle. */
+export interface NativeDeviceTensor {
+  readonly [deviceBrand]: never;
+}
+
+/** A value going in. `type` is ONNX's element type number; `data` covers exactly the elements' bytes. */
+export interface NativeInput {
+  readonly type: number;
+  readonly dims: readonly number[];
+  readonly data: Uint8Array | readonly string[] | NativeDeviceTensor;
+}
+
+/** A value coming out. */
+export interface NativeOutput {
+  readonly type: number;
+  readonly dims: number[];
+  readonly data: ArrayBuffer | string[] | NativeDeviceTensor;
+  /** Bytes on the device; only there. */
+  readonly byteLength?: number;
+}
+
+export interface NativeValueInfo {
+  readonly name: string;
+  /** 0: not a tensor. */
+  readonly type: number;
+  /** A name, possibly empty, for each dimension that is not fixed. */
+  readonly shape: readonly (number | string)[];
+}
+
+type Entry = readonly [key: string, value: string];
+
+export interface NativeSessionOptions {
+  intraOpNumThreads?: number;
+  interOpNumThreads?: number;
+  graphOptimizationLevel?: number;
+  executionMode?: number;
+  logSeverityLevel?: number;
+  logVerbosityLevel?: number;
+  enableCpuMemArena?: boolean;
+  enableMemPattern?: boolean;
+  optimizedModelFilePath?: string;
+  profileFilePrefix?: string;
+  logId?: string;
+  freeDimensionOverrides: readonly Entry[];
+  config: readonly Entry[];
+  /** CUDA provider options; absent: CPU only. */
+  cuda?: readonly Entry[];
+  deviceId?: number;
+  externalData: readonly { readonly path: string; readonly data: Uint8Array }[];
+}
+
+export interface NativeRunOptions {
+  logSeverityLevel?: number;
+  logVerbosityLevel?: number;
+  tag?: string;
+  terminate?: boolean;
+  config: readonly Entry[];
+}
+
+export interface CudaFacts {
+  readonly driverFound: boolean;
+  /** Why there is no usable device; empty when there is one. */
+  readonly error: string;
+  /** As CUDA counts: 13000 is 13.0; 0 when unknown. */
+  readonly driverVersion: number;
+  readonly devices: readonly { readonly name: string; readonly capability: string; readonly memoryBytes: number }[];
+}
+
+export interface Addon {
+  load(runtimePath: string, operatorLibraryPath: string, logLevel: number): { version: string; apiVersion: number };
+  createSession(source: string | Uint8Array, options: NativeSessionOptions): Promise<NativeSession>;
+  describeSession(session: NativeSession): { inputs: NativeValueInfo[]; outputs: NativeValueInfo[] };
+  run(
+    session: NativeSession,
+    id: number,
+    inputNames: readonly string[],
+    inputs: readonly NativeInput[],
+    outputNames: readonly string[],
+    /** A value to fill, null: on the CPU, true: stays on the device. */
+    outputs: readonly (NativeInput | null | true)[],
+    options: NativeRunOptions,
+  ): Promise<(NativeOutput | null)[]>;
+  terminate(session: NativeSession, id: number): void;
+  release(session: NativeSession): Promise<void>;
+  endProfiling(session: NativeSession): string;
+  allocate(
+    session: NativeSession,
+    type: number,
+    dims: readonly number[],
+    bytes: Uint8Array | null,
+  ): Promise<NativeDeviceTensor>;
+  download(tensor: NativeDeviceTensor): Promise<ArrayBuffer>;
+  dispose(tensor: NativeDeviceTensor): void;
+  describeOps(): string;
+  forceKernel(op: string, name: string | null): number;
+  cudaFacts(): CudaFacts;
+}

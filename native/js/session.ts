@@ -1,0 +1,254 @@
+/**
+ * InferenceSession with onnxruntime-node's shape. Runs execute on native threads; the event loop stays free.
+ */
+import type { InferenceSession as OrtSession, Tensor } from 'onnxruntime-common';
+import { inputError } from '../../ops/common/errors.js';
+import type { NativeInput, NativeSession } from './addon.js';
+import { optionError, show } from './check-option.js';
+import { allocateOnDevice } from './device.js';
+import { loadNative, textOf } from './load.js';
+import {
+  readRunOptions,
+  readSessionOptions,
+  type ReadOptions,
+  type RunOptions,
+  type SessionOptions,
+} from './session-options.js';
+import type { TensorType } from './types.js';
+import { describeType, fromNative, toMetadata, toNative } from './values.js';
+
+type Fetches = OrtSession.NullableOnnxValueMapType;
+
+export class InferenceSession implements OrtSession {
+  readonly inputNames: readonly string[];
+  readonly outputNames: readonly string[];
+  readonly inputMetadata: readonly OrtSession.ValueMetadata[];
+  readonly outputMetadata: readonly OrtSession.ValueMetadata[];
+
+  readonly #native: NativeSession;
+  readonly #locationOf: ReadOptions['locationOf'];
+  readonly #profiling: boolean;
+  readonly #running = new Set<Promise<unknown>>();
+  #released: Promise<void> | undefined;
+  #nextRun = 1;
+
+  private constructor(native: NativeSession, options: ReadOptions) {
+    const { inputs, outputs } = loadNative().addon.describeSession(native);
+    this.#native = native;
+    this.#locationOf = options.locationOf;
+    this.#profiling = options.native.profileFilePrefix !== undefined;
+    this.inputMetadata = inputs.map(toMetadata);
+    this.outputMetadata = outputs.map(toMetadata);
+    this.inputNames = inputs.map(({ name }) => name);
+    this.outputNames = outputs.map(({ name }) => name);
+    for (const name of options.locatedNames) {
+      if (!this.outputNames.includes(name)) {
+        throw new TypeError(
+          `options.preferredOutputLocation.${name}: is no output, expected one of ${list(this.outputNames)}.`,
+        );
+      }
+    }
+  }
+
+  /**
+   * Loads a model, off the event loop. Our operators are known to it.
+   * @param model a path, or the file's bytes (a Uint8Array, or a buffer with an optional offset and length in bytes)
+   * @throws TypeError for a wrong option, LowbitError 'input' for a model that does not load
+   */
+  static create(model: string | Uint8Array | ArrayBufferLike, options?: SessionOptions): Promise<InferenceSession>;
+  static create(
+    buffer: ArrayBufferLike,
+    byteOffset: number,
+    byteLength?: number,
+    options?: SessionOptions,
+  ): Promise<InferenceSession>;
+  static async create(
+    model: string | Uint8Array | ArrayBufferLike,
+    offsetOrOptions?: number | SessionOptions,
+    lengthOrOptions?: number | SessionOptions,
+    lastOptions?: SessionOptions,
+  ): Promise<InferenceSession> {
+    const [source, options] = readSource(model, offsetOrOptions, lengthOrOptions, lastOptions);
+    const read = await readSessionOptions(options, typeof source === 'string');
+    const { addon } = loadNative();
+    try {
+      return new InferenceSession(await addon.createSession(source, read.native), read);
+    } catch (cause) {
+      if (cause instanceof TypeError) throw cause;
+      const where = typeof source === 'string' ? source : `model of ${source.byteLength} bytes`;
+      throw inputError(where, `cannot be loaded (${textOf(cause).replace(/\.$/, '')})`, '', cause);
+    }
+  }
+
+  /**
+   * Runs the model.
+   * @param feeds a tensor for every input; its memory is read in place, so it must not change until the promise settles
+   * @param fetches names of the outputs wanted, or an object whose tensors are filled in place (null: allocate)
+   * @returns a tensor per output; large ones own ONNX Runtime's memory, without a copy
+   */
+  run(feeds: OrtSession.FeedsType, options?: RunOptions): Promise<OrtSession.ReturnType>;
+  run(
+    feeds: OrtSession.FeedsType,
+    fetches: OrtSession.FetchesType,
+    options?: RunOptions,
+  ): Promise<OrtSession.ReturnType>;
+  async run(
+    feeds: OrtSession.FeedsType,
+    fetchesOrOptions?: OrtSession.FetchesType | RunOptions,
+    lastOptions?: RunOptions,
+  ): Promise<OrtSession.ReturnType> {
+    this.#checkOpen();
+    const [fetches, options] = this.#readFetches(fetchesOrOptions, lastOptions);
+    const inputs = this.#readFeeds(feeds);
+    const { native: runOptions, signal } = readRunOptions(options);
+    signal?.throwIfAborted();
+    const names = Object.keys(fetches);
+    const outputs = names.map((name) => this.#readFetch(name, fetches[name] ?? null));
+    const id = this.#nextRun++;
+    const { addon } = loadNative();
+    const abort = () => addon.terminate(this.#native, id);
+    const running = addon.run(this.#native, id, this.inputNames, inputs, names, outputs, runOptions);
+    this.#running.add(running);
+    signal?.addEventListener('abort', abort);
+    try {
+      const results = await running;
+      const entries = results.map((value, i) => {
+        const name = names[i] as string;
+        return [name, value ? fromNative(name, value) : (fetches[name] as Tensor)] as const;
+      });
+      return Object.fromEntries(entries);
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
+    } finally {
+      signal?.removeEventListener('abort', abort);
+      this.#running.delete(running);
+    }
+  }
+
+  /** Waits for the runs in flight, then frees the model. New runs are refused from now on. Idempotent. */
+  release(): Promise<void> {
+    this.#released ??= Promise.allSettled(this.#running).then(() => loadNative().addon.release(this.#native));
+    return this.#released;
+  }
+
+  /** Profiling starts with the session when options.enableProfiling is set; this is here for the interface. */
+  startProfiling(): void {
+    this.#checkOpen();
+  }
+
+  /**
+   * Ends profiling and writes the profile.
+   * @returns its file name
+   */
+  endProfiling(): string {
+    this.#checkOpen();
+    if (!this.#profiling) {
+      throw new TypeError('options.enableProfiling: is false, expected true to have a profile. Set it at create().');
+    }
+    return loadNative().addon.endProfiling(this.#native);
+  }
+
+  /**
+   * A tensor in this session's device memory ('cuda' sessions), to be fed or to be filled by runs.
+   * @param source uploaded when it is a tensor; otherwise only its type and dims are taken and the memory is left as it is
+   */
+  async toDevice(source: Tensor | { readonly type: TensorType; readonly dims: readonly number[] }): Promise<Tensor> {
+    this.#checkOpen();
+    return allocateOnDevice(this.#native, source);
+  }
+
+  #checkOpen(): void {
+    if (this.#released) throw inputError('session', 'it was released, expected an open session', 'Create a new one.');
+  }
+
+  #readFeeds(feeds: unknown): NativeInput[] {
+    if (typeof feeds !== 'object' || feeds === null || Array.isArray(feeds)) {
+      throw new TypeError(`feeds: is ${show(feeds)}, expected an object of tensors by input name.`);
+    }
+    const given = feeds as Record<string, unknown>;
+    const unknown = Object.keys(given).filter((name) => !this.inputNames.includes(name));
+    const missing = this.inputMetadata.filter(({ name }) => given[name] === undefined);
+    if (unknown.length > 0) throw inputError('feeds', `unknown ${list(unknown)}, expected ${list(this.inputNames)}`);
+    if (missing.length > 0) {
+      const lines = missing.map((metadata) => `"${metadata.name}" ${describeType(metadata)}`).join(', ');
+      throw inputError('feeds', `missing ${lines}, expected a tensor for every input`);
+    }
+    return this.inputMetadata.map((metadata) => toNative('input', given[metadata.name], metadata));
+  }
+
+  #readFetches(first: unknown, second: unknown): [Fetches, unknown] {
+    const all = () => Object.fromEntries(this.outputNames.map((name) => [name, null]));
+    if (first === undefined) return [all(), second ?? {}];
+    if (Array.isArray(first)) {
+      if (first.length === 0) throw new TypeError('fetches: is an empty array, expected at least one output name.');
+      this.#checkOutputNames(first);
+      return [Object.fromEntries((first as string[]).map((name) => [name, null])), second ?? {}];
+    }
+    if (typeof first !== 'object' || first === null || 'dims' in first) {
+      throw optionError('fetches', first, 'output names, an object by output name, or run options');
+    }
+    const given = first as Record<string, unknown>;
+    const keys = Object.keys(given);
+    // As in onnxruntime-common: an object that names an output is fetches, any other is run options.
+    const isFetches = second !== undefined || keys.some((key) => this.outputNames.includes(key));
+    if (!isFetches) return [all(), given];
+    this.#checkOutputNames(keys);
+    return [given as Fetches, second ?? {}];
+  }
+
+  #checkOutputNames(names: readonly unknown[]): void {
+    const unknown = names.filter((name) => !this.outputNames.includes(name as string));
+    if (unknown.length > 0) {
+      throw inputError('fetches', `unknown ${unknown.map(show).join(', ')}, expected ${list(this.outputNames)}`);
+    }
+  }
+
+  #readFetch(name: string, value: Tensor | null): NativeInput | null | true {
+    const metadata = this.outputMetadata.find((output) => output.name === name) as OrtSession.ValueMetadata;
+    if (value === null) return this.#locationOf(name) === 'gpu-buffer' ? true : null;
+    if (value.type === 'string')
+      throw inputError(`output "${name}"`, 'strings cannot be filled in place, expected null');
+    return toNative('output', value, metadata);
+  }
+}
+
+// `await using session = …` where the runtime has it.
+const asyncDispose: symbol | undefined = (Symbol as { asyncDispose?: symbol }).asyncDispose;
+if (asyncDispose) {
+  Object.defineProperty(InferenceSession.prototype, asyncDispose, {
+    value(this: InferenceSession) {
+      return this.release();
+    },
+    configurable: true,
+    writable: true,
+  });
+}
+
+function readSource(
+  model: unknown,
+  first: unknown,
+  second: unknown,
+  third: unknown,
+): [source: string | Uint8Array, options: unknown] {
+  if (typeof model === 'string') return [model, first ?? {}];
+  if (model instanceof Uint8Array) return [model, first ?? {}];
+  if (!(model instanceof ArrayBuffer) && !(model instanceof SharedArrayBuffer)) {
+    throw new TypeError(`model: is ${show(model)}, expected a path, a Uint8Array or an ArrayBuffer.`);
+  }
+  if (typeof first !== 'number') return [new Uint8Array(model), first ?? {}];
+  const length = typeof second === 'number' ? second : model.byteLength - first;
+  if (
+    !(Number.isSafeInteger(first) && Number.isSafeInteger(length) && first >= 0 && length > 0) ||
+    first + length > model.byteLength
+  ) {
+    throw new RangeError(
+      `model: bytes ${first} … ${first + length}, expected a range within ${model.byteLength} bytes.`,
+    );
+  }
+  return [new Uint8Array(model, first, length), (typeof second === 'number' ? third : second) ?? {}];
+}
+
+function list(names: readonly string[]): string {
+  return names.length === 0 ? 'none' : names.map((name) => `"${name}"`).join(', ');
+}
