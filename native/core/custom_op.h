@@ -1,0 +1,21 @@
+// OrtCustomOp's C ABI for an OpDefinition: the only place that knows it. Nothing is thrown across it.
+#pragma once
+
+#include "native/core/op_definition.h"
+
+namespace lowbit {
+
+/// One overload of an operator as ONNX Runtime sees it. Must outlive every session that uses it.
+class CustomOp : public OrtCustomOp {
+ public:
+  CustomOp(const OpDefinition& definition, const Overload& overload);
+
+  const OpDefinition& definition() const { return *definition_; }
+  const Overload& overload() const { return overload_; }
+
+ private:
+  const OpDefinition* definition_;
+  Overload overload_;
+};
+
+}  // namespace lowbit

@@ -1,0 +1,29 @@
+#include "native/core/kernel_context.h"
+
+namespace lowbit {
+
+Status KernelContext::Input(size_t index, TensorView* view) const {
+  *view = TensorView{};
+  size_t count = 0;
+  LOWBIT_ORT(Ort().KernelContext_GetInputCount(context_, &count));
+  if (index >= count) return Status::Ok();
+  const OrtValue* value = nullptr;
+  LOWBIT_ORT(Ort().KernelContext_GetInput(context_, index, &value));
+  return TensorView::Of(value, view);
+}
+
+Status KernelContext::Output(size_t index, const int64_t* dims, size_t rank, void** data) const {
+  *data = nullptr;
+  OrtValue* value = nullptr;
+  LOWBIT_ORT(Ort().KernelContext_GetOutput(context_, index, dims, rank, &value));
+  if (value == nullptr) return Status::Ok();
+  LOWBIT_ORT(Ort().GetTensorMutableData(value, data));
+  return Status::Ok();
+}
+
+size_t KernelContext::OutputCount() const {
+  size_t count = 0;
+  return FromOrt(Ort().KernelContext_GetOutputCount(context_, &count)).ok() ? count : 0;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,118 @@
+#include <sstream>
+#include <string>
+
+#include "native/core/cpu_features.h"
+#include "native/core/kernel_choice.h"
+#include "native/oplib/library.h"
+#include "ops/register.h"
+
+namespace lowbit {
+namespace {
+
+const char* PortTypeName(PortType type, const OpDefinition& op) {
+  switch (type) {
+    case PortType::kT:
+      return "T";
+    case PortType::kA:
+      return "int8|T";
+    case PortType::kB:
+      return "uint8|int8";
+    default:
+      return TypeName(ResolveType(type, op.overloads.front()));
+  }
+}
+
+/// Writes `items` as a JSON list, one call of `write` for each.
+template <class Items, class Write>
+void List(std::ostream& out, const char* key, const Items& items, const Write& write) {
+  out << '"' << key << "\":[";
+  bool first = true;
+  for (const auto& item : items) {
+    out << (first ? "" : ",");
+    first = false;
+    write(item);
+  }
+  out << ']';
+}
+
+void WriteOp(std::ostream& out, const OpDefinition& op) {
+  const auto port = [&](const Port& p) {
+    out << "{\"name\":\"" << p.name << "\",\"type\":\"" << PortTypeName(p.type, op)
+        << "\",\"optional\":" << (p.optional ? "true" : "false") << '}';
+  };
+  out << "{\"type\":\"" << op.name << "\",\"since\":" << op.since << ',';
+  List(out, "inputs", op.inputs, port);
+  out << ',';
+  List(out, "outputs", op.outputs, port);
+  out << ',';
+  List(out, "attributes", op.attributes, [&](const AttributeSpec& a) {
+    out << "{\"name\":\"" << a.name << "\",\"type\":\"" << a.type << '"';
+    const char* quote = std::string_view(a.type) == "string" ? "\"" : "";
+    if (a.default_value != nullptr) out << ",\"default\":" << quote << a.default_value << quote;
+    out << '}';
+  });
+  out << '}';
+}
+
+std::string Describe() {
+  static constexpr struct {
+    uint32_t bit;
+    const char* name;
+  } kFeatures[] = {{kCpuAvx2, "avx2"}, {kCpuAvx512, "avx512"}, {kCpuAvx512Vnni, "avx512vnni"}};
+
+  std::ostringstream out;
+  out << "{\"version\":\"" LOWBIT_VERSION "\",";
+  List(out, "ops", AllOps(), [&](const OpDefinition* op) { WriteOp(out, *op); });
+  std::vector<const char*> features;
+  for (const auto& [bit, name] : kFeatures) {
+    if (CpuFeatures() & bit) features.push_back(name);
+  }
+  out << ",\"cpu\":{";
+  List(out, "features", features, [&](const char* name) { out << '"' << name << '"'; });
+  std::vector<std::pair<const OpDefinition*, KernelRow>> kernels;
+  for (const OpDefinition* op : AllOps()) {
+    for (const KernelRow& row : op->kernels()) kernels.emplace_back(op, row);
+  }
+  out << "},";
+  List(out, "kernels", kernels, [&](const auto& kernel) {
+    out << "{\"op\":\"" << kernel.first->name << "\",\"name\":\"" << kernel.second.name
+        << "\",\"available\":" << (Available(kernel.second) ? "true" : "false") << '}';
+  });
+  out << ",\"cuda\":{\"built\":false,\"archs\":[]}}";
+  return out.str();
+}
+
+int Force(const std::string& op_name, const char* name) {
+  for (const OpDefinition* op : AllOps()) {
+    if (op_name != op->name) continue;
+    bool known = name == nullptr, available = known;
+    for (const KernelRow& row : op->kernels()) {
+      if (name == nullptr || !NameMatches(name, row.name)) continue;
+      known = true;
+      available |= Available(row);
+    }
+    if (known && available) ForceKernel(op_name, name);
+    return !known ? 2 : !available ? 3 : 0;
+  }
+  return 1;
+}
+
+}  // namespace
+}  // namespace lowbit
+
+const char* OrtLowbitDescribe() {
+  try {
+    static const std::string text = lowbit::Describe();
+    return text.c_str();
+  } catch (...) {
+    return "{}";  // out of memory
+  }
+}
+
+int OrtLowbitForceKernel(const char* op, const char* name) {
+  try {
+    return op == nullptr ? 1 : lowbit::Force(op, name);
+  } catch (...) {
+    return 2;
+  }
+}

@@ -1,0 +1,48 @@
+import { defineOp } from '../define-op.js';
+
+/**
+ * The low-bit matrix product. Arithmetic and storage: `ops/formats/README.md`; kernels and numbers: the README of this folder.
+ *
+ * `y[m,n] = bias[n] + residual[m,n] + Σ_s float(Σ_{k∈s} a[m,k]·b[n,k]) · a_scale[m,s] · b_scale[n,s]`
+ */
+export const QuantGemm = defineOp({
+  type: 'QuantGemm',
+  since: 1,
+  about: 'Product of quantized (or float) rows with low-bit weights, scaled by group; adds bias and residual',
+  inputs: {
+    a: { type: 'int8|T', dims: '[..., K]', about: 'activation codes, outlier channels last; floats for weight-only' },
+    a_scale: {
+      type: 'float32',
+      optional: true,
+      dims: '[..., S]',
+      about: 'activation scales, the outlier scale last; skipped for weight-only',
+    },
+    b: {
+      type: 'uint8|int8',
+      dims: '[N, ceil((K-O)/2)] or [N, K-O]',
+      about: 's4 weights, two a byte, the even k in the low nibble; or s8 weights',
+    },
+    b_scale: { type: 'float16', dims: '[N, (K-O)/G]', about: 'weight scales; one a row if group_size is 0' },
+    b_outlier: { type: 'int8', optional: true, dims: '[N, O]', about: 's8 weights of the outlier channels' },
+    b_outlier_scale: { type: 'float16', optional: true, dims: '[N]', about: 'their scales' },
+    bias: { type: 'T', dims: '[N] or [0]', about: 'an empty one for none: it fixes the type of y' },
+    residual: { type: 'T', optional: true, dims: '[..., N]', about: 'added to the product' },
+  },
+  outputs: { y: { type: 'T', dims: '[..., N]', about: 'the product' } },
+  attributes: {
+    K: { type: 'int', about: 'channels of a row of a, outliers included; at most 131072' },
+    N: { type: 'int', about: 'output channels' },
+    weight_format: { type: 'string', oneOf: ['s4', 's8'], about: 'codes of the weight body' },
+    group_size: { type: 'int', default: 0, about: 'G: channels sharing a weight scale, 0 for all of the body' },
+    a_format: { type: 'string', oneOf: ['s4', 's8', 'none'], about: 'codes of the activation body; none: floats' },
+    a_group_size: { type: 'int', default: 0, about: 'channels sharing an activation scale, 0 for all of the body' },
+    outlier_channels: { type: 'int', default: 0, about: 'O: trailing channels in s8 with scales of their own' },
+  },
+  requires: [
+    '0 <= O < K <= 131072',
+    'G is 0, or a multiple of 16 that divides K-O; the same for a_group_size',
+    'a_group_size equals group_size when neither is 0',
+    'a_format none has no outliers and no a_group_size',
+    'S = (a_group_size ? (K-O)/a_group_size : 1) + (O > 0 ? 1 : 0)',
+  ],
+});

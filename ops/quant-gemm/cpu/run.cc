@@ -1,0 +1,95 @@
+#include "ops/quant-gemm/cpu/run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+
+namespace lowbit::gemm {
+namespace {
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+/// 64-byte aligned memory that grows and is kept: at the second run of a shape nothing is allocated any more.
+class Buffer {
+ public:
+  /// nullptr when memory is short.
+  void* Reserve(int64_t bytes) {
+    if (bytes > bytes_) {
+      const int64_t rounded = (bytes + 4095) / 4096 * 4096;
+      memory_.reset(std::aligned_alloc(64, static_cast<size_t>(rounded)));
+      bytes_ = memory_ ? rounded : 0;
+    }
+    return memory_.get();
+  }
+
+ private:
+  std::unique_ptr<void, Free> memory_;
+  int64_t bytes_ = 0;
+};
+
+// A packed block is written by the thread that runs the operator (or its helpers, while it waits) and is read until the
+// block is done; scratch never outlives a task. So both may belong to the thread.
+thread_local Buffer packed_buffer;
+thread_local Buffer scratch_buffer;
+
+/// Products of this many multiply-adds (about 3 µs of work) are not worth waking a thread for.
+constexpr int64_t kTaskWork = 1 << 20;
+constexpr int64_t kPackTaskBytes = 1 << 17;
+
+int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// Columns per task: enough work to pay for the hand-over, at least `kTasks` tasks when there is that much, so that
+/// threads which start late or lose their core leave the rest to others.
+int64_t ColumnsPerTask(const GemmKernel& kernel, const Args& args, int64_t rows) {
+  constexpr int64_t kTasks = 16;
+  const int64_t per_tile = std::max<int64_t>(1, rows * (args.body + args.outliers) * kernel.tile_cols);
+  const int64_t tiles = Ceil(args.n, kernel.tile_cols);
+  return kernel.tile_cols * std::max(Ceil(tiles, kTasks), Ceil(kTaskWork, per_tile));
+}
+
+Status RunBlock(const GemmKernel& kernel, const Args& args, Block block, const KernelContext& context) {
+  void* packed = nullptr;
+  if (const int64_t bytes = kernel.packed_bytes(args, block.rows)) {
+    packed = packed_buffer.Reserve(bytes);
+    if (packed == nullptr) return Status::Error(ORT_FAIL, "out of memory for ", bytes, " bytes of packed activations.");
+    const int64_t tiles = Ceil(block.rows, kernel.tile_rows);
+    const int64_t tasks = std::clamp<int64_t>(bytes / kPackTaskBytes, 1, tiles);
+    LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(tasks), [&](size_t task) {
+      const int64_t i = static_cast<int64_t>(task);
+      const int64_t begin = i * tiles / tasks * kernel.tile_rows;
+      const int64_t end = std::min(block.rows, (i + 1) * tiles / tasks * kernel.tile_rows);
+      kernel.pack(args, block, begin, end, packed);
+    }));
+  }
+  const int64_t columns = ColumnsPerTask(kernel, args, block.rows);
+  const int64_t scratch_bytes = kernel.scratch_bytes(args, block.rows);
+  std::atomic<bool> out_of_memory = false;
+  LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(Ceil(args.n, columns)), [&](size_t task) {
+    void* scratch = scratch_buffer.Reserve(scratch_bytes);
+    if (scratch == nullptr && scratch_bytes > 0) {
+      out_of_memory = true;
+      return;
+    }
+    const int64_t begin = static_cast<int64_t>(task) * columns;
+    kernel.run(args, {block.row, block.rows, begin, std::min(args.n, begin + columns)}, packed, scratch);
+  }));
+  if (out_of_memory) return Status::Error(ORT_FAIL, "out of memory for ", scratch_bytes, " bytes of scratch.");
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status RunGemm(const GemmKernel& kernel, const Args& args, int64_t rows, const KernelContext& context) {
+  // Equal blocks: 257 rows are 129 and 128, not 256 and 1.
+  const int64_t blocks = Ceil(rows, kernel.max_rows);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t begin = i * rows / blocks, end = (i + 1) * rows / blocks;
+    LOWBIT_TRY(RunBlock(kernel, args, {begin, end - begin, 0, args.n}, context));
+  }
+  return Status::Ok();
+}
+
+}  // namespace lowbit::gemm

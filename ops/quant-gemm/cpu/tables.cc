@@ -1,0 +1,16 @@
+#include "ops/quant-gemm/cpu/tables.h"
+
+#include <vector>
+
+namespace lowbit::gemm {
+
+std::span<const GemmKernel> Kernels() {
+  static const std::vector<GemmKernel> kernels = [] {
+    std::vector<GemmKernel> all;
+    for (const Table& table : {ScalarKernels()}) all.insert(all.end(), table.rows, table.rows + table.count);
+    return all;
+  }();
+  return kernels;
+}
+
+}  // namespace lowbit::gemm

@@ -1,0 +1,200 @@
+#include "ops/quant-gemm/op.h"
+
+#include <string>
+#include <string_view>
+
+#include "ops/quant-gemm/attributes.h"
+#include "ops/quant-gemm/cpu/run.h"
+#include "ops/quant-gemm/cpu/tables.h"
+
+namespace lowbit {
+namespace {
+
+using gemm::Codes;
+using gemm::GemmKernel;
+
+// Input positions.
+enum : size_t { kA, kAScale, kB, kBScale, kBOutlier, kBOutlierScale, kBias, kResidual, kInputs };
+
+constexpr Port kInputPorts[] = {
+    {"a", PortType::kA},
+    {"a_scale", PortType::kFloat32, true},
+    {"b", PortType::kB},
+    {"b_scale", PortType::kFloat16},
+    {"b_outlier", PortType::kInt8, true},
+    {"b_outlier_scale", PortType::kFloat16, true},
+    {"bias", PortType::kT},
+    {"residual", PortType::kT, true},
+};
+constexpr Port kOutputPorts[] = {{"y", PortType::kT}};
+
+constexpr AttributeSpec kAttributes[] = {
+    {"K", "int", nullptr},
+    {"N", "int", nullptr},
+    {"weight_format", "string", nullptr},
+    {"group_size", "int", "0"},
+    {"a_format", "string", nullptr},
+    {"a_group_size", "int", "0"},
+    {"outlier_channels", "int", "0"},
+};
+
+constexpr ElementType kF32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+constexpr ElementType kF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+constexpr ElementType kI8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+constexpr ElementType kU8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+constexpr Overload kOverloads[] = {
+    {kF32, kI8, kU8}, {kF32, kI8, kI8}, {kF32, kF32, kU8}, {kF32, kF32, kI8},
+    {kF16, kI8, kU8}, {kF16, kI8, kI8}, {kF16, kF16, kU8}, {kF16, kF16, kI8},
+};
+
+std::vector<KernelRow> KernelRows() {
+  std::vector<KernelRow> rows;
+  for (const GemmKernel& kernel : gemm::Kernels()) rows.push_back({kernel.name, kernel.needs});
+  return rows;
+}
+
+class QuantGemm : public Kernel {
+ public:
+  static Status Create(const KernelInfo& info, const Overload& types, std::unique_ptr<Kernel>* kernel) {
+    auto made = std::make_unique<QuantGemm>();
+    made->where_ = info.Where("QuantGemm");
+    made->half_ = types.t == kF16;
+    LOWBIT_TRY(ReadQuantGemmAttributes(info, made->where_, types, &made->attributes_));
+    for (size_t i = 0; i < kInputs; ++i) {
+      LOWBIT_TRY(info.ConstantInput(i, &made->constant_[i], &made->constants_[i]));
+      if (made->constant_[i]) LOWBIT_TRY(made->CheckWeights(i, made->constants_[i]));
+    }
+    *kernel = std::move(made);
+    return Status::Ok();
+  }
+
+  Status Compute(KernelContext& context) override {
+    TensorView inputs[kInputs];
+    for (size_t i = 0; i < kInputs; ++i) {
+      if (constant_[i]) {
+        inputs[i] = constants_[i];
+      } else {
+        LOWBIT_TRY(context.Input(i, &inputs[i]));
+        LOWBIT_TRY(CheckWeights(i, inputs[i]));
+      }
+    }
+    LOWBIT_TRY(CheckActivations(inputs[kA], inputs[kAScale], inputs[kResidual]));
+    TensorView y = inputs[kA];
+    y.dims[y.rank - 1] = attributes_.n;
+    LOWBIT_TRY(context.Output(0, y.dims.data(), y.rank, &y.data));
+    const int64_t rows = inputs[kA].Rows();
+    if (rows == 0 || y.data == nullptr) return Status::Ok();
+    return RunGemm(Choose(), MakeArgs(inputs, y.data), rows, context);
+  }
+
+ private:
+  bool weight_only() const { return attributes_.a == Codes::kFloat; }
+
+  /// Inputs whose shape follows from the attributes alone. Constant ones are checked once, when the session is made.
+  Status CheckWeights(size_t index, const TensorView& view) const {
+    const QuantGemmAttributes& at = attributes_;
+    const bool s4 = at.b == Codes::kS4, outliers = at.outliers > 0;
+    const int64_t b_cols = s4 ? (at.body() + 1) / 2 : at.body();
+    switch (index) {
+      case kB:
+        return ExpectShape("b", view, {at.n, b_cols});
+      case kBScale:
+        return ExpectShape("b_scale", view, {at.n, at.weight_groups()});
+      case kBOutlier:
+        return outliers ? ExpectShape("b_outlier", view, {at.n, at.outliers}) : Status::Ok();
+      case kBOutlierScale:
+        return outliers ? ExpectShape("b_outlier_scale", view, {at.n}) : Status::Ok();
+      case kBias:
+        return view.present ? ExpectShape("bias", view, {at.n}) : Status::Ok();
+      default:
+        return Status::Ok();
+    }
+  }
+
+  Status ExpectShape(const char* name, const TensorView& view, std::initializer_list<int64_t> dims) const {
+    LOWBIT_EXPECT(view.present, where_, ": input ", name, " is missing, expected a tensor.");
+    const bool equal = view.rank == dims.size() && std::equal(dims.begin(), dims.end(), view.dims.begin());
+    if (equal) return Status::Ok();
+    TensorView wanted;
+    wanted.rank = dims.size();
+    std::copy(dims.begin(), dims.end(), wanted.dims.begin());
+    return Status::Error(ORT_INVALID_ARGUMENT, where_, ": input ", name, " has shape ", view.ShapeText(), ", expected ",
+                         wanted.ShapeText(), " (K=", attributes_.k, ", N=", attributes_.n,
+                         ", group_size=", attributes_.group, ", outlier_channels=", attributes_.outliers, ").");
+  }
+
+  Status CheckActivations(const TensorView& a, const TensorView& a_scale, const TensorView& residual) const {
+    const QuantGemmAttributes& at = attributes_;
+    LOWBIT_EXPECT(a.rank >= 1 && a.Cols() == at.k, where_, ": input a has shape ", a.ShapeText(), ", expected [...,",
+                  at.k, "].");
+    if (!weight_only()) {
+      LOWBIT_EXPECT(a_scale.present && a_scale.rank == a.rank && a_scale.Cols() == at.scales_per_row() &&
+                        a_scale.Rows() == a.Rows(),
+                    where_, ": input a_scale has shape ", a_scale.ShapeText(),
+                    ", expected the leading dimensions of a ", a.ShapeText(), " and ", at.scales_per_row(),
+                    " scales a row.");
+    }
+    LOWBIT_EXPECT(!residual.present || (residual.Cols() == at.n && residual.Rows() == a.Rows()), where_,
+                  ": input residual has shape ", residual.ShapeText(), ", expected ", a.Rows(), " rows of ", at.n, ".");
+    return Status::Ok();
+  }
+
+  const GemmKernel& Choose() {
+    const auto kernels = gemm::Kernels();
+    const auto accepts = [&](size_t i) {
+      return (kernels[i].a == Codes::kFloat) == weight_only() && kernels[i].b == attributes_.b;
+    };
+    return kernels[choice_.Get("QuantGemm", KernelRows, accepts)];
+  }
+
+  gemm::Args MakeArgs(const TensorView (&inputs)[kInputs], void* y) const {
+    const QuantGemmAttributes& at = attributes_;
+    const int64_t group = at.product_group();
+    gemm::Args args{};
+    args.n = at.n;
+    args.body = at.body();
+    args.segment = group;
+    args.segments = at.body() / group;
+    args.outliers = at.outliers;
+    args.a = inputs[kA].data;
+    args.a_scale = inputs[kAScale].As<float>();
+    args.a_scale_row = at.scales_per_row();
+    args.a_scale_step = at.a_group > 0 ? 1 : 0;
+    args.b = inputs[kB].As<uint8_t>();
+    args.b_row = inputs[kB].Cols();
+    args.b_scale = inputs[kBScale].As<uint16_t>();
+    args.b_scale_row = at.weight_groups();
+    args.b_scale_step = at.group > 0 ? 1 : 0;
+    args.b_outlier = inputs[kBOutlier].As<int8_t>();
+    args.b_outlier_scale = inputs[kBOutlierScale].As<uint16_t>();
+    args.bias = inputs[kBias].present ? inputs[kBias].data : nullptr;
+    args.residual = inputs[kResidual].present ? inputs[kResidual].data : nullptr;
+    args.y = y;
+    args.half = half_;
+    return args;
+  }
+
+  std::string where_;
+  bool half_ = false;
+  QuantGemmAttributes attributes_;
+  bool constant_[kInputs] = {};
+  TensorView constants_[kInputs];
+  KernelChoice choice_;
+};
+
+Status InferShapes(ShapeInference& shapes) {
+  Dims dims;
+  if (!shapes.Input(kA, &dims)) return Status::Ok();
+  dims.back() = Dim{shapes.Int("N", -1), ""};
+  return shapes.SetOutput(0, dims, shapes.Type(kBias));
+}
+
+}  // namespace
+
+const OpDefinition& QuantGemmDefinition() {
+  static const OpDefinition definition{
+      "QuantGemm", 1, kInputPorts, kOutputPorts, kAttributes, kOverloads, QuantGemm::Create, InferShapes, KernelRows};
+  return definition;
+}
+
+}  // namespace lowbit
