@@ -119,9 +119,18 @@ export interface ModelProto extends Message {
   functions?: FunctionProto[];
 }
 
-const root = protobuf.parse(onnxSchema).root;
+const root = protobuf.parse(onnxSchema).root.resolveAll();
 const modelType = root.lookupType('onnx.ModelProto');
 const tensorType = root.lookupType('onnx.TensorProto');
+removeDefaults(root.lookup('onnx') as protobuf.Namespace);
+
+/** protobufjs puts defaults on prototypes; without them an absent field is undefined, as the types above say. */
+function removeDefaults(namespace: protobuf.Namespace): void {
+  for (const type of namespace.nestedArray) {
+    if (!(type instanceof protobuf.Type)) continue;
+    for (const field of type.fieldsArray) Reflect.deleteProperty(type.ctor.prototype as object, field.name);
+  }
+}
 
 /**
  * Decodes a model; `bytes` fields are views on `buffer`, unknown fields are kept.

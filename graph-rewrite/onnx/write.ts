@@ -80,7 +80,7 @@ export async function saveModel(model: Model, path: string, options: SaveOptions
     // The data first: a model without its data is worse than data without a model.
     for (let i = targets.length - 1; i >= 0; i--) await rename(temporary[i]!, targets[i]!);
   } catch (error) {
-    await Promise.all(temporary.map((file) => rm(file, { force: true })));
+    await Promise.all(temporary.map((file) => rm(file, { force: true }).catch(() => undefined)));
     throw describeFailure(error, target, total);
   }
   return { bytes: total, files: targets };
