@@ -32,7 +32,12 @@ export function createContext(options: { json?: boolean; quiet?: boolean }): Con
     // The second Ctrl-C does not wait for the step in hand.
     if (controller.signal.aborted) process.exit(130);
     controller.abort(
-      new LowbitError('interrupted', 'rewrite', 'interrupted, expected to be left to finish', 'Nothing was written.'),
+      new LowbitError(
+        'interrupted',
+        'rewrite',
+        'interrupted, expected to be left to finish',
+        'No file was left behind.',
+      ),
     );
   };
   process.on('SIGINT', onInterrupt);

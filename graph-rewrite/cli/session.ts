@@ -1,0 +1,58 @@
+/** Opening models to run them. The native library is loaded here, when the first session is asked for. */
+import { existsSync } from 'node:fs';
+import { inputError } from '../../ops/common/errors.js';
+import type { InferenceSession } from '../../native/js/index.js';
+import type { CreateSession, ModelSession } from '../lm/index.js';
+
+/**
+ * Opens a model file, as the commands that run models do.
+ * @param threads inside an operator; without it ONNX Runtime takes one per core
+ */
+export async function openModel(path: string, threads?: number): Promise<ModelSession> {
+  requireModel(path);
+  const create = await sessionFactory();
+  return create(path, threads === undefined ? {} : { intraOpNumThreads: threads });
+}
+
+/** What the library's stages are given to open sessions with. */
+export async function sessionFactory(): Promise<CreateSession> {
+  const { InferenceSession } = await loadHost();
+  return async (model, options = {}) => {
+    const session = await (typeof model === 'string'
+      ? InferenceSession.create(model, options)
+      : InferenceSession.create(model, options));
+    const { inputNames, outputNames, inputMetadata, outputMetadata } = session;
+    return {
+      ...{ inputNames, outputNames, inputMetadata, outputMetadata },
+      run: (feeds, fetches) => (fetches ? session.run(feeds, fetches) : session.run(feeds)),
+      release: () => session.release(),
+    };
+  };
+}
+
+async function loadHost(): Promise<{ readonly InferenceSession: typeof InferenceSession }> {
+  try {
+    return await import('../../native/js/index.js');
+  } catch (cause) {
+    const why = (cause as Error).message.split('\n')[0];
+    throw inputError(
+      'native library',
+      `does not load (${why}), expected a build for this machine`,
+      'Run rewrite doctor.',
+      cause,
+    );
+  }
+}
+
+const commandNames = ['inspect', 'eval', 'compare', 'generate', 'recipes', 'doctor'];
+
+/** Refuses a model path that is not there before anything else is loaded. */
+export function requireModel(path: string): void {
+  if (existsSync(path)) return;
+  const isWord = /^[a-z]+$/.test(path);
+  throw inputError(
+    path,
+    'no such file, expected an ONNX model',
+    isWord ? `The commands are ${commandNames.join(', ')}.` : 'Check the path.',
+  );
+}

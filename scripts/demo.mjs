@@ -1,0 +1,91 @@
+// npm run demo: from a fresh clone to a trained model in 4 bits, beside the float model: size, perplexity, speed, text.
+// Every step is a command that can be typed by hand; it is shown before it runs.
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, rmSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { bootstrap, root } from './bootstrap.mjs';
+
+const windows = 24;
+const prompt = 'It was a dark night, and the old man';
+const recipes = ['w8a8', 'w4a16', 'atom-w4a4'];
+const folder = join(root, '.cache/demo');
+const assets = join(root, 'models/bookworm-11m');
+
+const started = Date.now();
+const say = (text = '') => console.log(text);
+const elapsed = () => `${((Date.now() - started) / 1000).toFixed(0)} s`;
+
+/** Runs a command of the CLI and returns its JSON. */
+function rewrite(...args) {
+  const shown = args.map((word) => (/[\s,]/.test(word) ? JSON.stringify(word) : word.replace(root, '')));
+  say(`  $ npx rewrite ${shown.join(' ')}`);
+  const result = spawnSync(process.execPath, [join(root, 'bin/rewrite.js'), ...args, '--json', '--quiet'], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  if (result.status !== 0) {
+    console.error(`demo: that command ended with ${result.status ?? result.signal}, expected 0. Its message is above.`);
+    process.exit(result.status ?? 70);
+  }
+  return JSON.parse(result.stdout);
+}
+
+say('Install and build what is missing');
+bootstrap();
+say(`  ready (${elapsed()})\n`);
+
+say(
+  'Build the float ONNX model from the trained weights (LLaMA architecture, 11.0 M parameters, trained on old books)',
+);
+rmSync(folder, { recursive: true, force: true });
+mkdirSync(folder, { recursive: true });
+const { materializeBookworm } = await import('../dist/models/bookworm.js');
+const float = materializeBookworm('built', folder);
+say(`  ${relative(root, float)}\n`);
+
+say('Rewrite it');
+const tokenizer = join(assets, 'tokenizer.json');
+const models = recipes.map((recipe) => {
+  const output = join(folder, `${recipe}.onnx`);
+  const calibration =
+    recipe === 'atom-w4a4' ? ['--calibration', join(assets, 'calibration.txt'), '--tokenizer', tokenizer] : [];
+  const report = rewrite(float, '-o', output, '--recipe', recipe, ...calibration);
+  return {
+    name: recipe,
+    path: output,
+    bytes: report.output.bytes,
+    bits: report.bitsPerWeight.real,
+    input: report.input.bytes,
+  };
+});
+models.unshift({ name: 'float32', path: float, bytes: models[0].input, bits: 32 });
+
+say(`\nMeasure each: perplexity on held-out books, ${windows} windows of 512 tokens; text from one prompt`);
+for (const model of models) {
+  model.eval = rewrite('eval', model.path, '--tokens', join(assets, 'eval-tokens.npy'), '--windows', String(windows));
+  model.text = rewrite('generate', model.path, '--tokenizer', tokenizer, '--prompt', prompt, '--max-tokens', '96');
+}
+
+const { table } = await import('../dist/graph-rewrite/cli/ui/table.js');
+const [reference] = models;
+const times = (value, base) => `${value.toFixed(0)} (${(value / base).toFixed(2)}x)`;
+say('');
+say(
+  table(
+    ['', ...models.map(({ name }) => name)],
+    [
+      ['file', ...models.map(({ bytes }) => `${(bytes / 1e6).toFixed(1)} MB`)],
+      ['bits per linear weight', ...models.map(({ bits }) => bits.toFixed(2))],
+      [`perplexity (${windows} windows)`, ...models.map((each) => each.eval.perplexity.toFixed(2))],
+      ['prefill tokens/s', ...models.map((each) => times(each.eval.tokensPerSecond, reference.eval.tokensPerSecond))],
+      [
+        'decode tokens/s',
+        ...models.map((each) => times(each.text.decodeTokensPerSecond, reference.text.decodeTokensPerSecond)),
+      ],
+    ],
+  ),
+);
+for (const { name, text } of [reference, models.at(-1)])
+  say(`\n${name} writes:\n  ${prompt}${text.text.replaceAll('\n', '\n  ')}`);
+say(`\nDone in ${elapsed()}. The models are in ${relative(root, folder)}.`);

@@ -1,0 +1,62 @@
+/**
+ * What rewritten bookworm-11m models must reach: perplexity over 100 windows of 512 tokens of `eval-tokens.npy`, from an independent
+ * simulation in PyTorch (fake quantization of the linear layers, lm_head in float). "Injected" is the same function with outlier
+ * channels (models/bookworm-11m/README.md).
+ */
+export interface Expectation {
+  readonly scheme: string;
+  readonly recipe: string;
+  readonly set: readonly string[];
+  readonly plain: number;
+  readonly injected: number;
+  /** How far above the simulation a run may be, relative. A recipe at the edge of collapse is noisier than one that works. */
+  readonly tolerance: number;
+  /** The scheme must fail on injected outliers: perplexity above this, instead of near the simulation. */
+  readonly injectedAbove?: number;
+}
+
+export const floatPerplexity = 22.858;
+export const floatTolerance = 0.005;
+
+const perToken = ['weight.groupSize=0', 'activation.groupSize=0', 'weight.channelGroup=1'];
+const noClip = ['weight.clip=1', 'activation.clip=1'];
+
+export const ladder: readonly Expectation[] = [
+  {
+    scheme: 'W8A8, per token / per channel',
+    recipe: 'w8a8',
+    set: [],
+    plain: 22.927,
+    injected: 25.703,
+    tolerance: 0.015,
+  },
+  { scheme: 'W4A16 g128', recipe: 'w4a16', set: [], plain: 25.42, injected: 28.209, tolerance: 0.015 },
+  {
+    scheme: 'W4A4, per token / per channel',
+    recipe: 'w4a4',
+    set: [],
+    plain: 64.364,
+    injected: 133651,
+    tolerance: 0.1,
+    injectedAbove: 1000,
+  },
+  {
+    scheme: 'W4A4 g128',
+    recipe: 'w4a4-g128',
+    set: [],
+    plain: 34.347,
+    injected: 8574.8,
+    tolerance: 0.015,
+    injectedAbove: 1000,
+  },
+  {
+    scheme: 'W4A4 + 128 INT8 outliers, per token',
+    recipe: 'atom-w4a4',
+    set: [...perToken, ...noClip],
+    plain: 32.049,
+    injected: 33.226,
+    tolerance: 0.015,
+  },
+  { scheme: '… + group 128', recipe: 'atom-w4a4', set: noClip, plain: 26.878, injected: 27.856, tolerance: 0.015 },
+  { scheme: '… + clip 0.9 / 0.85', recipe: 'atom-w4a4', set: [], plain: 26.094, injected: 27.029, tolerance: 0.015 },
+];
