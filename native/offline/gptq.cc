@@ -1,0 +1,208 @@
+#include "offline/gptq.h"
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <vector>
+
+#include "common/float16.h"
+#include "offline/cholesky.h"
+#include "offline/gemm_tn.h"
+#include "offline/parallel.h"
+
+namespace lowbit::offline {
+namespace {
+
+constexpr int64_t kChunk = 48;       // rows of W a thread rounds together: the lanes of the inner loops, and one tile of the update
+constexpr int64_t kLazyBlock = 128;  // channels after which the later channels are updated
+
+// The order of rounding. step s rounds channel order[s].
+std::vector<int64_t> RoundingOrder(const GptqSpec& spec) {
+  const int64_t body = spec.cols - spec.outlier_channels;
+  std::vector<int64_t> order(spec.cols);
+  for (int64_t s = 0; s < spec.cols; s++) order[s] = s < body && spec.body_descending ? body - 1 - s : s;
+  return order;
+}
+
+// Cuts [0, body) into lazy blocks that do not split a group unless the group spans whole blocks: a group's scale is taken when its first
+// channel is reached, and by then all its channels must hold every earlier correction.
+int64_t LazyBlock(int64_t group, int64_t body) {
+  if (group == 0 || group == body) return kLazyBlock;
+  if (group % kLazyBlock == 0) return kLazyBlock;
+  return group > kLazyBlock ? group : group * (kLazyBlock / group);
+}
+
+// The dampened inverse factor, in reversed order of rounding: row r of the lower triangle of `h` becomes the row of U for step K−1−r, where
+// U is the upper Cholesky factor of H⁻¹. With J the reversal, J·H·J = L·Lᵀ gives U = J·L⁻¹·J: one factorization, one inverse.
+bool InverseFactor(const GptqSpec& spec, const std::vector<int64_t>& order, float* h, std::vector<char>* dead, GptqResult* result) {
+  const int64_t k = spec.cols;
+  dead->assign(k, 0);
+  double mean = 0.0;
+  for (int64_t i = 0; i < k; i++) {
+    const float diagonal = h[i * k + i];
+    if (!std::isfinite(diagonal) || diagonal < 0.0f) {
+      result->error = "Hessian diagonal " + std::to_string(i) + " is " + std::to_string(diagonal) + ", expected a finite value >= 0";
+      return false;
+    }
+    if (diagonal == 0.0f) {
+      (*dead)[i] = 1;
+      h[i * k + i] = 1.0f;
+    }
+    mean += h[i * k + i];
+  }
+  mean /= static_cast<double>(k);
+
+  std::vector<float> factor(k * k);
+  for (double damping = spec.percdamp * mean, tries = 0; tries < 8; tries++, damping = damping > 0 ? damping * 10 : 1e-4 * mean) {
+    ForEach(k, spec.threads, [&](int64_t r) {
+      const int64_t i = order[k - 1 - r];
+      for (int64_t c = 0; c <= r; c++) factor[r * k + c] = h[i * k + order[k - 1 - c]];
+      factor[r * k + r] += static_cast<float>(damping);
+    });
+    if (CholeskyInPlace(factor.data(), k, spec.threads) >= 0) continue;
+    InvertLowerInPlace(factor.data(), k, spec.threads);
+    result->damping = damping;
+    std::copy(factor.begin(), factor.end(), h);
+    return true;
+  }
+  result->error = "Hessian is not positive definite even with 10^7 times the damping";
+  return false;
+}
+
+// w[r, lane] -= e[lane] · u[r] for r < rows: the correction inside a lazy block.
+__attribute__((target_clones("avx512f", "avx2,fma", "default"))) void UpdateBlock(float* w, const float* e, const float* u, int64_t rows) {
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t lane = 0; lane < kChunk; lane++) w[r * kChunk + lane] -= e[lane] * u[r];
+  }
+}
+
+// One chunk of rows: w is [cols, kChunk], channel-major, channel c in row `slot[c]` (reversed order of rounding, like the factor).
+class RowChunk {
+ public:
+  RowChunk(const GptqSpec& spec, const std::vector<int64_t>& order, const float* factor)
+      : spec_(spec), order_(order), factor_(factor), body_(spec.cols - spec.outlier_channels), w_(spec.cols * kChunk), slot_(spec.cols) {
+    for (int64_t s = 0; s < spec.cols; s++) slot_[order[s]] = spec.cols - 1 - s;
+  }
+
+  // Rounds rows [row0, row0 + count); returns their share of the loss.
+  double Run(int64_t row0, int64_t count, float* weights, const std::vector<char>& dead, int8_t* codes, uint16_t* scales,
+             uint16_t* outlier_scales) {
+    const int64_t k = spec_.cols, group = spec_.group_size ? spec_.group_size : body_, groups = body_ / group;
+    std::fill(w_.begin(), w_.end(), 0.0f);
+    for (int64_t n = 0; n < count; n++) {
+      for (int64_t c = 0; c < k; c++) w_[slot_[c] * kChunk + n] = dead[c] ? 0.0f : weights[(row0 + n) * k + c];
+    }
+    const int64_t block = LazyBlock(spec_.group_size, body_);
+    std::vector<float> error(block * kChunk);
+    float scale[kChunk], inv_scale[kChunk], loss[kChunk] = {};
+    for (int64_t s0 = 0; s0 < body_; s0 += block) {
+      const int64_t s1 = std::min(body_, s0 + block);
+      for (int64_t s = s0; s < s1; s++) {
+        const int64_t channel = order_[s], row = k - 1 - s;
+        if (s % group == 0) {
+          FitScale(channel / group * group, group, count, scale, scales + row0 * groups + channel / group, groups);
+          for (int64_t n = 0; n < count; n++) inv_scale[n] = 1.0f / scale[n];
+        }
+        const float* u = factor_ + row * k;  // u[row − d] is U(s, s + d)
+        const float pivot = 1.0f / u[row];
+        float* value = &w_[row * kChunk];
+        float* e = &error[(s1 - 1 - s) * kChunk];  // ascending rows of the factor
+        for (int64_t n = 0; n < count; n++) {
+          const float q = RoundToGrid(value[n] * inv_scale[n], spec_.grid);
+          codes[(row0 + n) * k + channel] = GridCode(q, spec_.grid);
+          e[n] = (value[n] - q * scale[n]) * pivot;
+          loss[n] += e[n] * e[n];
+          value[n] = q * scale[n];
+        }
+        std::fill(e + count, e + kChunk, 0.0f);
+        UpdateBlock(&w_[(k - s1) * kChunk], e, u + k - s1, row - (k - s1));
+      }
+      // Rows of the factor for steps s1−1 … s0 are k−s1 … k−1−s0; the channels not yet rounded are rows 0 … k−1−s1.
+      SubtractTransposedProduct(factor_ + (k - s1) * k, k, error.data(), kChunk, w_.data(), kChunk, k - s1, kChunk, s1 - s0);
+    }
+    RoundOutliers(row0, count, codes, outlier_scales);
+    for (int64_t n = 0; n < count; n++) {
+      for (int64_t c = 0; c < k; c++) weights[(row0 + n) * k + c] = w_[slot_[c] * kChunk + n];
+    }
+    double total = 0.0;
+    for (int64_t n = 0; n < count; n++) total += loss[n];
+    return total;
+  }
+
+ private:
+  // The scale of each row for channels [first, first + length), from the weights as they are now: float16, shared by channel_group rows.
+  void FitScale(int64_t first, int64_t length, int64_t count, float* scale, uint16_t* out, int64_t stride) const {
+    float amax[kChunk] = {};
+    for (int64_t c = first; c < first + length; c++) {
+      const float* value = &w_[slot_[c] * kChunk];
+      for (int64_t n = 0; n < count; n++) amax[n] = std::max(amax[n], std::fabs(value[n]));
+    }
+    for (int64_t n = 0; n < count; n += spec_.channel_group) {
+      const int64_t end = std::min(count, n + spec_.channel_group);
+      const float most = *std::max_element(amax + n, amax + end);
+      const uint16_t bits = StoredScale(most * (spec_.clip / spec_.range_max), most);
+      for (int64_t row = n; row < end; row++) {
+        scale[row] = FloatOfHalf(bits);
+        out[row * stride] = bits;
+      }
+    }
+  }
+
+  // As ops/formats/README.md: an all-zero segment has scale 1, an underflow the smallest float16.
+  static uint16_t StoredScale(float scale, float most) {
+    if (most == 0.0f) return 0x3c00;
+    const uint16_t bits = HalfOf(scale);
+    return bits == 0 ? 1 : bits;
+  }
+
+  // Atom: the outlier block takes the corrections and is then rounded to s8, one scale a row, no further propagation.
+  void RoundOutliers(int64_t row0, int64_t count, int8_t* codes, uint16_t* outlier_scales) {
+    if (spec_.outlier_channels == 0) return;
+    for (int64_t n = 0; n < count; n++) {
+      float most = 0.0f;
+      for (int64_t c = body_; c < spec_.cols; c++) most = std::max(most, std::fabs(w_[slot_[c] * kChunk + n]));
+      const uint16_t bits = StoredScale(most * (1.0f / 127.0f), most);
+      outlier_scales[row0 + n] = bits;
+      const float scale = FloatOfHalf(bits), inv_scale = 1.0f / scale;
+      for (int64_t c = body_; c < spec_.cols; c++) {
+        float& value = w_[slot_[c] * kChunk + n];
+        const float q = RoundToGrid(value * inv_scale, Grid::kS8);
+        codes[(row0 + n) * spec_.cols + c] = static_cast<int8_t>(q);
+        value = q * scale;
+      }
+    }
+  }
+
+  const GptqSpec& spec_;
+  const std::vector<int64_t>& order_;
+  const float* factor_;
+  const int64_t body_;
+  std::vector<float> w_;
+  std::vector<int64_t> slot_;
+};
+
+}  // namespace
+
+GptqResult Gptq(const GptqSpec& spec, float* weights, float* hessian, int8_t* codes, uint16_t* scales, uint16_t* outlier_scales,
+                const std::function<void(int64_t, int64_t)>* progress, const std::atomic<bool>* cancel) {
+  GptqResult result;
+  const std::vector<int64_t> order = RoundingOrder(spec);
+  std::vector<char> dead;
+  if (!InverseFactor(spec, order, hessian, &dead, &result)) return result;
+  std::mutex lock;
+  int64_t done = 0;
+  ForEach((spec.rows + kChunk - 1) / kChunk, spec.threads, [&](int64_t item) {
+    if (cancel && cancel->load(std::memory_order_relaxed)) return;
+    const int64_t row0 = item * kChunk, count = std::min(kChunk, spec.rows - row0);
+    RowChunk chunk(spec, order, hessian);
+    const double loss = chunk.Run(row0, count, weights, dead, codes, scales, outlier_scales);
+    const std::lock_guard<std::mutex> hold(lock);
+    result.loss += loss;
+    done += count;
+    if (progress) (*progress)(done, spec.rows);
+  });
+  result.cancelled = cancel && cancel->load();
+  return result;
+}
+
+}  // namespace lowbit::offline
