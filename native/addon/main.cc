@@ -3,6 +3,7 @@
 
 #include "cuda_driver.h"
 #include "device.h"
+#include "offline.h"
 #include "run.h"
 #include "runtime.h"
 #include "session.h"
@@ -69,6 +70,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("describeOps", DescribeOps);
   add("forceKernel", ForceKernel);
   add("cudaFacts", CudaFactsToJs);
+  add("gptq", GptqRound);
   return exports;
 }
 

@@ -76,6 +76,38 @@ export interface CudaFacts {
   readonly devices: readonly { readonly name: string; readonly capability: string; readonly memoryBytes: number }[];
 }
 
+/** How `gptq` rounds: sizes, grid and order; see native/offline/gptq.h. */
+export interface GptqSpec {
+  /** Output channels N. */
+  readonly rows: number;
+  /** Input channels K in storage order: body, then outliers. */
+  readonly cols: number;
+  readonly outlierChannels: number;
+  /** Body channels that share a scale; 0: the whole body. */
+  readonly groupSize: number;
+  readonly channelGroup: number;
+  readonly grid: 's4' | 's8' | 'e2m1' | 'e3m0' | 'e4m3';
+  /** scale = clip · absmax / rangeMax. */
+  readonly rangeMax: number;
+  readonly clip: number;
+  /** Damping as a share of the Hessian's mean diagonal. */
+  readonly percdamp: number;
+  /** Round the body from its last channel to its first. */
+  readonly bodyDescending: boolean;
+  readonly threads: number;
+}
+
+/** Rounded weights: codes [rows, cols], float16 scales [rows, groups] and [rows]. */
+export interface GptqResult {
+  readonly codes: Int8Array;
+  readonly scales: Uint16Array;
+  readonly outlierScales: Uint16Array;
+  /** GPTQ's estimate of tr(ΔW·H·ΔWᵀ). */
+  readonly loss: number;
+  /** What was added to the Hessian's diagonal. */
+  readonly damping: number;
+}
+
 export interface Addon {
   load(runtimePath: string, operatorLibraryPath: string, logLevel: number): { version: string; apiVersion: number };
   createSession(source: string | Uint8Array, options: NativeSessionOptions): Promise<NativeSession>;
@@ -104,4 +136,6 @@ export interface Addon {
   describeOps(): string;
   forceKernel(op: string, name: string | null): number;
   cudaFacts(): CudaFacts;
+  /** Overwrites both arrays: weights [rows, cols], hessian [cols, cols]. */
+  gptq(weights: Float32Array, hessian: Float32Array, spec: GptqSpec): Promise<GptqResult>;
 }

@@ -1,17 +1,18 @@
-#include "offline/cholesky.h"
+#include "native/offline/cholesky.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "offline/gemm_tn.h"
-#include "offline/parallel.h"
+#include "native/offline/gemm_tn.h"
+#include "native/offline/parallel.h"
 
 namespace lowbit::offline {
 namespace {
 
-constexpr int64_t kBlock = 128;   // columns factored at a time
-constexpr int64_t kStripe = 192;  // rows or columns of a trailing update handed to a thread at a time: a multiple of the tile's 48
+constexpr int64_t kBlock = 128;  // columns factored at a time
+constexpr int64_t kStripe =
+    192;  // rows or columns of a trailing update handed to a thread at a time: a multiple of the tile's 48
 
 // Factors the small diagonal block in double: its rounding errors would otherwise reach every later column.
 int64_t FactorDiagonal(float* a, int64_t lda, int64_t n) {

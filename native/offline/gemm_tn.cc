@@ -1,4 +1,4 @@
-#include "offline/gemm_tn.h"
+#include "native/offline/gemm_tn.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,17 +6,19 @@
 namespace lowbit::offline {
 namespace {
 
-// 16 floats: one AVX-512 register, two AVX2 registers, four SSE registers; the compiler splits it for the clone it builds.
+// 16 floats: one AVX-512 register, two AVX2 registers, four SSE registers; the compiler splits it for the clone it
+// builds.
 typedef float Lanes __attribute__((vector_size(64), aligned(4)));
 
-constexpr int kRows = 8;       // rows of c in registers
-constexpr int kVectors = 3;    // vectors per row: 24 accumulators of the 32 AVX-512 registers
+constexpr int kRows = 8;     // rows of c in registers
+constexpr int kVectors = 3;  // vectors per row: 24 accumulators of the 32 AVX-512 registers
 constexpr int kCols = 16 * kVectors;
 constexpr int64_t kDepth = 256;  // a slab of b of kDepth x kCols floats (48 KiB) stays in the first-level cache
 
 // acc[kRows][kVectors] = Σ_k a[k, 0..kRows) ⊗ b[k, 0..kCols); then c -= acc. b is packed [depth][kCols].
-__attribute__((target_clones("avx512f", "avx2,fma", "default"))) void Tile(const float* a, int64_t lda, const float* packed, float* c,
-                                                                           int64_t ldc, int64_t depth) {
+__attribute__((target_clones("avx512f", "avx2,fma", "default"))) void Tile(const float* a, int64_t lda,
+                                                                           const float* packed, float* c, int64_t ldc,
+                                                                           int64_t depth) {
   Lanes acc[kRows][kVectors] = {};
   for (int64_t k = 0; k < depth; k++) {
     Lanes row[kVectors];
@@ -36,8 +38,8 @@ __attribute__((target_clones("avx512f", "avx2,fma", "default"))) void Tile(const
 
 }  // namespace
 
-void SubtractTransposedProduct(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t rows, int64_t cols,
-                               int64_t depth) {
+void SubtractTransposedProduct(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+                               int64_t rows, int64_t cols, int64_t depth) {
   alignas(64) float packed[kDepth * kCols];
   alignas(64) float left[kDepth * kRows];
   alignas(64) float result[kRows * kCols];

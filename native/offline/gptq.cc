@@ -1,19 +1,20 @@
-#include "offline/gptq.h"
+#include "native/offline/gptq.h"
 
 #include <algorithm>
 #include <cmath>
 #include <mutex>
 #include <vector>
 
-#include "common/float16.h"
-#include "offline/cholesky.h"
-#include "offline/gemm_tn.h"
-#include "offline/parallel.h"
+#include "native/offline/cholesky.h"
+#include "native/offline/gemm_tn.h"
+#include "native/offline/parallel.h"
+#include "ops/common/float16.h"
 
 namespace lowbit::offline {
 namespace {
 
-constexpr int64_t kChunk = 48;       // rows of W a thread rounds together: the lanes of the inner loops, and one tile of the update
+constexpr int64_t kChunk =
+    48;  // rows of W a thread rounds together: the lanes of the inner loops, and one tile of the update
 constexpr int64_t kLazyBlock = 128;  // channels after which the later channels are updated
 
 // The order of rounding. step s rounds channel order[s].
@@ -24,24 +25,27 @@ std::vector<int64_t> RoundingOrder(const GptqSpec& spec) {
   return order;
 }
 
-// Cuts [0, body) into lazy blocks that do not split a group unless the group spans whole blocks: a group's scale is taken when its first
-// channel is reached, and by then all its channels must hold every earlier correction.
+// Cuts [0, body) into lazy blocks that do not split a group unless the group spans whole blocks: a group's scale is
+// taken when its first channel is reached, and by then all its channels must hold every earlier correction.
 int64_t LazyBlock(int64_t group, int64_t body) {
   if (group == 0 || group == body) return kLazyBlock;
   if (group % kLazyBlock == 0) return kLazyBlock;
   return group > kLazyBlock ? group : group * (kLazyBlock / group);
 }
 
-// The dampened inverse factor, in reversed order of rounding: row r of the lower triangle of `h` becomes the row of U for step K−1−r, where
-// U is the upper Cholesky factor of H⁻¹. With J the reversal, J·H·J = L·Lᵀ gives U = J·L⁻¹·J: one factorization, one inverse.
-bool InverseFactor(const GptqSpec& spec, const std::vector<int64_t>& order, float* h, std::vector<char>* dead, GptqResult* result) {
+// The dampened inverse factor, in reversed order of rounding: row r of the lower triangle of `h` becomes the row of U
+// for step K−1−r, where U is the upper Cholesky factor of H⁻¹. With J the reversal, J·H·J = L·Lᵀ gives U = J·L⁻¹·J: one
+// factorization, one inverse.
+bool InverseFactor(const GptqSpec& spec, const std::vector<int64_t>& order, float* h, std::vector<char>* dead,
+                   GptqResult* result) {
   const int64_t k = spec.cols;
   dead->assign(k, 0);
   double mean = 0.0;
   for (int64_t i = 0; i < k; i++) {
     const float diagonal = h[i * k + i];
     if (!std::isfinite(diagonal) || diagonal < 0.0f) {
-      result->error = "Hessian diagonal " + std::to_string(i) + " is " + std::to_string(diagonal) + ", expected a finite value >= 0";
+      result->error = "Hessian diagonal " + std::to_string(i) + " is " + std::to_string(diagonal) +
+                      ", expected a finite value >= 0";
       return false;
     }
     if (diagonal == 0.0f) {
@@ -53,7 +57,8 @@ bool InverseFactor(const GptqSpec& spec, const std::vector<int64_t>& order, floa
   mean /= static_cast<double>(k);
 
   std::vector<float> factor(k * k);
-  for (double damping = spec.percdamp * mean, tries = 0; tries < 8; tries++, damping = damping > 0 ? damping * 10 : 1e-4 * mean) {
+  for (double damping = spec.percdamp * mean, tries = 0;
+       tries<8; tries++, damping = damping> 0 ? damping * 10 : 1e-4 * mean) {
     ForEach(k, spec.threads, [&](int64_t r) {
       const int64_t i = order[k - 1 - r];
       for (int64_t c = 0; c <= r; c++) factor[r * k + c] = h[i * k + order[k - 1 - c]];
@@ -70,23 +75,30 @@ bool InverseFactor(const GptqSpec& spec, const std::vector<int64_t>& order, floa
 }
 
 // w[r, lane] -= e[lane] · u[r] for r < rows: the correction inside a lazy block.
-__attribute__((target_clones("avx512f", "avx2,fma", "default"))) void UpdateBlock(float* w, const float* e, const float* u, int64_t rows) {
+__attribute__((target_clones("avx512f", "avx2,fma", "default"))) void UpdateBlock(float* w, const float* e,
+                                                                                  const float* u, int64_t rows) {
   for (int64_t r = 0; r < rows; r++) {
     for (int64_t lane = 0; lane < kChunk; lane++) w[r * kChunk + lane] -= e[lane] * u[r];
   }
 }
 
-// One chunk of rows: w is [cols, kChunk], channel-major, channel c in row `slot[c]` (reversed order of rounding, like the factor).
+// One chunk of rows: w is [cols, kChunk], channel-major, channel c in row `slot[c]` (reversed order of rounding, like
+// the factor).
 class RowChunk {
  public:
   RowChunk(const GptqSpec& spec, const std::vector<int64_t>& order, const float* factor)
-      : spec_(spec), order_(order), factor_(factor), body_(spec.cols - spec.outlier_channels), w_(spec.cols * kChunk), slot_(spec.cols) {
+      : spec_(spec),
+        order_(order),
+        factor_(factor),
+        body_(spec.cols - spec.outlier_channels),
+        w_(spec.cols * kChunk),
+        slot_(spec.cols) {
     for (int64_t s = 0; s < spec.cols; s++) slot_[order[s]] = spec.cols - 1 - s;
   }
 
   // Rounds rows [row0, row0 + count); returns their share of the loss.
-  double Run(int64_t row0, int64_t count, float* weights, const std::vector<char>& dead, int8_t* codes, uint16_t* scales,
-             uint16_t* outlier_scales) {
+  double Run(int64_t row0, int64_t count, float* weights, const std::vector<char>& dead, int8_t* codes,
+             uint16_t* scales, uint16_t* outlier_scales) {
     const int64_t k = spec_.cols, group = spec_.group_size ? spec_.group_size : body_, groups = body_ / group;
     std::fill(w_.begin(), w_.end(), 0.0f);
     for (int64_t n = 0; n < count; n++) {
@@ -118,7 +130,8 @@ class RowChunk {
         UpdateBlock(&w_[(k - s1) * kChunk], e, u + k - s1, row - (k - s1));
       }
       // Rows of the factor for steps s1−1 … s0 are k−s1 … k−1−s0; the channels not yet rounded are rows 0 … k−1−s1.
-      SubtractTransposedProduct(factor_ + (k - s1) * k, k, error.data(), kChunk, w_.data(), kChunk, k - s1, kChunk, s1 - s0);
+      SubtractTransposedProduct(factor_ + (k - s1) * k, k, error.data(), kChunk, w_.data(), kChunk, k - s1, kChunk,
+                                s1 - s0);
     }
     RoundOutliers(row0, count, codes, outlier_scales);
     for (int64_t n = 0; n < count; n++) {
@@ -130,7 +143,8 @@ class RowChunk {
   }
 
  private:
-  // The scale of each row for channels [first, first + length), from the weights as they are now: float16, shared by channel_group rows.
+  // The scale of each row for channels [first, first + length), from the weights as they are now: float16, shared by
+  // channel_group rows.
   void FitScale(int64_t first, int64_t length, int64_t count, float* scale, uint16_t* out, int64_t stride) const {
     float amax[kChunk] = {};
     for (int64_t c = first; c < first + length; c++) {
@@ -183,8 +197,9 @@ class RowChunk {
 
 }  // namespace
 
-GptqResult Gptq(const GptqSpec& spec, float* weights, float* hessian, int8_t* codes, uint16_t* scales, uint16_t* outlier_scales,
-                const std::function<void(int64_t, int64_t)>* progress, const std::atomic<bool>* cancel) {
+GptqResult Gptq(const GptqSpec& spec, float* weights, float* hessian, int8_t* codes, uint16_t* scales,
+                uint16_t* outlier_scales, const std::function<void(int64_t, int64_t)>* progress,
+                const std::atomic<bool>* cancel) {
   GptqResult result;
   const std::vector<int64_t> order = RoundingOrder(spec);
   std::vector<char> dead;

@@ -1,5 +1,5 @@
-// Threads of the offline algorithms (GPTQ and its linear algebra). They run in the rewriter, outside any ORT session, so ORT's pool
-// is not there to be used; work is handed out item by item because items differ in size.
+// Threads of the offline algorithms (GPTQ and its linear algebra). They run in the rewriter, outside any ORT session,
+// so ORT's pool is not there to be used; work is handed out item by item because items differ in size.
 #pragma once
 
 #include <atomic>
@@ -10,7 +10,8 @@
 
 namespace lowbit::offline {
 
-// Calls body(item) for every item in [0, items), on up to `threads` threads, the caller's included. body must not throw.
+// Calls body(item) for every item in [0, items), on up to `threads` threads, the caller's included. body must not
+// throw.
 inline void ForEach(int64_t items, int threads, const std::function<void(int64_t)>& body) {
   std::atomic<int64_t> next{0};
   auto work = [&] {

@@ -1,0 +1,11 @@
+// Offline algorithms (weight rounding) for the rewriter, off the event loop.
+#pragma once
+
+#include <napi.h>
+
+namespace lowbit::host {
+
+/// gptq(weights, hessian, spec) -> Promise<{codes, scales, outlierScales, loss, damping}>; overwrites both arrays.
+Napi::Value GptqRound(const Napi::CallbackInfo& info);
+
+}  // namespace lowbit::host
