@@ -22,12 +22,12 @@ export function toFloat16Bits(value: number): number {
 
 /** The value of a binary16 bit pattern; exact. */
 export function fromFloat16Bits(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >>> 10) & 0x1f;
-  const fraction = bits & 0x3ff;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
-  return sign * (1024 + fraction) * 2 ** (exponent - 25);
+  const rest = bits & 0x7fff;
+  if (rest > 0x7c00) return NaN;
+  word[0] = rest << 13;
+  // The exponent moves up by 112, which also normalizes subnormals; infinity is past what a product can reach.
+  const magnitude = rest === 0x7c00 ? Infinity : single[0]! * 2 ** 112;
+  return bits & 0x8000 ? -magnitude : magnitude;
 }
 
 /** `value` rounded to binary16. */
@@ -37,10 +37,14 @@ export function roundToFloat16(value: number): number {
 
 /** Rounds every element to binary16 bit patterns, the form ONNX Runtime's float16 tensors use in JavaScript. */
 export function toFloat16Array(values: ArrayLike<number>): Uint16Array {
-  return Uint16Array.from(values, toFloat16Bits);
+  const bits = new Uint16Array(values.length);
+  for (let i = 0; i < bits.length; i++) bits[i] = toFloat16Bits(values[i]!);
+  return bits;
 }
 
 /** Widens binary16 bit patterns; exact. */
 export function fromFloat16Array(bits: ArrayLike<number>): Float32Array {
-  return Float32Array.from(bits, fromFloat16Bits);
+  const values = new Float32Array(bits.length);
+  for (let i = 0; i < values.length; i++) values[i] = fromFloat16Bits(bits[i]!);
+  return values;
 }

@@ -5,13 +5,12 @@ const lanes = 1024;
 
 /** Sum of a row: 1024 lanes take every 1024th element, then neighbours are added pairwise. */
 export function laneSum(values: Float32Array): number {
-  let sums = new Float32Array(lanes);
+  const sums = new Float32Array(lanes); // storing into it rounds
   values.forEach((value, k) => {
-    sums[k % lanes]! += value; // the store rounds once
+    sums[k % lanes]! += value;
   });
-  while (sums.length > 1) {
-    const wide = sums;
-    sums = Float32Array.from({ length: wide.length / 2 }, (_, j) => wide[2 * j]! + wide[2 * j + 1]!);
+  for (let count = lanes / 2; count >= 1; count /= 2) {
+    for (let j = 0; j < count; j++) sums[j] = sums[2 * j]! + sums[2 * j + 1]!;
   }
   return sums[0]!;
 }

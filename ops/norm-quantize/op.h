@@ -1,0 +1,11 @@
+// NormQuantize: residual add, norm, gather and quantize rows. ops/norm-quantize/contract.ts describes it,
+// ops/formats/README.md defines the arithmetic.
+#pragma once
+
+#include "native/core/op_definition.h"
+
+namespace lowbit {
+
+const OpDefinition& NormQuantizeDefinition();
+
+}  // namespace lowbit

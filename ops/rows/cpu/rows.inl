@@ -1,0 +1,213 @@
+// The row pipeline over one vector type V (a struct of static functions, see scalar.cc): load -> float row -> gather ->
+// quantize segments. Included by one file per instruction set inside an unnamed namespace, so that no function built
+// for a newer CPU can be linked into another file.
+
+// Calls body(k, Whole or Part) over 0 … n - 1.
+template <class V, class Body>
+inline void ForVectors(int64_t n, const Body& body) {
+  int64_t k = 0;
+  for (; k + V::kWidth <= n; k += V::kWidth) body(k, Whole{});
+  if (k < n) body(k, Part{static_cast<int>(n - k)});
+}
+
+#include "ops/rows/cpu/activations.inl"
+
+constexpr int64_t kLanes = 1024;
+
+// Adds neighbours until one value is left.
+inline float PairwiseSum(float* values, int count) {
+  for (; count > 1; count /= 2) {
+    for (int j = 0; j < count / 2; ++j) values[j] = values[2 * j] + values[2 * j + 1];
+  }
+  return values[0];
+}
+
+// The README's sum of term(0) … term(n - 1): lane j of 1024 adds the terms j, j + 1024, …; then neighbours in pairs.
+// A block of kWidth vectors of lanes stays in registers over the whole row and leaves one vector of pair sums.
+// term(k, Whole or Part) returns a vector that is 0 beyond a part and is called once for each k.
+template <class V, class Term>
+inline float LaneSum(int64_t n, const Term& term) {
+  constexpr int64_t kBlock = V::kWidth * V::kWidth;
+  alignas(64) float partial[kLanes / V::kWidth] = {};
+  const int64_t used = n < kLanes ? n : kLanes;
+  for (int64_t lane = 0; lane < used; lane += kBlock) {
+    typename V::F sums[V::kWidth];
+    for (int i = 0; i < V::kWidth; ++i) sums[i] = V::Set(0.f);
+    for (int64_t base = lane; base < n; base += kLanes) {
+      if (base + kBlock <= n) {
+        for (int i = 0; i < V::kWidth; ++i) sums[i] = V::Add(sums[i], term(base + i * V::kWidth, Whole{}));
+        continue;
+      }
+      for (int i = 0; i < V::kWidth; ++i) {
+        const int64_t k = base + i * V::kWidth;
+        if (k + V::kWidth <= n) {
+          sums[i] = V::Add(sums[i], term(k, Whole{}));
+        } else if (k < n) {
+          sums[i] = V::Add(sums[i], term(k, Part{static_cast<int>(n - k)}));
+        }
+      }
+    }
+    V::Store(partial + lane / V::kWidth, V::SumEach(sums), Whole{});
+  }
+  return PairwiseSum(partial, kLanes / V::kWidth);
+}
+
+// Norms.
+
+// Loads x [+ residual], in the graph type's precision, into `row` and the sum output; returns the loaded vector.
+template <class V, class T, class Count>
+inline typename V::F LoadNormInput(const T* x, const T* residual, T* sum, float* row, int64_t k, Count count) {
+  typename V::F value = V::Load(x + k, count);
+  if (residual != nullptr) value = V::RoundTo(V::Add(value, V::Load(residual + k, count)), T{});
+  if (sum != nullptr) V::Store(sum + k, value, count);
+  V::Store(row + k, value, Whole{});
+  return value;
+}
+
+template <class V, class T>
+inline void NormRow(const RowArgs& args, int64_t m, float* row) {
+  using F = typename V::F;
+  const int64_t n = args.channels;
+  const T* x = static_cast<const T*>(args.x) + m * args.x_stride;
+  const T* residual = args.other ? static_cast<const T*>(args.other) + m * args.other_stride : nullptr;
+  T* sum = args.sum ? static_cast<T*>(args.sum) + m * n : nullptr;
+  const float count = static_cast<float>(n);
+
+  float squares;
+  if (args.source == RowSource::kRms) {
+    squares = LaneSum<V>(n, [&](int64_t k, auto part) {
+      const F value = LoadNormInput<V>(x, residual, sum, row, k, part);
+      return V::Mul(value, value);
+    });
+  } else {
+    const float total =
+        LaneSum<V>(n, [&](int64_t k, auto part) { return LoadNormInput<V>(x, residual, sum, row, k, part); });
+    const F mean = V::Set(total / count);
+    squares = LaneSum<V>(n, [&](int64_t k, auto part) {
+      const F centred = V::Keep(V::Sub(V::Load(row + k, Whole{}), mean), part);
+      V::Store(row + k, centred, Whole{});
+      return V::Mul(centred, centred);
+    });
+  }
+  const F r = V::Set(1.f / V::Root(squares / count + args.epsilon));
+
+  const T* weight = static_cast<const T*>(args.weight);
+  const T* bias = static_cast<const T*>(args.bias);
+  T* y = args.y ? static_cast<T*>(args.y) + m * n : nullptr;
+  ForVectors<V>(n, [&](int64_t k, auto part) {
+    F value = V::Mul(V::Mul(V::Load(row + k, Whole{}), r), V::Load(weight + k, part));
+    if (bias != nullptr) value = V::Add(value, V::Load(bias + k, part));
+    if (y != nullptr) V::Store(y + k, value, part);
+    V::Store(row + k, value, Whole{});
+  });
+}
+
+// Activations.
+
+template <class V, class T, Activation kActivation>
+inline void ActivationRow(const RowArgs& args, int64_t m, float* row) {
+  const T* x = static_cast<const T*>(args.x) + m * args.x_stride;
+  const T* other = args.other ? static_cast<const T*>(args.other) + m * args.other_stride : nullptr;
+  ForVectors<V>(args.channels, [&](int64_t k, auto part) {
+    typename V::F value = Activate<V, kActivation>(V::Load(x + k, part));
+    if (other != nullptr) value = V::Mul(value, V::Load(other + k, part));
+    V::Store(row + k, value, Whole{});
+  });
+}
+
+template <class V, class T>
+inline void ActivationRow(const RowArgs& args, int64_t m, float* row) {
+  switch (args.activation) {
+    case Activation::kSilu:
+      return ActivationRow<V, T, Activation::kSilu>(args, m, row);
+    case Activation::kGelu:
+      return ActivationRow<V, T, Activation::kGelu>(args, m, row);
+    case Activation::kGeluTanh:
+      return ActivationRow<V, T, Activation::kGeluTanh>(args, m, row);
+    case Activation::kRelu:
+      return ActivationRow<V, T, Activation::kRelu>(args, m, row);
+  }
+}
+
+// Quantization.
+
+// Scalar copies within L1: a vgatherdps of 16 floats takes twice as long as 16 of these (measured on Zen 5). The whole
+// row first, because a vector load right behind the narrow stores it covers has to wait for them.
+inline void GatherRow(const float* row, const int32_t* index, int64_t n, float* gathered) {
+#pragma GCC unroll 8
+  for (int64_t k = 0; k < n; ++k) gathered[k] = row[index[k]];
+}
+
+// Writes the codes of n values and returns their scale.
+template <class V>
+inline float QuantizeSegment(const float* values, int64_t n, const CodeRange& codes, int8_t* q) {
+  typename V::I largest = V::ZeroBits();
+  ForVectors<V>(n, [&](int64_t k, auto part) { largest = V::MaxMagnitude(largest, V::Load(values + k, part)); });
+  const uint32_t amax_bits = V::LargestOf(largest);
+  constexpr uint32_t kInfinityBits = 0x7f800000u, kSmallestAmaxBits = 27u << 23;  // 2^-100
+  if (amax_bits >= kInfinityBits || amax_bits < kSmallestAmaxBits) {
+    for (int64_t k = 0; k < n; ++k) q[k] = 0;
+    return amax_bits >= kInfinityBits ? __builtin_nanf("") : 1.f;
+  }
+  float amax;
+  __builtin_memcpy(&amax, &amax_bits, sizeof amax);
+  const float scale = amax * codes.clip_over_qmax;
+  const typename V::F inverse = V::Set(1.f / scale), low = V::Set(codes.min), high = V::Set(codes.max);
+  ForVectors<V>(n, [&](int64_t k, auto part) {
+    // Clamping to integers before rounding is the same as after it, and keeps the conversion in range.
+    const typename V::F value = V::Mul(V::Load(values + k, part), inverse);
+    V::StoreCodes(q + k, V::Max(low, V::Min(high, value)), part);
+  });
+  return scale;
+}
+
+template <class V>
+inline void QuantizeRow(const RowArgs& args, int64_t m, const float* row, float* gathered) {
+  if (args.reorder_index != nullptr) {
+    GatherRow(row, args.reorder_index, args.channels, gathered);
+    row = gathered;
+  }
+  int8_t* q = args.q + m * args.channels;
+  float* scale = args.scale + m * args.segments;
+  for (int64_t start = 0; start < args.body; start += args.group) {
+    *scale++ = QuantizeSegment<V>(row + start, args.group, args.body_codes, q + start);
+  }
+  if (args.body < args.channels) {
+    constexpr CodeRange kOutlierCodes{-128.f, 127.f, 1.f / 127.f};
+    *scale = QuantizeSegment<V>(row + args.body, args.channels - args.body, kOutlierCodes, q + args.body);
+  }
+}
+
+// The floats of row m of x: in place if they are float32, else widened into `row`.
+template <class V, class T>
+inline const float* CopyRow(const RowArgs& args, int64_t m, float* row) {
+  const T* x = static_cast<const T*>(args.x) + m * args.x_stride;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return x;
+  } else {
+    ForVectors<V>(args.channels, [&](int64_t k, auto part) { V::Store(row + k, V::Load(x + k, part), Whole{}); });
+    return row;
+  }
+}
+
+template <class V, class T>
+void RunRows(const RowArgs& args, int64_t begin, int64_t end, float* scratch) noexcept {
+  float* gathered = scratch + RowScratchFloats(args.channels) / 2;
+  for (int64_t m = begin; m < end; ++m) {
+    const float* row = scratch;
+    switch (args.source) {
+      case RowSource::kCopy:
+        row = CopyRow<V, T>(args, m, scratch);
+        break;
+      case RowSource::kRms:
+      case RowSource::kLayer:
+        NormRow<V, T>(args, m, scratch);
+        break;
+      case RowSource::kActivation:
+      case RowSource::kGated:
+        ActivationRow<V, T>(args, m, scratch);
+        break;
+    }
+    QuantizeRow<V>(args, m, row, gathered);
+  }
+}

@@ -1,0 +1,205 @@
+#include "ops/rows/row_op.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+
+namespace lowbit {
+namespace {
+
+constexpr ElementType kF32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+constexpr ElementType kF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+/// Channels a task handles at least: some microseconds, well above what handing it to a thread costs.
+constexpr int64_t kChannelsPerTask = 8192;
+
+struct AlignedDelete {
+  void operator()(float* floats) const { ::operator delete[](floats, std::align_val_t{64}); }
+};
+
+/// This thread's scratch, grown when needed; nullptr when there is no memory.
+float* Scratch(int64_t floats) {
+  thread_local std::unique_ptr<float[], AlignedDelete> scratch;
+  thread_local int64_t capacity = 0;
+  if (floats > capacity) {
+    capacity = 0;
+    scratch.reset(new (std::align_val_t{64}, std::nothrow) float[static_cast<size_t>(floats)]);
+    if (scratch == nullptr) return nullptr;
+    capacity = floats;
+  }
+  return scratch.get();
+}
+
+}  // namespace
+
+RowKernelTable::RowKernelTable(std::initializer_list<NamedSource> sources) {
+  struct Arch {
+    const char* name;
+    uint32_t needs;
+    RowFunctions functions;
+  };
+  const std::vector<Arch> archs = {
+#if defined(__x86_64__)
+    {"avx512", kCpuAvx512, RowFunctionsAvx512()},
+    {"avx2", kCpuAvx2, RowFunctionsAvx2()},
+#endif
+    {"scalar", kCpuAny, RowFunctionsScalar()},
+  };
+  for (const Arch& arch : archs) {
+    for (const NamedSource& source : sources) {
+      for (const ElementType type : {kF32, kF16}) {
+        const bool f32 = type == kF32;
+        names_.push_back(std::string(source.prefix) + (f32 ? "_f32" : "_f16") + "_s8__" + arch.name);
+        const RowFunction run = f32 ? arch.functions.f32 : arch.functions.f16;
+        entries_.push_back({{names_.back().c_str(), arch.needs}, source.source, type, run});
+      }
+    }
+  }
+}
+
+std::vector<KernelRow> RowKernelTable::Rows() const {
+  std::vector<KernelRow> rows;
+  for (const Entry& entry : entries_) rows.push_back(entry.row);
+  return rows;
+}
+
+Status RowFormat::Read(const KernelInfo& info, const std::string& where) {
+  const int64_t zero = 0;
+  const float one = 1.f;
+  std::string format;
+  float clip = 1.f;
+  LOWBIT_TRY(info.String("format", &format));
+  LOWBIT_TRY(info.Int("group_size", &group_, &zero));
+  LOWBIT_TRY(info.Int("outlier_channels", &outliers_, &zero));
+  LOWBIT_TRY(info.Float("clip", &clip, &one));
+  LOWBIT_EXPECT(format == "s4" || format == "s8", where, ": format is '", format, "', expected one of s4, s8.");
+  LOWBIT_EXPECT(group_ >= 0 && group_ % 16 == 0, where, ": group_size is ", group_,
+                ", expected 0 or a multiple of 16.");
+  LOWBIT_EXPECT(outliers_ >= 0, where, ": outlier_channels is ", outliers_, ", expected 0 … K - 1.");
+  LOWBIT_EXPECT(clip >= 0.01f && clip <= 1.f, where, ": clip is ", clip, ", expected 0.01 … 1.");
+  codes_ = format == "s4" ? CodeRange{-8.f, 7.f, clip / 7.f} : CodeRange{-128.f, 127.f, clip / 127.f};
+  return Status::Ok();
+}
+
+Status RowFormat::CheckChannels(const std::string& where, int64_t channels) const {
+  const int64_t body = channels - outliers_;
+  LOWBIT_EXPECT(body >= 1, where, ": outlier_channels is ", outliers_, ", expected less than K (", channels, ").");
+  LOWBIT_EXPECT(group_ == 0 || body % group_ == 0, where, ": group_size is ", group_,
+                ", expected 0 or a divisor of K - outlier_channels (", body, ").");
+  return Status::Ok();
+}
+
+int64_t RowFormat::Segments(int64_t channels) const {
+  return (group_ == 0 ? 1 : (channels - outliers_) / group_) + (outliers_ > 0 ? 1 : 0);
+}
+
+void RowFormat::Fill(int64_t channels, RowArgs* args) const {
+  args->channels = channels;
+  args->body = channels - outliers_;
+  args->group = group_ == 0 ? args->body : group_;
+  args->segments = Segments(channels);
+  args->body_codes = codes_;
+}
+
+Status RowOp::Prepare(const KernelInfo& info, const Overload& types, size_t reorder_input) {
+  where_ = info.Where(type_);
+  graph_type_ = types.t;
+  reorder_input_ = reorder_input;
+  LOWBIT_TRY(format_.Read(info, where_));
+  if (reorder_input == kNone) return Status::Ok();
+  LOWBIT_TRY(info.ConstantInput(reorder_input, &reorder_constant_, &reorder_));
+  return reorder_constant_ ? CheckReorder(reorder_, reorder_.Count()) : Status::Ok();
+}
+
+Status RowOp::ReadActivation(const KernelInfo& info, Activation* activation) const {
+  static constexpr struct {
+    const char* name;
+    Activation activation;
+  } kNames[] = {{"silu", Activation::kSilu},
+                {"gelu", Activation::kGelu},
+                {"gelu_tanh", Activation::kGeluTanh},
+                {"relu", Activation::kRelu}};
+  std::string text;
+  LOWBIT_TRY(info.String("activation", &text));
+  for (const auto& entry : kNames) {
+    if (text == entry.name) {
+      *activation = entry.activation;
+      return Status::Ok();
+    }
+  }
+  return Status::Error(ORT_INVALID_ARGUMENT, where_, ": activation is '", text,
+                       "', expected one of silu, gelu, gelu_tanh, relu.");
+}
+
+Status RowOp::CheckReorder(const TensorView& reorder, int64_t channels) const {
+  LOWBIT_EXPECT(reorder.rank == 1 && reorder.Count() == channels, where_, ": input reorder_index has shape ",
+                reorder.ShapeText(), ", expected [", channels, "].");
+  const int32_t* index = reorder.As<int32_t>();
+  uint32_t largest = 0;  // a negative index becomes the largest of all
+  for (int64_t i = 0; i < channels; ++i) largest = std::max(largest, static_cast<uint32_t>(index[i]));
+  if (channels == 0 || largest < static_cast<uint64_t>(channels)) return Status::Ok();
+  const auto bad = std::find_if(index, index + channels, [&](int32_t k) { return k < 0 || k >= channels; });
+  return Status::Error(ORT_INVALID_ARGUMENT, where_, ": reorder_index[", bad - index, "] is ", *bad, ", expected 0 … ",
+                       channels - 1, ".");
+}
+
+Status RowOp::Reorder(KernelContext& context, int64_t channels, const int32_t** index) const {
+  TensorView reorder = reorder_;
+  if (reorder_constant_) {
+    LOWBIT_EXPECT(reorder.Count() == channels, where_, ": input reorder_index has ", reorder.Count(),
+                  " entries, expected one for each of the ", channels, " channels.");
+  } else if (reorder_input_ != kNone) {
+    LOWBIT_TRY(context.Input(reorder_input_, &reorder));
+    if (reorder.present) LOWBIT_TRY(CheckReorder(reorder, channels));
+  }
+  *index = reorder.present ? reorder.As<int32_t>() : nullptr;
+  return Status::Ok();
+}
+
+Status RowOp::Run(KernelContext& context, const TensorView& lead, int64_t channels, RowArgs args) {
+  LOWBIT_TRY(format_.CheckChannels(where_, channels));
+  LOWBIT_TRY(Reorder(context, channels, &args.reorder_index));
+  format_.Fill(channels, &args);
+  TensorView q = lead, scale = lead;
+  q.dims[q.rank - 1] = channels;
+  scale.dims[scale.rank - 1] = args.segments;
+  LOWBIT_TRY(context.Output(0, q.dims.data(), q.rank, &q.data));
+  LOWBIT_TRY(context.Output(1, scale.dims.data(), scale.rank, &scale.data));
+  const int64_t rows = lead.Rows();
+  if (rows == 0) return Status::Ok();
+  args.q = static_cast<int8_t*>(q.data);
+  args.scale = static_cast<float*>(scale.data);
+
+  const auto& kernels = table_->entries();
+  const auto accepts = [&](size_t i) { return kernels[i].type == graph_type_ && kernels[i].source == args.source; };
+  const RowFunction run = kernels[choice_.Get(
+                                      type_, [&] { return table_->Rows(); }, accepts)]
+                              .run;
+
+  const int64_t rows_per_task = std::max<int64_t>(1, kChannelsPerTask / channels);
+  const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
+  std::atomic<bool> out_of_memory{false};
+  LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(tasks), [&](size_t task) {
+    float* scratch = Scratch(RowScratchFloats(channels));
+    if (scratch == nullptr) {
+      out_of_memory = true;
+      return;
+    }
+    const int64_t begin = static_cast<int64_t>(task) * rows_per_task;
+    run(args, begin, std::min(rows, begin + rows_per_task), scratch);
+  }));
+  if (out_of_memory) return Status::Error(ORT_FAIL, where_, ": no memory for a row of ", channels, " channels.");
+  return Status::Ok();
+}
+
+Status InferQuantized(ShapeInference& shapes, const Dims& dims) {
+  LOWBIT_TRY(shapes.SetOutput(0, dims, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8));
+  Dims scale = dims;
+  Dim& last = scale.back();
+  const int64_t group = shapes.Int("group_size", 0), outliers = shapes.Int("outlier_channels", 0);
+  const bool unknown = group > 0 && last.value < 0;
+  last = unknown ? Dim{} : Dim{(group > 0 ? (last.value - outliers) / group : 1) + (outliers > 0 ? 1 : 0), ""};
+  return shapes.SetOutput(1, scale, kF32);
+}
+
+}  // namespace lowbit
