@@ -5,10 +5,10 @@
 #include <mutex>
 #include <vector>
 
+#include "native/core/float16.h"
 #include "native/offline/cholesky.h"
 #include "native/offline/gemm_tn.h"
 #include "native/offline/parallel.h"
-#include "ops/common/float16.h"
 
 namespace lowbit::offline {
 namespace {
@@ -156,7 +156,7 @@ class RowChunk {
       const float most = *std::max_element(amax + n, amax + end);
       const uint16_t bits = StoredScale(most * (spec_.clip / spec_.range_max), most);
       for (int64_t row = n; row < end; row++) {
-        scale[row] = FloatOfHalf(bits);
+        scale[row] = HalfToFloat(bits);
         out[row * stride] = bits;
       }
     }
@@ -165,7 +165,7 @@ class RowChunk {
   // As ops/formats/README.md: an all-zero segment has scale 1, an underflow the smallest float16.
   static uint16_t StoredScale(float scale, float most) {
     if (most == 0.0f) return 0x3c00;
-    const uint16_t bits = HalfOf(scale);
+    const uint16_t bits = FloatToHalf(scale);
     return bits == 0 ? 1 : bits;
   }
 
@@ -177,7 +177,7 @@ class RowChunk {
       for (int64_t c = body_; c < spec_.cols; c++) most = std::max(most, std::fabs(w_[slot_[c] * kChunk + n]));
       const uint16_t bits = StoredScale(most * (1.0f / 127.0f), most);
       outlier_scales[row0 + n] = bits;
-      const float scale = FloatOfHalf(bits), inv_scale = 1.0f / scale;
+      const float scale = HalfToFloat(bits), inv_scale = 1.0f / scale;
       for (int64_t c = body_; c < spec_.cols; c++) {
         float& value = w_[slot_[c] * kChunk + n];
         const float q = RoundToGrid(value * inv_scale, Grid::kS8);
