@@ -68,7 +68,6 @@ void LoadOrt(Runtime& runtime, OrtLoggingLevel log_level) {
 }
 
 void LoadOperators(Runtime& runtime) {
-  if (runtime.oplib_path.empty()) return;
   void* library = dlopen(runtime.oplib_path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     throw std::runtime_error(runtime.oplib_path + ": cannot be loaded (" + DlError() +

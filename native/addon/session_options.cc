@@ -106,7 +106,7 @@ SessionOptionsPtr MakeSessionOptions(const SessionConfig& config) {
   if (!config.external_data.empty()) AddExternalFiles(raw, config.external_data);
   if (config.cuda) AppendCuda(raw, *config.cuda);
   // ORT keeps the library loaded as long as a session of these options lives.
-  if (!GetRuntime().oplib_path.empty()) Check(api.RegisterCustomOpsLibrary_V2(raw, GetRuntime().oplib_path.c_str()));
+  Check(api.RegisterCustomOpsLibrary_V2(raw, GetRuntime().oplib_path.c_str()));
   return options;
 }
 

@@ -32,15 +32,13 @@ SharedValue StringsFromJs(Napi::Array strings, const std::vector<int64_t>& dims)
   OrtValue* raw = nullptr;
   Check(Api().CreateTensorAsOrtValue(allocator, dims.data(), dims.size(), ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, &raw));
   SharedValue value = Own(raw);
-  std::vector<std::string> texts;
-  std::vector<const char*> pointers;
-  texts.reserve(strings.Length());
   for (uint32_t i = 0; i < strings.Length(); ++i) {
     const Napi::HandleScope scope(strings.Env());
-    texts.push_back(strings.Get(i).As<Napi::String>());
-    pointers.push_back(texts.back().c_str());
+    const std::string text = strings.Get(i).As<Napi::String>();
+    char* buffer = nullptr;  // by length, not as a C string: a text may hold zeros
+    Check(Api().GetResizedStringTensorElementBuffer(raw, i, text.size(), &buffer));
+    std::memcpy(buffer, text.data(), text.size());
   }
-  Check(Api().FillStringTensor(raw, pointers.data(), pointers.size()));
   return value;
 }
 

@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { usageError } from '../../ops/common/errors.js';
 import type { CudaFacts } from './addon.js';
+import { cudaCauses, cudaProviderFiles } from './cuda-errors.js';
 import { loadNative } from './load.js';
 
 /** OrtLowbitDescribe() of the loaded library. */
@@ -40,19 +41,33 @@ export interface NativeInfo {
   readonly addon: string;
   readonly operatorLibrary: { readonly path: string; readonly description: OperatorLibraryDescription };
   readonly cuda: CudaFacts & {
-    /** Path of ONNX Runtime's CUDA provider; undefined when it is not installed beside the runtime. */
-    readonly provider: string | undefined;
+    /** Files of ONNX Runtime's CUDA provider that are not beside the runtime; empty when it is installed. */
+    readonly missingProviderFiles: readonly string[];
   };
+}
+
+function missingProviderFiles(runtime: string): string[] {
+  return cudaProviderFiles.filter((file) => !existsSync(join(dirname(runtime), file)));
 }
 
 /** Loads the native parts and reports what was found. */
 export function nativeInfo(): NativeInfo {
   const { addon, paths, runtimeVersion, apiVersion } = loadNative();
-  const provider = join(dirname(paths.runtime), 'libonnxruntime_providers_cuda.so');
   return {
     runtime: { path: paths.runtime, version: runtimeVersion, apiVersion },
     addon: paths.addon,
     operatorLibrary: { path: paths.operatorLibrary, description: describeOps() },
-    cuda: { ...addon.cudaFacts(), provider: existsSync(provider) ? provider : undefined },
+    cuda: { ...addon.cudaFacts(), missingProviderFiles: missingProviderFiles(paths.runtime) },
   };
+}
+
+/** Why a CUDA session failed with ONNX Runtime's `message`, as far as this machine shows; empty when it was not CUDA. */
+export function explainCuda(message: string, deviceId: number): string[] {
+  const { addon, paths } = loadNative();
+  return cudaCauses({
+    message,
+    deviceId,
+    facts: addon.cudaFacts(),
+    missingProviderFiles: missingProviderFiles(paths.runtime),
+  });
 }

@@ -70,7 +70,7 @@ export function loadNative(): LoadedNative {
   const paths = nativePaths();
   requireFile(paths.runtime, "onnxruntime-node's shared library", 'Reinstall onnxruntime-node 1.24 or newer.');
   requireFile(paths.addon, "the package's Node addon", 'Run npm run build:native.');
-  const operators = existsSync(paths.operatorLibrary) ? paths.operatorLibrary : '';
+  requireFile(paths.operatorLibrary, 'the operator library', 'Run npm run build:native.');
   let addon: Addon;
   try {
     addon = createRequire(import.meta.url)(paths.addon) as Addon;
@@ -79,7 +79,7 @@ export function loadNative(): LoadedNative {
   }
   const logLevel = logLevels.indexOf(common.env.logLevel ?? 'warning');
   try {
-    const { version, apiVersion } = addon.load(paths.runtime, operators, logLevel);
+    const { version, apiVersion } = addon.load(paths.runtime, paths.operatorLibrary, logLevel);
     loaded = { addon, paths, runtimeVersion: version, apiVersion };
   } catch (cause) {
     throw inputError('native', textOf(cause).replace(/\.$/, ''), '', cause);

@@ -2,9 +2,10 @@
  * InferenceSession with onnxruntime-node's shape. Runs execute on native threads; the event loop stays free.
  */
 import type { InferenceSession as OrtSession, Tensor } from 'onnxruntime-common';
-import { inputError } from '../../ops/common/errors.js';
+import { inputError, LowbitError } from '../../ops/common/errors.js';
 import type { NativeInput, NativeSession } from './addon.js';
 import { optionError, show } from './check-option.js';
+import { explainCuda } from './info.js';
 import { allocateOnDevice } from './device.js';
 import { loadNative, textOf } from './load.js';
 import {
@@ -75,8 +76,11 @@ export class InferenceSession implements OrtSession {
       return new InferenceSession(await addon.createSession(source, read.native), read);
     } catch (cause) {
       if (cause instanceof TypeError) throw cause;
+      const message = textOf(cause);
+      const reasons = read.native.cuda ? explainCuda(message, read.native.deviceId ?? 0) : [];
+      if (reasons.length > 0) throw inputError('cuda', reasons.join(' ').replace(/\.$/, ''), '', cause);
       const where = typeof source === 'string' ? source : `model of ${source.byteLength} bytes`;
-      throw inputError(where, `cannot be loaded (${textOf(cause).replace(/\.$/, '')})`, '', cause);
+      throw inputError(where, `cannot be loaded (${message.trim().replace(/\.$/, '')})`, '', cause);
     }
   }
 
@@ -119,7 +123,9 @@ export class InferenceSession implements OrtSession {
       return Object.fromEntries(entries);
     } catch (error) {
       signal?.throwIfAborted();
-      throw error;
+      throw error instanceof LowbitError
+        ? error
+        : inputError('run', textOf(error).trim().replace(/\.$/, ''), '', error);
     } finally {
       signal?.removeEventListener('abort', abort);
       this.#running.delete(running);
@@ -231,12 +237,12 @@ function readSource(
   second: unknown,
   third: unknown,
 ): [source: string | Uint8Array, options: unknown] {
-  if (typeof model === 'string') return [model, first ?? {}];
-  if (model instanceof Uint8Array) return [model, first ?? {}];
+  const orEmpty = (options: unknown) => (options === undefined ? {} : options);
+  if (typeof model === 'string' || model instanceof Uint8Array) return [model, orEmpty(first)];
   if (!(model instanceof ArrayBuffer) && !(model instanceof SharedArrayBuffer)) {
     throw new TypeError(`model: is ${show(model)}, expected a path, a Uint8Array or an ArrayBuffer.`);
   }
-  if (typeof first !== 'number') return [new Uint8Array(model), first ?? {}];
+  if (typeof first !== 'number') return [new Uint8Array(model), orEmpty(first)];
   const length = typeof second === 'number' ? second : model.byteLength - first;
   if (
     !(Number.isSafeInteger(first) && Number.isSafeInteger(length) && first >= 0 && length > 0) ||
@@ -246,7 +252,7 @@ function readSource(
       `model: bytes ${first} … ${first + length}, expected a range within ${model.byteLength} bytes.`,
     );
   }
-  return [new Uint8Array(model, first, length), (typeof second === 'number' ? third : second) ?? {}];
+  return [new Uint8Array(model, first, length), orEmpty(typeof second === 'number' ? third : second)];
 }
 
 function list(names: readonly string[]): string {

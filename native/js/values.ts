@@ -86,17 +86,16 @@ function bytesOf(where: string, tensor: Tensor): Uint8Array | readonly string[] 
     return strings as readonly string[];
   }
   if (!ArrayBuffer.isView(data)) throw inputError(where, `its data is ${show(data)}, expected a typed array`);
-  // A view of bytes whatever the element type: runtimes differ in what they say about a Float16Array.
-  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   const expected = byteLength(tensor.type, count);
-  if (bytes.byteLength !== expected) {
+  if (data.byteLength !== expected) {
     throw inputError(
       where,
-      `its data has ${bytes.byteLength} bytes, expected ${expected} for ${tensor.type}[${tensor.dims.join(', ')}]`,
+      `its data has ${data.byteLength} bytes, expected ${expected} for ${tensor.type}[${tensor.dims.join(', ')}]`,
       'A detached buffer has 0 bytes.',
     );
   }
-  return bytes;
+  // A view of bytes whatever the element type: runtimes differ in what they say about a Float16Array.
+  return data.byteLength === 0 ? new Uint8Array(0) : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
 /** Names and metadata of a model's inputs or outputs in onnxruntime-common's form. */
