@@ -2,12 +2,13 @@
 //
 // A model is input from strangers. The data file must be a regular file inside the folder of the model file (or of the file that the
 // model is a link to, as in download caches), whatever links lead there; a path that says otherwise is refused, not resolved.
-import { closeSync, fstatSync, lstatSync, openSync, readSync, readdirSync, realpathSync, statSync } from 'node:fs';
+import { lstatSync, readdirSync, realpathSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, join, sep } from 'node:path';
 
 import { inputError } from '../../ops/common/errors.js';
 import type { Tensor } from '../ir/tensor.js';
 import { bitsPerElement, byteLength, dtypeFromOnnx, type DType } from './dtype.js';
+import { checkFileSize, readFileRange } from './file-range.js';
 import { fromInt64 } from './int64.js';
 import type { TensorProto } from './messages.js';
 
@@ -72,7 +73,7 @@ export class ExternalData {
     const read = (start: number, count: number) => {
       const end = start + count;
       if (start < 0 || end > length) throw inputError(at, `range ${start} … ${end} is outside its ${length} bytes`);
-      return readRange(
+      return readFileRange(
         path,
         offset + start,
         count,
@@ -80,7 +81,7 @@ export class ExternalData {
       );
     };
     if (requireData)
-      checkSize(path, offset + length, `${at} (location "${location}", offset ${offset}, length ${length})`);
+      checkFileSize(path, offset + length, `${at} (location "${location}", offset ${offset}, length ${length})`);
     return {
       dtype,
       dims,
@@ -145,44 +146,4 @@ function expectedLength(dtype: DType, dims: number[], path: string, offset: numb
       dims.reduce((a, b) => a * b, 1),
     );
   return Math.max(0, (statSync(path, { throwIfNoEntry: false })?.size ?? 0) - offset);
-}
-
-function checkSize(path: string, needed: number, at: string): void {
-  const stat = statSync(path, { throwIfNoEntry: false });
-  if (!stat) throw inputError(at, `data file ${path} is missing`, 'Put it beside the model.');
-  if (stat.size < needed) {
-    throw inputError(
-      at,
-      `data file ${path} has ${stat.size} bytes, expected at least ${needed}`,
-      'It is truncated: copy it again.',
-    );
-  }
-}
-
-/** Reads a range at any offset, in pieces that one system call can hold. */
-function readRange(path: string, position: number, length: number, at: string): Uint8Array {
-  const maxPiece = 2 ** 30;
-  let file: number;
-  try {
-    file = openSync(path, 'r');
-  } catch (error) {
-    throw inputError(
-      at,
-      `cannot open data file ${path} (${(error as NodeJS.ErrnoException).code})`,
-      'Put it beside the model.',
-      error,
-    );
-  }
-  try {
-    if (fstatSync(file).size < position + length) checkSize(path, position + length, at);
-    const bytes = Buffer.allocUnsafeSlow(length);
-    for (let done = 0; done < length;) {
-      const count = readSync(file, bytes, done, Math.min(length - done, maxPiece), position + done);
-      if (count === 0) throw inputError(at, `data file ${path} became shorter while it was read`);
-      done += count;
-    }
-    return bytes;
-  } finally {
-    closeSync(file);
-  }
 }
