@@ -1,0 +1,252 @@
+/** Every QuantGemm kernel against the reference: integer sums exactly, floats within the bound of ops/formats/README.md. */
+import assert from 'node:assert/strict';
+import { type InferenceSession, Tensor } from '../../native/js/index.js';
+import { toFloat16Array } from '../../ops/common/float16.js';
+import { codeFormats, packedRowBytes } from '../../ops/formats/formats.js';
+import { packS4 } from '../../ops/formats/s4.js';
+import {
+  gemmSegments,
+  quantGemm,
+  type QuantGemmAttributes,
+  type QuantGemmInputs,
+  type QuantGemmResult,
+} from '../../ops/quant-gemm/reference.js';
+import { eachArchitecture } from '../helpers/kernels.js';
+import { constantFloats, floatsOf, floatTensor, opSession, type GraphType, type OpSpec } from '../helpers/op-model.js';
+import { Random, seed } from '../helpers/random.js';
+import { rowCounts } from '../helpers/shapes.js';
+
+type Case = QuantGemmAttributes;
+
+const gemm = (
+  [K, N, outlierChannels]: [K: number, N: number, O: number],
+  [aFormat, aGroupSize]: [Case['aFormat'], number],
+  [weightFormat, groupSize]: [Case['weightFormat'], number],
+): Case => ({ K, N, outlierChannels, aFormat, aGroupSize, weightFormat, groupSize });
+
+/** [K, N, outliers], activations [format, group], weights [format, group]. */
+const cases: readonly Case[] = [
+  gemm([16, 1, 0], ['s4', 16], ['s4', 16]),
+  gemm([48, 3, 16], ['s4', 16], ['s4', 16]),
+  gemm([96, 17, 0], ['s8', 48], ['s4', 48]),
+  gemm([100, 33, 0], ['s8', 0], ['s4', 0]),
+  gemm([101, 5, 4], ['s4', 0], ['s4', 0]), // an odd body: half a byte is left over
+  gemm([384, 100, 128], ['s4', 128], ['s4', 128]),
+  gemm([1024, 17, 0], ['s8', 0], ['s4', 64]), // groups on the weight side only
+  gemm([272, 33, 16], ['s4', 64], ['s4', 0]), // and on the activation side only
+  gemm([1152, 65, 128], ['s8', 128], ['s4', 128]),
+  gemm([2304, 31, 0], ['s4', 128], ['s4', 128]),
+  gemm([1040, 33, 0], ['s8', 0], ['s8', 0]),
+  gemm([416, 18, 32], ['s8', 128], ['s8', 128]),
+  gemm([37, 2, 0], ['s8', 0], ['s8', 0]),
+];
+const floatCases: readonly Case[] = [
+  gemm([16, 1, 0], ['none', 0], ['s4', 16]),
+  gemm([100, 33, 0], ['none', 0], ['s4', 0]),
+  gemm([384, 100, 0], ['none', 0], ['s4', 128]),
+  gemm([1040, 17, 0], ['none', 0], ['s8', 0]),
+  gemm([1088, 19, 0], ['none', 0], ['s8', 32]),
+];
+
+const caseTitle = (c: Case): string =>
+  `K ${c.K} N ${c.N} outliers ${c.outlierChannels} a ${c.aFormat}/${c.aGroupSize} b ${c.weightFormat}/${c.groupSize}`;
+
+const rowTotal = Math.max(...rowCounts);
+const bodyOf = (c: Case): number => c.K - c.outlierChannels;
+const scalesPerRow = (c: Case): number => (c.aGroupSize ? bodyOf(c) / c.aGroupSize : 1) + (c.outlierChannels ? 1 : 0);
+const weightGroups = (c: Case): number => (c.groupSize ? bodyOf(c) / c.groupSize : 1);
+
+/** Everything of a product but its scales: random codes, with rows of extremes and of zeros among them. */
+function codesOf(c: Case, type: GraphType, random: Random): Pick<QuantGemmInputs, 'a' | 'b' | 'bOutlier'> {
+  const body = bodyOf(c);
+  const weights = codeFormats[c.weightFormat];
+  const b = random.codes(c.N * body, weights.min, weights.max);
+  b.fill(weights.min, 0, body); // the first output channel: the largest products
+  const bOutlier = c.outlierChannels ? random.codes(c.N * c.outlierChannels, -128, 127) : undefined;
+  const packed = c.weightFormat === 's4' ? packS4(b, c.N, body) : b;
+  if (c.aFormat === 'none') return { a: random.normals(type, rowTotal * c.K), b: packed, bOutlier };
+  const range = codeFormats[c.aFormat];
+  const a = new Int8Array(rowTotal * c.K);
+  for (let m = 0; m < rowTotal; m++) {
+    const row = a.subarray(m * c.K, (m + 1) * c.K);
+    if (m % 8 === 1) row.fill(range.min);
+    else if (m % 8 !== 2) row.set(random.codes(c.K, range.min, range.max));
+    if (c.outlierChannels > 0) row.set(random.codes(c.outlierChannels, -128, 127), body);
+  }
+  return { a, b: packed, bOutlier };
+}
+
+/**
+ * Scales of 0 and 1 that leave one segment of each output: the sum then is that segment's integer sum, exact in binary32.
+ * Row m keeps segment m mod S; where only weights have groups, channel n keeps group n mod groups.
+ */
+function oneHotScales(c: Case): Pick<QuantGemmInputs, 'aScale' | 'bScale' | 'bOutlierScale'> {
+  const S = scalesPerRow(c);
+  const groups = weightGroups(c);
+  const aScale = Float32Array.from({ length: rowTotal * S }, (_, i) => (i % S === Math.floor(i / S) % S ? 1 : 0));
+  const onlyWeightGroups = c.groupSize > 0 && c.aGroupSize === 0;
+  const bScale = Float32Array.from({ length: c.N * groups }, (_, i) =>
+    !onlyWeightGroups || i % groups === Math.floor(i / groups) % groups ? 1 : 0,
+  );
+  const bOutlierScale = c.outlierChannels ? toFloat16Array(new Float32Array(c.N).fill(1)) : undefined;
+  return { aScale, bScale: toFloat16Array(bScale), bOutlierScale };
+}
+
+function randomScales(c: Case, random: Random): Pick<QuantGemmInputs, 'aScale' | 'bScale' | 'bOutlierScale'> {
+  const positive = (count: number, size: number): Float32Array =>
+    Float32Array.from({ length: count }, () => size * (0.1 + random.next()));
+  const aScale = c.aFormat === 'none' ? undefined : positive(rowTotal * scalesPerRow(c), 0.1);
+  const bOutlierScale = c.outlierChannels ? toFloat16Array(positive(c.N, 0.001)) : undefined;
+  return { aScale, bScale: toFloat16Array(positive(c.N * weightGroups(c), 0.01)), bOutlierScale };
+}
+
+/** The node; weights, scales and bias are constants, activations and residual are fed. */
+function specOf(c: Case, type: GraphType, inputs: QuantGemmInputs): OpSpec {
+  const bCols = packedRowBytes(c.weightFormat, bodyOf(c));
+  const outliers = c.outlierChannels > 0;
+  const quantized = c.aFormat !== 'none';
+  return {
+    op: 'QuantGemm',
+    inputs: [
+      { name: 'a', dtype: quantized ? 'int8' : type, dims: ['A', 'B', c.K] },
+      quantized ? { name: 'a_scale', dtype: 'float32', dims: ['A', 'B', scalesPerRow(c)] } : undefined,
+      { name: 'b', dtype: c.weightFormat === 's4' ? 'uint8' : 'int8', dims: [c.N, bCols], constant: inputs.b },
+      { name: 'b_scale', dtype: 'float16', dims: [c.N, weightGroups(c)], constant: inputs.bScale },
+      outliers
+        ? { name: 'b_outlier', dtype: 'int8', dims: [c.N, c.outlierChannels], constant: inputs.bOutlier }
+        : undefined,
+      outliers ? { name: 'b_outlier_scale', dtype: 'float16', dims: [c.N], constant: inputs.bOutlierScale } : undefined,
+      { name: 'bias', dtype: type, dims: [inputs.bias.length], constant: constantFloats(type, inputs.bias) },
+      inputs.residual && { name: 'residual', dtype: type, dims: ['A', 'B', c.N] },
+    ],
+    outputs: [{ name: 'y', dtype: type, dims: ['A', 'B', c.N] }],
+    attributes: {
+      K: c.K,
+      N: c.N,
+      weight_format: c.weightFormat,
+      group_size: c.groupSize,
+      a_format: c.aFormat,
+      a_group_size: c.aGroupSize,
+      outlier_channels: c.outlierChannels,
+    },
+  };
+}
+
+/** The first M rows as feeds. */
+function feedsOf(c: Case, type: GraphType, inputs: QuantGemmInputs, M: number): Record<string, Tensor> {
+  const lead = M === 64 ? [4, 16] : [1, M];
+  const { a, aScale, residual } = inputs;
+  const S = scalesPerRow(c);
+  const rowsOfA = a.subarray(0, M * c.K);
+  const aTensor =
+    rowsOfA instanceof Int8Array
+      ? new Tensor('int8', rowsOfA, [...lead, c.K])
+      : floatTensor(type, rowsOfA, [...lead, c.K]);
+  return {
+    a: aTensor,
+    ...(aScale ? { a_scale: new Tensor('float32', aScale.subarray(0, M * S), [...lead, S]) } : {}),
+    ...(residual ? { residual: floatTensor(type, residual.subarray(0, M * c.N), [...lead, c.N]) } : {}),
+  };
+}
+
+interface Prepared {
+  readonly title: string;
+  readonly case: Case;
+  readonly type: GraphType;
+  readonly inputs: QuantGemmInputs;
+  readonly session: InferenceSession;
+  readonly expected: QuantGemmResult;
+}
+
+async function prepare(c: Case, type: GraphType, exact: boolean): Promise<Prepared> {
+  const title = `${exact ? 'exact ' : ''}${type} ${caseTitle(c)}`;
+  const random = new Random(title);
+  const extras = exact || c.N === 17 ? {} : { residual: random.normals(type, rowTotal * c.N) };
+  const bias = exact || c.N === 3 ? new Float32Array(0) : random.normals(type, c.N);
+  const scales = exact ? oneHotScales(c) : randomScales(c, random);
+  const inputs: QuantGemmInputs = { ...codesOf(c, type, random), ...scales, bias, ...extras };
+  const session = await opSession(specOf(c, type, inputs));
+  return { title, case: c, type, inputs, session, expected: quantGemm(inputs, c, type) };
+}
+
+function compare(prepared: Prepared, M: number, y: Float32Array, exact: boolean): void {
+  const { title, expected, case: c } = prepared;
+  assert.equal(y.length, M * c.N);
+  for (let i = 0; i < y.length; i++) {
+    const where = `${title}, M ${M}: y[${Math.floor(i / c.N)},${i % c.N}]`;
+    const want = expected.y[i]!;
+    if (exact) assert.equal(y[i]! + 0, want + 0, where);
+    else if (!(Math.abs(y[i]! - want) <= expected.bound[i]!)) {
+      assert.fail(`${where} is ${y[i]}, expected ${want} ± ${expected.bound[i]}`);
+    }
+  }
+}
+
+function check(title: string, list: readonly (readonly [Case, GraphType])[], exact: boolean): void {
+  describe(`QuantGemm ${title} (seed ${seed})`, () => {
+    const prepared: Prepared[] = [];
+    before(async () => {
+      for (const [c, type] of list) prepared.push(await prepare(c, type, exact));
+    });
+    after(async () => {
+      for (const { session } of prepared) await session.release();
+    });
+    eachArchitecture('QuantGemm', `${list.length} products x ${rowCounts.length} row counts`, async () => {
+      for (const one of prepared) {
+        for (const M of rowCounts) {
+          const outputs = await one.session.run(feedsOf(one.case, one.type, one.inputs, M));
+          compare(one, M, floatsOf(outputs.y!), exact);
+        }
+      }
+    });
+  });
+}
+
+const bothTypes = (list: readonly Case[]) => list.flatMap((c) => [[c, 'float32'] as const, [c, 'float16'] as const]);
+
+check(
+  'integer sums are exact, segment by segment',
+  cases.map((c) => [c, 'float32'] as const),
+  true,
+);
+check('float results are within the bound', bothTypes([...cases, ...floatCases]), false);
+
+describe('QuantGemm policies', () => {
+  const c = cases[5]!;
+  const random = new Random('policies');
+  const inputs: QuantGemmInputs = {
+    ...codesOf(c, 'float32', random),
+    ...randomScales(c, random),
+    bias: new Float32Array(0),
+  };
+
+  it('the tests look at every segment', () => {
+    assert.ok(cases.every((one) => gemmSegments(one).length <= rowTotal));
+  });
+
+  eachArchitecture('QuantGemm', 'a NaN scale makes its row NaN, zero codes or not, and no other row', async () => {
+    const S = scalesPerRow(c);
+    const aScale = inputs.aScale!.slice();
+    aScale[1 * S] = NaN; // row 1
+    aScale[2 * S + S - 1] = NaN; // row 2, all zero codes: the outlier scale
+    const session = await opSession(specOf(c, 'float32', inputs));
+    const { y } = await session.run(feedsOf(c, 'float32', { ...inputs, aScale }, 7));
+    const values = floatsOf(y!);
+    for (let m = 0; m < 7; m++) {
+      const row = [...values.subarray(m * c.N, (m + 1) * c.N)];
+      assert.ok(
+        row.every((value) => Number.isNaN(value) === (m === 1 || m === 2)),
+        `row ${m}: ${row.slice(0, 4).join(', ')}`,
+      );
+    }
+    await session.release();
+  });
+
+  it('refuses weights of another shape, with both shapes', async () => {
+    const spec = specOf(c, 'float32', inputs);
+    await assert.rejects(
+      opSession({ ...spec, attributes: { ...spec.attributes, N: 99 } }),
+      /QuantGemm the QuantGemm: input b has shape \[100,128\], expected \[99,128\]/,
+    );
+  });
+});
