@@ -22,11 +22,11 @@ struct Args {
 
   const void* a;  // [rows, body + outliers]: int8 codes, or floats of the graph type (weight-only)
   const float*
-      a_scale;  // [rows, a_scale_row]: one per activation group, the outlier scale last; nullptr for weight-only
-  int64_t a_scale_row;   // scales per row
-  int64_t a_scale_step;  // from one segment's scale to the next one's: 1, or 0 when a row has a single body scale
-  const uint8_t* b;      // [n, b_row] bytes: two s4 codes or one s8 code in each
-  int64_t b_row;
+      a_scale;          // [rows, a_scale_row]: one per activation group, the outlier scale last; unused for weight-only
+  int64_t a_scale_row;  // scales per row
+  int64_t a_scale_step;     // from one segment's scale to the next one's: 1, or 0 when a row has a single body scale
+  const uint8_t* b;         // [n, b_row] bytes: two s4 codes or one s8 code in each
+  int64_t b_row;            // bytes per row
   const uint16_t* b_scale;  // float16 [n, b_scale_row]
   int64_t b_scale_row;
   int64_t b_scale_step;             // as a_scale_step
@@ -46,22 +46,47 @@ struct Block {
 /// A kernel for one pair of operand formats. Functions neither allocate nor lock, and may run on several threads at
 /// once.
 struct GemmKernel {
-  const char* name;   // "<a><b>_<out>_<rows>x<columns>__<arch>"
-  uint32_t needs;     // CpuFeature bits
-  Codes a, b;         // kS4 and kS8 activations have the same storage and the same kernels: a is kS8 or kFloat
-  int64_t max_rows;   // of one block; more rows are done in several blocks
-  int64_t tile_rows;  // pack works on multiples of this many rows
-  int64_t tile_cols;  // run works on ranges of output channels that begin at multiples of this
+  const char* name;    // "<a><b>_<out>_<rows>x<columns>__<arch>"
+  uint32_t needs;      // CpuFeature bits
+  Codes a, b;          // kS4 activations are stored and computed like kS8 ones: a is kS8 or kFloat
+  int64_t min_rows;    // chosen for products of at least this many rows …
+  int64_t max_rows;    // … and of any number more: those are done in blocks of at most this many
+  int64_t panel_rows;  // rows packed and computed together, at most
+  int64_t tile_cols;   // run works on ranges of output channels that begin at multiples of this
 
   /// Bytes of the packed form of `rows` activation rows (0: the kernel reads `a` itself), and of a task's scratch.
   int64_t (*packed_bytes)(const Args& args, int64_t rows);
   int64_t (*scratch_bytes)(const Args& args, int64_t rows);
-  /// Packs rows [begin, end) of the block that starts at row `row`; begin is a multiple of tile_rows of that block.
+  /// Packs panels [begin, end) of the block's rows.
   void (*pack)(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed);
   /// Computes a block of y. `packed` holds the block's rows, `scratch` belongs to the caller's task; both are 64-byte
   /// aligned.
   void (*run)(const Args& args, const Block& block, const void* packed, void* scratch);
 };
+
+/// Rows are cut into panels of nearly equal size, none above panel_rows: 32 rows of at most 12 are 10, 11 and 11.
+struct Panels {
+  int64_t rows, count;
+  Panels(int64_t all_rows, int64_t panel_rows) : rows(all_rows), count((all_rows + panel_rows - 1) / panel_rows) {}
+  int64_t Begin(int64_t panel) const { return panel * rows / count; }
+  int64_t Size(int64_t panel) const { return Begin(panel + 1) - Begin(panel); }
+};
+
+template <int kValue>
+struct Int {
+  static constexpr int value = kValue;
+};
+
+/// fn(Int<0>{}) … fn(Int<kCount - 1>{}), written out: an array indexed only like this lives in registers. Lambdas given to it are marked
+/// LOWBIT_INLINE.
+#define LOWBIT_INLINE __attribute__((always_inline))
+template <int kCount, class Fn>
+LOWBIT_INLINE inline void Unroll(const Fn& fn) {
+  if constexpr (kCount > 0) {
+    Unroll<kCount - 1>(fn);
+    fn(Int<kCount - 1>{});
+  }
+}
 
 struct Table {
   const GemmKernel* rows;
@@ -70,5 +95,6 @@ struct Table {
 
 // One table per instruction-set file.
 Table ScalarKernels();
+Table Avx512VnniKernels();
 
 }  // namespace lowbit::gemm

@@ -55,13 +55,11 @@ Status RunBlock(const GemmKernel& kernel, const Args& args, Block block, const K
   if (const int64_t bytes = kernel.packed_bytes(args, block.rows)) {
     packed = packed_buffer.Reserve(bytes);
     if (packed == nullptr) return Status::Error(ORT_FAIL, "out of memory for ", bytes, " bytes of packed activations.");
-    const int64_t tiles = Ceil(block.rows, kernel.tile_rows);
-    const int64_t tasks = std::clamp<int64_t>(bytes / kPackTaskBytes, 1, tiles);
+    const int64_t panels = Panels(block.rows, kernel.panel_rows).count;
+    const int64_t tasks = std::clamp<int64_t>(bytes / kPackTaskBytes, 1, panels);
     LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(tasks), [&](size_t task) {
       const int64_t i = static_cast<int64_t>(task);
-      const int64_t begin = i * tiles / tasks * kernel.tile_rows;
-      const int64_t end = std::min(block.rows, (i + 1) * tiles / tasks * kernel.tile_rows);
-      kernel.pack(args, block, begin, end, packed);
+      kernel.pack(args, block, i * panels / tasks, (i + 1) * panels / tasks, packed);
     }));
   }
   const int64_t columns = ColumnsPerTask(kernel, args, block.rows);

@@ -74,7 +74,7 @@ void NoPack(const Args&, const Block&, int64_t, int64_t, void*) {}
 
 template <Codes kA, Codes kB>
 constexpr GemmKernel Make(const char* name) {
-  return {name, kCpuAny, kA, kB, 64, 1, 1, NoBytes, NoBytes, NoPack, Run<kA, kB>};
+  return {name, kCpuAny, kA, kB, 1, 64, 1, 1, NoBytes, NoBytes, NoPack, Run<kA, kB>};
 }
 
 constexpr GemmKernel kTable[] = {

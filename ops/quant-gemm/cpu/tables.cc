@@ -7,7 +7,8 @@ namespace lowbit::gemm {
 std::span<const GemmKernel> Kernels() {
   static const std::vector<GemmKernel> kernels = [] {
     std::vector<GemmKernel> all;
-    for (const Table& table : {ScalarKernels()}) all.insert(all.end(), table.rows, table.rows + table.count);
+    for (const Table& table : {Avx512VnniKernels(), ScalarKernels()})
+      all.insert(all.end(), table.rows, table.rows + table.count);
     return all;
   }();
   return kernels;

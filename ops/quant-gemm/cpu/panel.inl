@@ -1,0 +1,309 @@
+// The blocked product, once for every instruction set. Included by one file per set, inside its anonymous namespace,
+// after it has defined a struct `Isa` (vectors of kLanes 32-bit lanes and a few verbs on them).
+//
+// Codes are multiplied four at a time, a quad being the unit that one 32-bit lane holds. An s4 row yields for each of
+// its 32-bit words (eight codes) the quad of even codes, then that of odd ones: masking and shifting, no shuffling.
+// Activations are packed in the same order. Weights become unsigned by adding 8 (s4) or 128 (s8), so that u8 x s8
+// instructions apply; what this adds to a sum, 8 or 128 times the sum of the activations, is subtracted by starting the
+// accumulator there.
+//
+//   packed activations   [panel][quad][row of panel][4 codes], then int32 start [segment][row]
+//   weight tile          [quad][column][4 codes], one piece of K at a time, in L1, used by every panel of the block
+//   sums                 float [row][column] of the tile; int32 [row][column] for a segment that spans several pieces
+
+constexpr int64_t kCols = 2 * Isa::kLanes;
+constexpr int64_t kPieceQuads = 128;  // tile of one piece: 128 * kCols * 4 bytes = 16 KiB for 16 lanes
+constexpr int64_t kFloatPieceQuads = 32;
+
+constexpr int64_t kLine = 64;
+inline int64_t AlignUp(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/// Codes of a segment after zero padding to whole words of the weight row.
+template <Codes kB>
+constexpr int64_t kWordCodes = kB == Codes::kS4 ? 8 : 4;
+
+template <Codes kB>
+int64_t Quads(int64_t codes) {
+  return (codes + kWordCodes<kB> - 1) / kWordCodes<kB> * (kWordCodes<kB> / 4);
+}
+
+/// Where things are in a packed block.
+template <Codes kB>
+struct PackedLayout {
+  int64_t body_quads, outlier_quads, quads, start_offset, bytes;
+  PackedLayout(const Args& args, int64_t rows, bool floats)
+      : body_quads(args.segments * Quads<kB>(args.segment)),
+        outlier_quads(Quads<Codes::kS8>(args.outliers)),
+        quads(body_quads + outlier_quads),
+        start_offset(AlignUp(rows * quads * (floats ? 16 : 4))),
+        bytes(start_offset + (floats ? 0 : (args.segments + 1) * rows * 4)) {}
+};
+
+/// Where things are in a task's scratch.
+struct Scratch {
+  uint8_t* tile;
+  float* scales;  // [segment][column], the outlier scale last
+  float* sums;
+  int32_t* carry;
+  int64_t bytes;
+  Scratch(void* memory, const Args& args, int64_t rows) {
+    char* at = static_cast<char*>(memory);
+    const auto take = [&](int64_t size) {
+      char* here = at;
+      at += AlignUp(size);
+      return here;
+    };
+    tile = reinterpret_cast<uint8_t*>(take(kPieceQuads * kCols * 4));
+    scales = reinterpret_cast<float*>(take((args.segments + 1) * kCols * 4));
+    sums = reinterpret_cast<float*>(take(rows * kCols * 4));
+    carry = reinterpret_cast<int32_t*>(take(rows * kCols * 4));
+    bytes = at - static_cast<char*>(memory);
+  }
+};
+
+// ---- packing
+// ------------------------------------------------------------------------------------------------------------------
+
+/// Packs one row's codes [0, codes) as row `r` of a panel of `rows`; returns their sum.
+template <Codes kB>
+int32_t PackCodes(const int8_t* a, int64_t codes, int32_t* out, int64_t rows) {
+  int32_t sum = 0;
+  for (int64_t k = 0; k < codes; k += Isa::kPackCodes) {
+    alignas(64) int32_t quads[Isa::kPackCodes / 4];
+    sum += Isa::template OrderCodes<kB>(a + k, Min(Isa::kPackCodes, codes - k), quads);
+    const int64_t count = Quads<kB>(Min(Isa::kPackCodes, codes - k));
+    for (int64_t q = 0; q < count; ++q) out[q * rows] = quads[q];
+    out += count * rows;
+  }
+  return sum;
+}
+
+template <Codes kB>
+void PackPanelRow(const Args& args, const PackedLayout<kB>& layout, const int8_t* a, int32_t* out, int64_t rows,
+                  int32_t* start, int64_t start_step) {
+  constexpr int32_t kOffset = kB == Codes::kS4 ? 8 : 128;
+  const int64_t segment_quads = Quads<kB>(args.segment);
+  for (int64_t s = 0; s < args.segments; ++s) {
+    const int32_t sum = PackCodes<kB>(a + s * args.segment, args.segment, out + s * segment_quads * rows, rows);
+    start[s * start_step] = -kOffset * sum;
+  }
+  if (args.outliers > 0) {
+    const int32_t sum = PackCodes<Codes::kS8>(a + args.body, args.outliers, out + layout.body_quads * rows, rows);
+    start[args.segments * start_step] = -128 * sum;
+  }
+}
+
+template <Codes kB>
+void PackCodePanels(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed) {
+  const PackedLayout<kB> layout(args, block.rows, false);
+  const Panels panels(block.rows, Isa::kRows);
+  int32_t* start = reinterpret_cast<int32_t*>(static_cast<char*>(packed) + layout.start_offset);
+  for (int64_t p = begin; p < end; ++p) {
+    const int64_t first = panels.Begin(p), rows = panels.Size(p);
+    int32_t* panel = static_cast<int32_t*>(packed) + first * layout.quads;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int8_t* a = static_cast<const int8_t*>(args.a) + (block.row + first + r) * (args.body + args.outliers);
+      PackPanelRow<kB>(args, layout, a, panel + r, rows, start + first + r, block.rows);
+    }
+  }
+}
+
+/// Float activations keep four floats where codes keep four bytes: [quad][code of the quad][row].
+template <Codes kB>
+void PackFloatPanels(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed) {
+  const PackedLayout<kB> layout(args, block.rows, true);
+  const Panels panels(block.rows, Isa::kRows);
+  constexpr int64_t kWord = kWordCodes<kB>;
+  const int64_t segment_quads = Quads<kB>(args.segment);
+  for (int64_t p = begin; p < end; ++p) {
+    const int64_t first = panels.Begin(p), rows = panels.Size(p);
+    float* panel = static_cast<float*>(packed) + first * layout.quads * 4;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = (block.row + first + r) * args.body;
+      for (int64_t s = 0; s < args.segments; ++s) {
+        float* out = panel + s * segment_quads * 4 * rows + r;
+        for (int64_t k = 0; k < segment_quads * 4; ++k) {
+          // Position k of the product order is code `word + even or odd place` of the row.
+          const int64_t in_word = k % kWord;
+          const int64_t code = kB == Codes::kS8 ? k : k - in_word + in_word % 4 * 2 + in_word / 4;
+          const int64_t index = row + s * args.segment + code;
+          out[k * rows] = code < args.segment ? Isa::LoadOne(args.a, index, args.half) : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+// ---- computing
+// ----------------------------------------------------------------------------------------------------------------
+
+template <int kR>
+struct Rows {};
+
+/// Calls fn(Rows<rows>{}): row counts are compile-time constants so that accumulators stay in registers.
+template <int kMax, class Fn>
+void WithRows(int64_t rows, const Fn& fn) {
+  if constexpr (kMax > 1) {
+    if (rows < kMax) return WithRows<kMax - 1>(rows, fn);
+  }
+  fn(Rows<kMax>{});
+}
+
+/// A run of quads of one segment inside a piece.
+struct Part {
+  int64_t quad;  // first quad, counted over the whole row of packed activations
+  int64_t quads;
+  int64_t segment;   // its index; `segments` for the outliers
+  bool first, last;  // of its segment
+};
+
+template <Codes kA, Codes kB, int kR>
+void ComputePart(const Args& args, const Block& block, const Part& part, const uint8_t* tile, const void* panel,
+                 const int32_t* start, const Scratch& scratch, int64_t row) {
+  using F = typename Isa::F;
+  float* sums = scratch.sums + row * kCols;
+  const float* scale =
+      scratch.scales + (part.segment == args.segments ? part.segment : part.segment * args.b_scale_step) * kCols;
+  const F scale0 = Isa::LoadF(scale), scale1 = Isa::LoadF(scale + Isa::kLanes);
+  if constexpr (kA == Codes::kFloat) {
+    // Float sums may be scaled piece by piece: nothing is carried.
+    F acc[kR][2];
+    Unroll<kR>([&](auto r) LOWBIT_INLINE { acc[r.value][0] = acc[r.value][1] = Isa::SetF(0); });
+    Isa::template DotFloat<kR>(acc, reinterpret_cast<const float*>(tile), static_cast<const float*>(panel) + part.quad * 4 * kR,
+                               part.quads * 4);
+    Unroll<kR>([&](auto r) LOWBIT_INLINE {
+      float* out = sums + r.value * kCols;
+      Isa::StoreF(out, Isa::MulAdd(acc[r.value][0], scale0, Isa::LoadF(out)));
+      Isa::StoreF(out + Isa::kLanes, Isa::MulAdd(acc[r.value][1], scale1, Isa::LoadF(out + Isa::kLanes)));
+    });
+  } else {
+    int32_t* carry = scratch.carry + row * kCols;
+    typename Isa::I acc[kR][2];
+    if (part.first) {
+      const int32_t* at = start + part.segment * block.rows + row;
+      Unroll<kR>([&](auto r) LOWBIT_INLINE { acc[r.value][0] = acc[r.value][1] = Isa::SetI(at[r.value]); });
+    } else {
+      Unroll<kR>([&](auto r) LOWBIT_INLINE {
+        acc[r.value][0] = Isa::LoadI(carry + r.value * kCols);
+        acc[r.value][1] = Isa::LoadI(carry + r.value * kCols + Isa::kLanes);
+      });
+    }
+    Isa::template Dot<kB, kR>(acc, tile, static_cast<const int8_t*>(panel) + part.quad * 4 * kR, part.quads);
+    if (!part.last) {
+      Unroll<kR>([&](auto r) LOWBIT_INLINE {
+        Isa::StoreI(carry + r.value * kCols, acc[r.value][0]);
+        Isa::StoreI(carry + r.value * kCols + Isa::kLanes, acc[r.value][1]);
+      });
+      return;
+    }
+    const int64_t a_index = part.segment == args.segments ? args.a_scale_row - 1 : part.segment * args.a_scale_step;
+    const float* a_scale = args.a_scale + (block.row + row) * args.a_scale_row + a_index;
+    const int64_t a_scale_row = args.a_scale_row;
+    Unroll<kR>([&](auto r) LOWBIT_INLINE {
+      const F scale_a = Isa::SetF(a_scale[r.value * a_scale_row]);
+      float* out = sums + r.value * kCols;
+      Isa::StoreF(out, Isa::MulAdd(Isa::Mul(Isa::ToFloat(acc[r.value][0]), scale0), scale_a, Isa::LoadF(out)));
+      Isa::StoreF(out + Isa::kLanes,
+                  Isa::MulAdd(Isa::Mul(Isa::ToFloat(acc[r.value][1]), scale1), scale_a, Isa::LoadF(out + Isa::kLanes)));
+    });
+  }
+}
+
+/// The parts of one piece for every panel of the block: the tile stays in L1 while the panels stream past.
+template <Codes kA, Codes kB>
+void ComputePiece(const Args& args, const Block& block, const Part* parts, int count, const char* packed, int64_t quads,
+                  const int32_t* start, const Scratch& scratch) {
+  constexpr int64_t kTileQuad = kCols * (kA == Codes::kFloat ? 16 : 4);
+  constexpr int64_t kPackedQuad = kA == Codes::kFloat ? 16 : 4;
+  const Panels panels(block.rows, Isa::kRows);
+  for (int64_t p = 0; p < panels.count; ++p) {
+    const int64_t row = panels.Begin(p);
+    const char* panel = packed + row * quads * kPackedQuad;
+    const auto compute = [&]<int kR>(Rows<kR>) {
+      const uint8_t* tile = scratch.tile;
+      for (int i = 0; i < count; ++i) {
+        ComputePart<kA, kB, kR>(args, block, parts[i], tile, panel, start, scratch, row);
+        tile += parts[i].quads * kTileQuad;
+      }
+    };
+    WithRows<Isa::kRows>(panels.Size(p), compute);
+  }
+}
+
+/// All pieces of `segments` equal segments that lie one after the other in the weight rows.
+template <Codes kA, Codes kB>
+void ComputeSegments(const Args& args, const Block& block, const uint8_t* b, int64_t b_row, int64_t first_segment,
+                     int64_t segments, int64_t segment, int64_t first_quad, const char* packed, int64_t quads,
+                     const int32_t* start, const Scratch& scratch) {
+  constexpr int64_t kPiece = kA == Codes::kFloat ? kFloatPieceQuads : kPieceQuads;
+  constexpr int64_t kCodesPerByte = kB == Codes::kS4 ? 2 : 1;
+  const int64_t columns = Min(kCols, args.n - block.n_begin);
+  const int64_t segment_quads = Quads<kB>(segment);
+  const int64_t per_piece = segment_quads < kPiece ? kPiece / segment_quads : 1;
+  for (int64_t s = 0; s < segments; s += per_piece) {
+    const int64_t whole = Min(per_piece, segments - s);
+    // Either several whole segments, or one segment in several runs.
+    for (int64_t q = 0; q < segment_quads; q += kPiece) {
+      const int64_t run = whole > 1 ? segment_quads : Min(kPiece, segment_quads - q);
+      Part parts[kPiece];
+      for (int64_t i = 0; i < whole; ++i) {
+        const int64_t at = (s + i) * segment_quads + q;
+        parts[i] = {first_quad + at, run, first_segment + s + i, q == 0, q + run == segment_quads};
+      }
+      const int64_t code = s * segment + q * 4;
+      const int64_t codes = Min(whole * run * 4, segments * segment - code);
+      Isa::template FillTile<kA, kB>(scratch.tile, b + code / kCodesPerByte, b_row, columns, codes);
+      ComputePiece<kA, kB>(args, block, parts, static_cast<int>(whole), packed, quads, start, scratch);
+    }
+  }
+}
+
+/// sums + bias + residual, rounded once to the graph type.
+inline void Finish(const Args& args, const Block& block, const float* sums) {
+  const int64_t columns = Min(kCols, args.n - block.n_begin);
+  for (int64_t r = 0; r < block.rows; ++r) {
+    for (int64_t c = 0; c < columns; c += Isa::kLanes) {
+      const int64_t lanes = Min(Isa::kLanes, columns - c), index = (block.row + r) * args.n + block.n_begin + c;
+      typename Isa::F y = Isa::LoadF(sums + r * kCols + c);
+      if (args.bias != nullptr) y = Isa::Add(y, Isa::LoadAny(args.bias, block.n_begin + c, lanes, args.half));
+      if (args.residual != nullptr) y = Isa::Add(y, Isa::LoadAny(args.residual, index, lanes, args.half));
+      Isa::StoreAny(args.y, index, lanes, args.half, y);
+    }
+  }
+}
+
+template <Codes kA, Codes kB>
+void RunTile(const Args& args, const Block& block, const void* packed, const Scratch& scratch) {
+  const PackedLayout<kB> layout(args, block.rows, kA == Codes::kFloat);
+  const char* panels = static_cast<const char*>(packed);
+  const int32_t* start = reinterpret_cast<const int32_t*>(panels + layout.start_offset);
+  const int64_t columns = Min(kCols, args.n - block.n_begin);
+  Isa::FillScales(scratch.scales, args.b_scale + block.n_begin * args.b_scale_row, args.b_scale_row, args.b_scale_row,
+                  columns);
+  for (int64_t i = 0; i < block.rows * kCols; i += Isa::kLanes) Isa::StoreF(scratch.sums + i, Isa::SetF(0));
+  ComputeSegments<kA, kB>(args, block, args.b + block.n_begin * args.b_row, args.b_row, 0, args.segments, args.segment,
+                          0, panels, layout.quads, start, scratch);
+  if (args.outliers > 0 && kA != Codes::kFloat) {
+    Isa::FillScales(scratch.scales + args.segments * kCols, args.b_outlier_scale + block.n_begin, 1, 1, columns);
+    const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + block.n_begin * args.outliers;
+    ComputeSegments<kA, Codes::kS8>(args, block, b, args.outliers, args.segments, 1, args.outliers, layout.body_quads,
+                                    panels, layout.quads, start, scratch);
+  }
+  Finish(args, block, scratch.sums);
+}
+
+template <Codes kA, Codes kB>
+void RunPanels(const Args& args, const Block& block, const void* packed, void* memory) {
+  const Scratch scratch(memory, args, block.rows);
+  for (int64_t n = block.n_begin; n < block.n_end; n += kCols) {
+    RunTile<kA, kB>(args, {block.row, block.rows, n, Min(n + kCols, block.n_end)}, packed, scratch);
+  }
+}
+
+template <Codes kA, Codes kB>
+int64_t PackedBytes(const Args& args, int64_t rows) {
+  return PackedLayout<kB>(args, rows, kA == Codes::kFloat).bytes;
+}
+
+inline int64_t ScratchBytes(const Args& args, int64_t rows) { return Scratch(nullptr, args, rows).bytes; }
