@@ -150,7 +150,8 @@ struct Isa {
   /// Unpacks `codes` codes of `columns` weight rows into quads of unsigned codes, [quad][32 columns]. Absent columns
   /// give rubbish that nothing reads; codes after the last one meet zero activations.
   template <Codes kA, Codes kB>
-  static void FillTile(uint8_t* tile, const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes) {
+  static void FillTile(uint8_t* tile, const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes,
+                       const uint8_t* next) {
     constexpr int64_t kQuadBytes = kA == Codes::kFloat ? 512 : 128;
     const int64_t bytes = kB == Codes::kS4 ? (codes + 1) / 2 : codes;
     for (int64_t half = 0; half < 32; half += 16) {
@@ -168,6 +169,7 @@ struct Isa {
         I rows[16];
 #pragma GCC unroll 16
         for (int i = 0; i < 16; ++i) {
+          _mm_prefetch(next + (half + i) * b_row + at, _MM_HINT_T0);
           rows[i] =
               half + i < columns ? _mm512_maskz_loadu_epi8(mask, b + (half + i) * b_row + at) : _mm512_setzero_si512();
         }

@@ -77,8 +77,8 @@ struct Int {
   static constexpr int value = kValue;
 };
 
-/// fn(Int<0>{}) … fn(Int<kCount - 1>{}), written out: an array indexed only like this lives in registers. Lambdas given to it are marked
-/// LOWBIT_INLINE.
+/// fn(Int<0>{}) … fn(Int<kCount - 1>{}), written out: an array indexed only like this lives in registers. Lambdas given
+/// to it are marked LOWBIT_INLINE.
 #define LOWBIT_INLINE __attribute__((always_inline))
 template <int kCount, class Fn>
 LOWBIT_INLINE inline void Unroll(const Fn& fn) {

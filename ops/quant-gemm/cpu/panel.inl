@@ -170,8 +170,8 @@ void ComputePart(const Args& args, const Block& block, const Part& part, const u
     // Float sums may be scaled piece by piece: nothing is carried.
     F acc[kR][2];
     Unroll<kR>([&](auto r) LOWBIT_INLINE { acc[r.value][0] = acc[r.value][1] = Isa::SetF(0); });
-    Isa::template DotFloat<kR>(acc, reinterpret_cast<const float*>(tile), static_cast<const float*>(panel) + part.quad * 4 * kR,
-                               part.quads * 4);
+    Isa::template DotFloat<kR>(acc, reinterpret_cast<const float*>(tile),
+                               static_cast<const float*>(panel) + part.quad * 4 * kR, part.quads * 4);
     Unroll<kR>([&](auto r) LOWBIT_INLINE {
       float* out = sums + r.value * kCols;
       Isa::StoreF(out, Isa::MulAdd(acc[r.value][0], scale0, Isa::LoadF(out)));
@@ -253,7 +253,11 @@ void ComputeSegments(const Args& args, const Block& block, const uint8_t* b, int
       }
       const int64_t code = s * segment + q * 4;
       const int64_t codes = Min(whole * run * 4, segments * segment - code);
-      Isa::template FillTile<kA, kB>(scratch.tile, b + code / kCodesPerByte, b_row, columns, codes);
+      const bool last = s + whole >= segments && q + run >= segment_quads;
+      // The next piece's weights are fetched while this one is computed: rows are too far apart for the hardware to
+      // guess.
+      const uint8_t* next = last ? b + kCols * b_row : b + (code + codes) / kCodesPerByte;
+      Isa::template FillTile<kA, kB>(scratch.tile, b + code / kCodesPerByte, b_row, columns, codes, next);
       ComputePiece<kA, kB>(args, block, parts, static_cast<int>(whole), packed, quads, start, scratch);
     }
   }
