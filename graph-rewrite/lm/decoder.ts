@@ -1,7 +1,8 @@
 import { Tensor } from 'onnxruntime-common';
 import type { InferenceSession } from 'onnxruntime-common';
 import { inputError } from '../../ops/common/errors.js';
-import type { Feeds, ModelSession } from './session.js';
+import type { Feeds, ModelIo } from './session.js';
+import type { TextFacts } from './facts.js';
 
 type Metadata = InferenceSession.TensorValueMetadata;
 type Shape = readonly (number | string)[];
@@ -17,16 +18,15 @@ interface PastInput {
  * of any exporter, and encoders with text inputs are all fed by the same code.
  */
 export interface TextModel {
-  readonly session: ModelSession;
   readonly ids: Metadata;
   /** Inputs besides ids and cache. */
   readonly extras: readonly { readonly input: Metadata; readonly kind: ExtraKind }[];
   readonly past: readonly PastInput[];
   /** The output with one row of scores a token: `logits`, else the first output that is no cache. */
   readonly logits: string;
-  /** Entries of the vocabulary, if the model declares them. */
+  /** Entries of the vocabulary: rows of the embedding, else scores a token, as far as known. */
   readonly vocabulary: number | undefined;
-  /** Sizes of symbolic cache dimensions that no run can tell, such as a head size. */
+  /** Sizes of symbolic cache dimensions. */
   readonly dims: ReadonlyMap<string, number>;
 }
 
@@ -47,16 +47,17 @@ const cacheSlot = (name: string) => /^(?:past_key_values|present_key_values|past
 
 /**
  * Recognizes the inputs of a text model.
- * @param dims sizes of symbolic cache dimensions, see `pastDims`
+ * @param io a session, or `modelIo` of a model
+ * @param facts what only the graph tells, from `textFacts`; needed where the cache's head size is symbolic (onnxruntime-genai)
  * @throws input error that names an input it cannot feed
  */
-export function describeTextModel(session: ModelSession, dims: ReadonlyMap<string, number> = new Map()): TextModel {
-  const inputs = session.inputMetadata.filter((each) => each.isTensor);
+export function describeTextModel(io: ModelIo, facts: TextFacts = {}): TextModel {
+  const inputs = io.inputMetadata.filter((each) => each.isTensor);
   const ids =
     idNames.map((name) => inputs.find((each) => each.name === name)).find((each) => each !== undefined) ??
     inputs.find((each) => /^int(32|64)$/.test(each.type) && each.shape.length === 2 && kindOf(each.name) === undefined);
   if (!ids) {
-    const names = session.inputNames.join(', ');
+    const names = io.inputNames.join(', ');
     throw inputError(
       'model',
       `has inputs ${names}, expected token ids named ${idNames.join(', ')}`,
@@ -70,7 +71,7 @@ export function describeTextModel(session: ModelSession, dims: ReadonlyMap<strin
     const kind = kindOf(input.name);
     const slot = cacheSlot(input.name);
     if (kind) extras.push({ input, kind });
-    else if (slot !== undefined) past.push({ input, output: presentOf(session, input.name, slot) });
+    else if (slot !== undefined) past.push({ input, output: presentOf(io, input.name, slot) });
     else
       throw inputError(
         input.name,
@@ -79,19 +80,18 @@ export function describeTextModel(session: ModelSession, dims: ReadonlyMap<strin
       );
   }
   const logits =
-    session.outputNames.find((name) => name === 'logits') ??
-    session.outputNames.find((name) => cacheSlot(name) === undefined);
-  if (logits === undefined) throw inputError('model', `has outputs ${session.outputNames.join(', ')}, expected logits`);
-  const metadata = session.outputMetadata.find((each) => each.name === logits);
+    io.outputNames.find((name) => name === 'logits') ?? io.outputNames.find((name) => cacheSlot(name) === undefined);
+  if (logits === undefined) throw inputError('model', `has outputs ${io.outputNames.join(', ')}, expected logits`);
+  const metadata = io.outputMetadata.find((each) => each.name === logits);
   const width = metadata?.isTensor ? metadata.shape.at(-1) : undefined;
+  const scores = typeof width === 'number' && width > 0 ? width : undefined;
   return {
-    session,
     ids,
     extras,
     past,
     logits,
-    vocabulary: typeof width === 'number' && width > 0 ? width : undefined,
-    dims,
+    vocabulary: facts.vocabulary ?? scores,
+    dims: facts.dims ?? new Map(),
   };
 }
 
@@ -99,8 +99,8 @@ function kindOf(name: string): ExtraKind | undefined {
   return kinds.find(([pattern]) => pattern.test(name))?.[1];
 }
 
-function presentOf(session: ModelSession, input: string, slot: string): string {
-  const output = session.outputNames.find((name) => name !== input && cacheSlot(name) === slot);
+function presentOf(io: ModelIo, input: string, slot: string): string {
+  const output = io.outputNames.find((name) => name !== input && cacheSlot(name) === slot);
   if (output === undefined) throw inputError(input, `has no output that continues it, expected present.${slot}`);
   return output;
 }

@@ -2,6 +2,7 @@ import type { Tensor } from 'onnxruntime-common';
 import { inputError, usageError } from '../../ops/common/errors.js';
 import { describeTextModel, nextPast, stepFeeds } from './decoder.js';
 import type { TextModel } from './decoder.js';
+import type { TextFacts } from './facts.js';
 import { readLogits } from './logits.js';
 import { createSampler } from './sample.js';
 import type { SampleOptions } from './sample.js';
@@ -12,7 +13,8 @@ export interface GenerateOptions extends SampleOptions {
   readonly maxTokens?: number;
   /** Ids that end the text; they are not given out. */
   readonly stopIds?: readonly number[];
-  readonly dims?: ReadonlyMap<string, number>;
+  /** See `textFacts`. */
+  readonly facts?: TextFacts;
   /** Ends the loop early, without an error: the tokens so far are the result. */
   readonly signal?: AbortSignal | undefined;
   /** Called with each token as soon as it is chosen. */
@@ -36,12 +38,12 @@ export interface Generation {
 export async function generate(
   session: ModelSession,
   prompt: readonly number[],
-  { maxTokens = 128, stopIds = [], dims, signal, onToken, ...sampling }: GenerateOptions = {},
+  { maxTokens = 128, stopIds = [], facts, signal, onToken, ...sampling }: GenerateOptions = {},
 ): Promise<Generation> {
   if (!Number.isInteger(maxTokens) || maxTokens < 1)
     throw usageError('maxTokens', `is ${maxTokens}, expected at least 1`);
   if (prompt.length === 0) throw inputError('prompt', 'has no tokens, expected at least one');
-  const model = describeTextModel(session, dims);
+  const model = describeTextModel(session, facts);
   checkIds(prompt, model.vocabulary, 'prompt');
   const sample = createSampler(sampling);
   const ids: number[] = [];
@@ -54,7 +56,7 @@ export async function generate(
       stopped = 'aborted';
       break;
     }
-    const step = await runStep(model, [...prompt, ...ids], state);
+    const step = await runStep(session, model, [...prompt, ...ids], state);
     state = step.state;
     const id = sample(step.scores);
     if (ids.length === 0) firstAt = performance.now();
@@ -82,13 +84,14 @@ interface StepState {
 }
 
 async function runStep(
+  session: ModelSession,
   model: TextModel,
   text: readonly number[],
   { seen, past }: StepState,
 ): Promise<{ scores: Float32Array; state: StepState }> {
   const feeds = stepFeeds(model, text.slice(seen), seen, past);
   const fetches = [model.logits, ...model.past.map(({ output }) => output)];
-  const outputs = await model.session.run(feeds, fetches);
+  const outputs = await session.run(feeds, fetches);
   const { rows, vocabulary, data } = readLogits(outputs[model.logits] as Tensor, model.logits);
   const scores = data.subarray((rows - 1) * vocabulary, rows * vocabulary);
   if (model.past.length === 0) return { scores, state: { seen: 0, past: undefined } };

@@ -1,5 +1,6 @@
 export * from './decoder.js';
 export * from './detokenize.js';
+export * from './facts.js';
 export * from './generate.js';
 export * from './logits.js';
 export * from './npy.js';

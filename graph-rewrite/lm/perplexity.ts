@@ -1,5 +1,6 @@
 import type { Tensor } from 'onnxruntime-common';
 import { describeTextModel, stepFeeds } from './decoder.js';
+import type { TextFacts } from './facts.js';
 import { logSumExp, readLogits } from './logits.js';
 import type { ModelSession, OnProgress } from './session.js';
 import { throwIfAborted } from './session.js';
@@ -10,8 +11,8 @@ export interface PerplexityOptions {
   readonly length?: number;
   /** Windows at most. Default 100. */
   readonly windows?: number;
-  /** Sizes of symbolic cache dimensions, see `pastDims`. */
-  readonly dims?: ReadonlyMap<string, number>;
+  /** See `textFacts`. */
+  readonly facts?: TextFacts;
   readonly onProgress?: OnProgress | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Name of the token source, for errors. */
@@ -36,9 +37,9 @@ export interface Perplexity {
 export async function perplexity(
   session: ModelSession,
   ids: Int32Array,
-  { length = 512, windows: count = 100, dims, onProgress, signal, at = 'tokens' }: PerplexityOptions = {},
+  { length = 512, windows: count = 100, facts, onProgress, signal, at = 'tokens' }: PerplexityOptions = {},
 ): Promise<Perplexity> {
-  const model = describeTextModel(session, dims);
+  const model = describeTextModel(session, facts);
   const windows = cutWindows(ids, { length, count, extra: 1, at });
   const started = performance.now();
   let sum = 0;

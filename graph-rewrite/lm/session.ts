@@ -4,13 +4,17 @@ import { LowbitError } from '../../ops/common/errors.js';
 /** Tensors by input or output name. */
 export type Feeds = Record<string, Tensor>;
 
-/** What this project needs of a session. This package's and onnxruntime-node's `InferenceSession` both have it. */
-export interface ModelSession {
+/** Inputs and outputs of a model, as a session describes them. */
+export interface ModelIo {
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
   readonly inputMetadata: readonly InferenceSession.ValueMetadata[];
   readonly outputMetadata: readonly InferenceSession.ValueMetadata[];
-  run(feeds: Feeds, fetches?: readonly string[]): Promise<Readonly<Record<string, unknown>>>;
+}
+
+/** What this project needs of a session. This package's and onnxruntime-node's `InferenceSession` both have it. */
+export interface ModelSession extends ModelIo {
+  run(feeds: Feeds, fetches: readonly string[]): Promise<Readonly<Record<string, unknown>>>;
   release(): Promise<void>;
 }
 

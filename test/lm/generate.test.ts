@@ -29,7 +29,7 @@ describe('text model feeds', () => {
         ],
         outputNames: ['logits', 'present.0.key', 'present.0.value'],
       },
-      new Map([['head', 8]]),
+      { dims: new Map([['head', 8]]) },
     );
     const feeds = stepFeeds(model, [4, 5], 3);
     deepEqual(numbers(feeds['input_ids']), [4, 5]);

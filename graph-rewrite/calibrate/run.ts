@@ -1,0 +1,101 @@
+import type { Tensor } from 'onnxruntime-common';
+import { inputError } from '../../ops/common/errors.js';
+import type { Model } from '../ir/model.js';
+import type { Value } from '../ir/value.js';
+import type { CreateSession, Feeds, ModelSession, OnProgress } from '../lm/session.js';
+import { throwIfAborted } from '../lm/session.js';
+import { serializeModel } from '../onnx/write.js';
+import { StatsAccumulator } from './stats.js';
+import type { ChannelStats } from './stats.js';
+import { addTaps } from './taps.js';
+import type { Tap } from './taps.js';
+
+/** What calibration reads of an analysis. */
+export interface CalibrationTargets {
+  readonly inputs: readonly {
+    readonly input: Value;
+    readonly K: number;
+    readonly linears: readonly { readonly quantizable: boolean }[];
+  }[];
+}
+
+export interface CalibrateOptions {
+  readonly model: Model;
+  readonly analysis: CalibrationTargets;
+  /** One run each; see `textFeeds` and `recordedFeeds`. */
+  readonly feeds: Iterable<Feeds> | AsyncIterable<Feeds>;
+  readonly createSession: CreateSession;
+  /** How many feeds there are, for progress. */
+  readonly total?: number;
+  readonly onProgress?: OnProgress | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Runs the float model and collects statistics of every value that a quantizable linear layer multiplies.
+ *
+ * The sums are made inside the graph, so a run hands out vectors of K numbers whatever the number of tokens. Weights stay where they
+ * are: the session reads data files in place. The model is as before afterwards. Values inside subgraphs (If, Loop) are left out.
+ * @returns statistics by value name
+ */
+export async function calibrate(options: CalibrateOptions): Promise<Map<string, ChannelStats>> {
+  const { model, analysis, createSession, signal } = options;
+  const targets = analysis.inputs.filter(
+    ({ input, linears }) => input.graph === model.graph && linears.some((site) => site.quantizable),
+  );
+  if (targets.length === 0) return new Map();
+  throwIfAborted(signal, 'calibration');
+  const { taps, remove } = addTaps(model, targets);
+  let session: ModelSession;
+  try {
+    session = await createSession(serializeModel(model, { externalDir: model.dir }), sessionOptions(model));
+  } finally {
+    remove();
+  }
+  try {
+    return await collect(session, taps, options);
+  } finally {
+    await session.release();
+  }
+}
+
+function sessionOptions(model: Model): Parameters<CreateSession>[1] {
+  if (!model.externalData) return {};
+  return { extra: { session: { model_external_initializers_file_folder_path: model.dir } } };
+}
+
+async function collect(
+  session: ModelSession,
+  taps: readonly Tap[],
+  { feeds, total = 0, onProgress, signal }: CalibrateOptions,
+): Promise<Map<string, ChannelStats>> {
+  const sums = taps.map((tap) => new StatsAccumulator(tap.channels));
+  const fetches = taps.flatMap(({ squares, magnitudes, absMax, shape }) => [squares, magnitudes, absMax, shape]);
+  let done = 0;
+  for await (const feed of feeds) {
+    throwIfAborted(signal, 'calibration');
+    const outputs = (await session.run(feed, fetches)) as Record<string, Tensor>;
+    taps.forEach((tap, i) => addRun(sums[i]!, tap, outputs, done));
+    done++;
+    onProgress?.({ stage: 'calibrate', done, total: Math.max(total, done) });
+  }
+  throwIfAborted(signal, 'calibration');
+  if (done === 0) throw inputError('calibration', 'there are no samples, expected at least one');
+  return new Map(taps.map((tap, i) => [tap.value.name, sums[i]!.result(tap.value.name)]));
+}
+
+function addRun(sums: StatsAccumulator, tap: Tap, outputs: Record<string, Tensor>, run: number): void {
+  const floats = (name: string) => outputs[name]!.data as Float32Array;
+  const bad = sums.add({
+    rows: Number((outputs[tap.shape]!.data as BigInt64Array)[0]),
+    squares: floats(tap.squares),
+    magnitudes: floats(tap.magnitudes),
+    absMax: floats(tap.absMax),
+  });
+  if (bad === undefined) return;
+  throw inputError(
+    tap.value.name,
+    `channel ${bad} is not finite on calibration sample ${run}, expected finite activations`,
+    'Check the float model on this sample.',
+  );
+}

@@ -1,0 +1,62 @@
+/** Statistics of one activation, per channel, over all calibration rows. */
+export interface ChannelStats {
+  /** Name of the value in the float model. */
+  readonly inputValue: string;
+  readonly channels: number;
+  /** Rows (tokens) seen. */
+  readonly rows: number;
+  /** Mean of x² over all rows: the diagonal of the Hessian 2XᵀX up to a factor. */
+  readonly meanSquare: Float64Array;
+  readonly absMax: Float32Array;
+  /** Mean of |x| over the rows of a run, the largest over all runs (Atom's `abs_mean`). */
+  readonly absMean: Float64Array;
+}
+
+/** Sums of one run, each [channels]. */
+export interface RunSums {
+  readonly rows: number;
+  readonly squares: Float32Array;
+  readonly magnitudes: Float32Array;
+  readonly absMax: Float32Array;
+}
+
+/** Adds up runs in double. */
+export class StatsAccumulator {
+  readonly channels: number;
+  readonly #squares: Float64Array;
+  readonly #absMean: Float64Array;
+  readonly #absMax: Float32Array;
+  #rows = 0;
+
+  constructor(channels: number) {
+    this.channels = channels;
+    this.#squares = new Float64Array(channels);
+    this.#absMean = new Float64Array(channels);
+    this.#absMax = new Float32Array(channels);
+  }
+
+  /** @returns the first channel that is not finite in this run, which is then not added */
+  add({ rows, squares, magnitudes, absMax }: RunSums): number | undefined {
+    for (let c = 0; c < this.channels; c++) {
+      if (!Number.isFinite(squares[c]! + magnitudes[c]!)) return c;
+    }
+    for (let c = 0; c < this.channels; c++) {
+      this.#squares[c]! += squares[c]!;
+      this.#absMean[c] = Math.max(this.#absMean[c]!, magnitudes[c]! / rows);
+      this.#absMax[c] = Math.max(this.#absMax[c]!, absMax[c]!);
+    }
+    this.#rows += rows;
+    return undefined;
+  }
+
+  result(inputValue: string): ChannelStats {
+    return {
+      inputValue,
+      channels: this.channels,
+      rows: this.#rows,
+      meanSquare: this.#squares.map((sum) => sum / this.#rows),
+      absMax: this.#absMax,
+      absMean: this.#absMean,
+    };
+  }
+}
