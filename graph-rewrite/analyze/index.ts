@@ -44,12 +44,24 @@ export function analyze(model: Model): Analysis {
     acts.push(...activation.acts);
     misses.push(...norm.misses, ...activation.misses);
   }
-  const index = indexLinears(linears, shapes);
+  const named = uniqueNames(linears);
+  const index = indexLinears(named, shapes);
   const attentions = graphs.flatMap((graph) => findAttentions(graph, index, shapes));
-  const inputs = groupInputs(linears, { norms, gates, acts, attentions }, shapes);
-  assignRoles(linears, inputs, attentions, gates, acts, shapes);
+  const inputs = groupInputs(named, { norms, gates, acts, attentions }, shapes);
+  assignRoles(named, inputs, attentions, gates, acts, shapes);
   misses.sort((a, b) => b.matched - a.matched);
-  return { linears, norms, gates, acts, attentions, inputs, nearMisses: misses, shapes };
+  return { linears: named, norms, gates, acts, attentions, inputs, nearMisses: misses, shapes };
+}
+
+/** Plans speak of sites by name: numbers those that share one (branches of an If may). */
+function uniqueNames(sites: readonly LinearSite[]): LinearSite[] {
+  const taken = new Set<string>();
+  return sites.map((site) => {
+    let name = site.name;
+    for (let number = 2; taken.has(name); number++) name = `${site.name}#${number}`;
+    taken.add(name);
+    return name === site.name ? site : { ...site, name };
+  });
 }
 
 interface Producers {

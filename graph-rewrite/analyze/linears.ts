@@ -143,17 +143,19 @@ function unview(x: Value, y: Value, N: number, shapes: Shapes): { x: Value; y: V
   return sameDims([...rows, N], shapes.dims(outer)) ? { x: inner, y: outer, nodes: [before!, after!] } : stay;
 }
 
-/** The value whose rows these are: behind Identity and Reshapes that keep the last axis. */
+/** The value whose rows these are: behind Identity and Reshapes that flatten all axes but the last. */
 export function rowSource(value: Value, shapes: Shapes): Value {
   let at = value;
   for (;;) {
     const node = at.producer;
     const inner = node?.input(0);
     if (!node || !inner || node.graph !== value.graph || inner.constant()) return at;
-    const keepsRows =
-      node.is('Identity') ||
-      (node.is('Reshape') && shapes.lastDim(inner) !== undefined && shapes.lastDim(inner) === shapes.lastDim(at));
-    if (!keepsRows) return at;
+    const flattens =
+      node.is('Reshape') &&
+      shapes.dims(at)?.length === 2 &&
+      shapes.lastDim(inner) !== undefined &&
+      shapes.lastDim(inner) === shapes.lastDim(at);
+    if (!flattens && !node.is('Identity')) return at;
     at = inner;
   }
 }

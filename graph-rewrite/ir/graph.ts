@@ -134,14 +134,15 @@ export class Graph {
         outputs: [from.name],
       }).output(0)!;
     }
-    this.#swapNames(from, output);
+    this.swapNames(from, output);
     if (from.dtype) output.dtype = from.dtype;
     if (from.shape) output.shape = from.shape;
     output.isGraphOutput = true;
     this.outputs[index] = output;
   }
 
-  #swapNames(a: Value, b: Value): void {
+  /** Exchanges the names of a value and of one of this graph: what takes the place of another may take its name as well. */
+  swapNames(a: Value, b: Value): void {
     const [nameOfA, nameOfB] = [a.name, b.name];
     a.edges.rename(nameOfB);
     b.edges.rename(nameOfA);

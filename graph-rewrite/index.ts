@@ -1,0 +1,83 @@
+/**
+ * The rewriter's public API, and its composition: load → analyze → calibrate → plan → passes → save.
+ *
+ * Nothing here loads native code: whatever runs a model is handed in.
+ */
+import { usageError } from '../ops/common/errors.js';
+import { analyze, type Analysis } from './analyze/index.js';
+import type { Model } from './ir/index.js';
+import { throwIfAborted, type OnProgress } from './lm/session.js';
+import { loadModel } from './onnx/read.js';
+import { saveModel } from './onnx/write.js';
+import { applyPlan, type RewriteReport } from './passes/index.js';
+import { makePlan, type Plan, type StatsByValue } from './plan/index.js';
+import { needsCalibration, type Recipe } from './recipes/index.js';
+
+export { analyze, type Analysis, type InputGroup, type LinearSite } from './analyze/index.js';
+export { calibrate, type CalibrateOptions } from './calibrate/index.js';
+export type { ChannelStats } from './calibrate/index.js';
+export type { Model } from './ir/index.js';
+export { loadModel } from './onnx/read.js';
+export { saveModel } from './onnx/write.js';
+export { applyPlan, type RewriteReport } from './passes/index.js';
+export { explain, makePlan, readPlan, type Plan, type StatsByValue } from './plan/index.js';
+export { findRecipe, recipes, withSettings, type Recipe } from './recipes/index.js';
+
+export interface RewriteOptions {
+  /** Float model to read. */
+  readonly input: string;
+  /** Where to write; nothing is written without it. */
+  readonly output?: string;
+  readonly recipe: Recipe;
+  /** Decisions made before; takes the place of recipe and calibration. */
+  readonly plan?: Plan;
+  /** Collects statistics of the float model, if the recipe needs them; see `calibrate`. */
+  readonly calibrate?: (model: Model, analysis: Analysis) => Promise<StatsByValue>;
+  /** Replace an output that exists. */
+  readonly force?: boolean;
+  /** `done` and `total` count what the stage says: samples, or bytes. */
+  readonly onProgress?: OnProgress;
+  readonly signal?: AbortSignal;
+}
+
+export interface RewriteResult {
+  readonly plan: Plan;
+  /** Absent when nothing was written. */
+  readonly report?: RewriteReport;
+  readonly saved?: { readonly bytes: number; readonly files: readonly string[] };
+}
+
+/**
+ * Rewrites a model file by a recipe or a plan.
+ * @throws usage error if the recipe needs calibration and nothing can give it
+ */
+export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
+  const { input, output, recipe, signal, onProgress } = options;
+  const model = loadModel(input);
+  const analysis = analyze(model);
+  const plan = options.plan ?? makePlan(analysis, await statistics(model, analysis, options), recipe, model);
+  throwIfAborted(signal, 'rewrite');
+  if (output === undefined) return { plan };
+  const report = applyPlan(model, plan, analysis);
+  const saved = await saveModel(model, output, {
+    ...(options.force === undefined ? {} : { force: options.force }),
+    ...(signal ? { signal } : {}),
+    ...(onProgress ? { progress: onProgress } : {}),
+  });
+  return { plan, report, saved };
+}
+
+async function statistics(
+  model: Model,
+  analysis: Analysis,
+  { recipe, calibrate }: RewriteOptions,
+): Promise<StatsByValue | undefined> {
+  if (!needsCalibration(recipe)) return undefined;
+  if (!calibrate)
+    throw usageError(
+      `recipe "${recipe.name}"`,
+      'sorts channels and there is no calibration, expected text or recorded feeds',
+      'Give --calibration, or set outliers=none.',
+    );
+  return calibrate(model, analysis);
+}

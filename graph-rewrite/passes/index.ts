@@ -1,0 +1,70 @@
+/** Carries out a plan. */
+import { internalError, LowbitError, usageError } from '../../ops/common/errors.js';
+import { analyze } from '../analyze/index.js';
+import type { Analysis } from '../analyze/sites.js';
+import { checkModel, type Model } from '../ir/index.js';
+import { fingerprint } from '../plan/fingerprint.js';
+import type { Plan } from '../plan/plan.js';
+import { checkRewritten } from './check.js';
+import { PassContext } from './context.js';
+import { fuseAct } from './fuse-act.js';
+import { fuseGate } from './fuse-gate.js';
+import { fuseNorm } from './fuse-norm.js';
+import type { Pass } from './pass.js';
+import { prune } from './prune.js';
+import { quantizeInput } from './quantize-input.js';
+import { stamp } from './stamp.js';
+import { swapLinear } from './swap-linear.js';
+
+/** The passes in their order, each with the reason for its place. */
+export const pipeline: readonly { readonly pass: Pass; readonly because: string }[] = [
+  { pass: fuseNorm, because: 'first, since a norm that still gives floats renames the value that others read' },
+  { pass: fuseGate, because: 'reads the float results of gate and up, which the products take over below' },
+  { pass: fuseAct, because: 'likewise' },
+  { pass: quantizeInput, because: 'last of the quantizers: it reads what the norms above may have replaced' },
+  { pass: swapLinear, because: 'every product finds the codes of its input' },
+  { pass: prune, because: 'what the new nodes replaced is dead only now' },
+  { pass: stamp, because: 'the model says so once it is rewritten' },
+];
+
+export interface RewriteReport {
+  readonly quantized: number;
+  readonly kept: readonly { readonly name: string; readonly reason: string; readonly expected: boolean }[];
+  /** Places that each pass changed, in order. */
+  readonly passes: readonly { readonly name: string; readonly changed: number }[];
+  readonly predicted: Plan['predicted'];
+}
+
+/**
+ * Rewrites the model in place as the plan says. Weights are packed when the model is saved.
+ * @param analysis of this very model, if there is one already
+ * @throws usage error if the plan was made for another model
+ */
+export function applyPlan(model: Model, plan: Plan, analysis: Analysis = analyze(model)): RewriteReport {
+  const sha256 = fingerprint(model, analysis);
+  if (plan.model.sha256 !== sha256)
+    throw usageError(
+      'plan',
+      `was made for the model ${plan.model.sha256.slice(0, 12)} (${plan.model.path || 'unnamed'}), this one is ${sha256.slice(0, 12)}`,
+      'Make the plan anew with --dry-run.',
+    );
+  const context = new PassContext(model, analysis, plan);
+  const passes = pipeline.map(({ pass }) => {
+    context.begin(pass.name);
+    try {
+      return { name: pass.name, changed: pass.run(context) };
+    } catch (error) {
+      if (error instanceof LowbitError) throw error;
+      throw internalError(`pass ${pass.name}`, (error as Error).message);
+    }
+  });
+  checkModel(model);
+  checkRewritten(context);
+  const kept = plan.sites.filter((site) => site.decision === 'keep');
+  return {
+    quantized: plan.sites.length - kept.length,
+    kept: kept.map(({ site, reason, expected }) => ({ name: site, reason, expected })),
+    passes,
+    predicted: plan.predicted,
+  };
+}

@@ -1,0 +1,16 @@
+/** Declares the operator domain and records in the model how it was made. */
+import { domain } from '../../ops/define-op.js';
+import type { Pass } from './pass.js';
+
+/** Version of what the metadata of rewritten models says. */
+export const stampVersion = '1';
+
+export const stamp: Pass = {
+  name: 'stamp',
+  run({ model, plan }) {
+    model.opsetImports.set(domain, 1);
+    model.metadata.set('lowbit.version', stampVersion);
+    model.metadata.set('lowbit.recipe', JSON.stringify(plan.recipe));
+    return 1;
+  },
+};

@@ -1,0 +1,128 @@
+/** MatMul and Gemm → QuantGemm with packed weights; merged layers become one product. */
+import { internalError } from '../../ops/common/errors.js';
+import { QuantGemm } from '../../ops/quant-gemm/contract.js';
+import type { LinearSite } from '../analyze/sites.js';
+import { ints, tensorOf, type Node, type Tensor, type Value } from '../ir/index.js';
+import { packLinear } from '../pack/linear.js';
+import { decodeOrder, type PlanInput, type QuantizedSite } from '../plan/plan.js';
+import type { PassContext } from './context.js';
+import type { Pass } from './pass.js';
+import { joinBiases, noBias } from './tensors.js';
+
+interface Part {
+  readonly site: LinearSite;
+  readonly planned: QuantizedSite;
+  readonly rowOrder: Int32Array | undefined;
+}
+
+export const swapLinear: Pass = {
+  name: 'swap-linear',
+  run(context) {
+    const products = new Map<string, Part[]>();
+    for (const planned of context.plan.sites) {
+      if (planned.decision === 'keep') continue;
+      const rowOrder = planned.rowOrder === undefined ? undefined : decodeOrder(planned.rowOrder);
+      const key = planned.merge ?? planned.site;
+      products.set(key, [...(products.get(key) ?? []), { site: context.site(planned.site), planned, rowOrder }]);
+    }
+    const inputs = new Map(context.plan.inputs.map((input) => [input.id, input]));
+    for (const [name, parts] of products) swap(name, parts, inputs.get(parts[0]!.planned.input)!, context);
+    return products.size;
+  },
+};
+
+function swap(name: string, parts: readonly Part[], input: PlanInput, context: PassContext): void {
+  const [{ site, planned }] = parts as [Part];
+  const N = parts.reduce((sum, part) => sum + part.site.N, 0);
+  const type = context.typeOf(site.x, site);
+  const packed = pack(name, parts, input);
+  const constant = (suffix: string, tensor: Tensor | undefined) =>
+    tensor && context.constant(`${name}/${suffix}`, tensor);
+  const codes = context.codes.get(input.id);
+  const bias = parts.some((part) => part.site.bias)
+    ? constant(
+        'bias',
+        joinBiases(
+          type,
+          parts.map((part) => ({ bias: part.site.bias, N: part.site.N, rowOrder: part.rowOrder })),
+        ),
+      )
+    : context.constant('lowbit/no_bias', noBias(type));
+  if (!codes && input.decision !== 'float')
+    throw internalError('swap-linear', `nothing quantizes the input of "${name}"`);
+  const gemm = QuantGemm.node<Value>(
+    {
+      a: codes?.q ?? context.current(site.x),
+      a_scale: codes?.scale,
+      b: constant('b', packed.b)!,
+      b_scale: constant('b_scale', packed.bScale)!,
+      b_outlier: constant('b_outlier', packed.bOutlier),
+      b_outlier_scale: constant('b_outlier_scale', packed.bOutlierScale),
+      bias: bias!,
+    },
+    {
+      K: site.K,
+      N,
+      weight_format: planned.weight.format,
+      group_size: planned.weight.groupSize,
+      a_format: input.format,
+      a_group_size: input.groupSize,
+      outlier_channels: planned.weight.outlierChannels,
+    },
+  );
+  const node = context.add(gemm, `${name}/QuantGemm`, [`${name}/y`], site.node);
+  let y = node.output(0)!;
+  if (codes && isFlattened(site, context.group(input).input)) y = flatten(y, N, name, site.node, context);
+  // A packed product has no counterpart in the float graph, so it takes over no name; what else reads the parts is dead.
+  if (context.packedGates.has(name)) site.y.graph.replaceAllUses(site.y, y);
+  else if (parts.length === 1) context.replace(site.y, y);
+  else split(y, parts, name, context);
+}
+
+function pack(name: string, parts: readonly Part[], input: PlanInput): ReturnType<typeof packLinear> {
+  const { format, groupSize, clip, channelGroup, outlierChannels } = parts[0]!.planned.weight;
+  return packLinear(
+    name,
+    parts.map(({ site, rowOrder }) => ({
+      weight: site.weight,
+      layout: site.layout,
+      ...(rowOrder ? { rowOrder } : {}),
+    })),
+    {
+      ...{ format, groupSize, clip, channelGroup, outlierChannels },
+      ...(input.order ? { columnOrder: decodeOrder(input.order) } : {}),
+    },
+  );
+}
+
+/** Whether the layer reads `[M, K]` while its input is quantized with all its axes. */
+function isFlattened(site: LinearSite, input: Value): boolean {
+  for (let at = site.x; at !== input; at = at.producer!.input(0)!) if (at.producer!.is('Reshape')) return true;
+  return false;
+}
+
+function flatten(y: Value, N: number, name: string, before: Node, context: PassContext): Value {
+  const shape = context.constant(`${name}/rows`, tensorOf([-1, N]));
+  return context
+    .add({ opType: 'Reshape', domain: '', inputs: [y, shape] }, `${name}/Reshape`, [`${name}/rows_y`], before)
+    .output(0)!;
+}
+
+/** Takes a merged product apart again along its channels. */
+function split(y: Value, parts: readonly Part[], name: string, context: PassContext): void {
+  const sizes = parts.map(({ site }) => site.N);
+  const outputs = parts.map(({ site }) => `${site.name}/y`);
+  // The sizes became an input in opset 13.
+  const asInput = (context.model.opsetImports.get('') ?? 0) >= 13;
+  const node = context.add(
+    {
+      ...{ opType: 'Split', domain: '' },
+      inputs: asInput ? [y, context.constant(`${name}/sizes`, tensorOf(sizes))] : [y],
+      attributes: new Map(),
+    },
+    ...([`${name}/Split`, outputs, parts[0]!.site.node] as const),
+  );
+  node.attributes.set('axis', { type: 'int', value: -1 });
+  if (!asInput) node.attributes.set('split', ints(sizes));
+  parts.forEach(({ site }, i) => context.replace(site.y, node.output(i)!));
+}

@@ -1,0 +1,40 @@
+/** Small constants that passes make: biases, norm weights, orders. */
+import { toFloat16Array } from '../../ops/common/float16.js';
+import { inlineTensor, lazyTensor, readFloats, tensorOf, type Tensor } from '../ir/index.js';
+import type { GraphType } from './context.js';
+
+/** Floats as a vector of the graph's type, computed when it is written. */
+export function vector(type: GraphType, length: number, values: () => Float32Array): Tensor {
+  return lazyTensor(type, [length], () => {
+    const floats = values();
+    if (type === 'float32') return new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength);
+    return new Uint8Array(toFloat16Array(floats).buffer);
+  });
+}
+
+/** The bias of one or several layers, one after the other, each in the order of its rows; absent ones are zeros. */
+export function joinBiases(
+  type: GraphType,
+  parts: readonly { bias: Tensor | undefined; N: number; rowOrder: Int32Array | undefined }[],
+): Tensor {
+  const total = parts.reduce((sum, { N }) => sum + N, 0);
+  return vector(type, total, () => {
+    const result = new Float32Array(total);
+    let start = 0;
+    for (const { bias, N, rowOrder } of parts) {
+      const values = bias ? readFloats(bias) : undefined;
+      if (values) for (let n = 0; n < N; n++) result[start + n] = values[rowOrder ? rowOrder[n]! : n]!;
+      start += N;
+    }
+    return result;
+  });
+}
+
+/** No bias: an empty vector that tells the operator its float type. */
+const empty: Record<GraphType, Tensor> = {
+  float32: inlineTensor('float32', [0], new Uint8Array()),
+  float16: inlineTensor('float16', [0], new Uint8Array()),
+};
+export const noBias = (type: GraphType): Tensor => empty[type];
+
+export const orderTensor = (order: Int32Array): Tensor => tensorOf(order);

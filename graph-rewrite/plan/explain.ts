@@ -1,0 +1,43 @@
+/** The plan as rows for people: what happens to every layer, and why. */
+import type { Plan, PlanInput, PlanSite } from './plan.js';
+
+export interface ExplainedSite {
+  readonly site: string;
+  readonly role: string;
+  readonly layer: number | undefined;
+  /** `K×N`. */
+  readonly shape: string;
+  /** Weight and activation codes, or `float`. */
+  readonly decision: string;
+  /** How its input is quantized and ordered, or why it stays float. */
+  readonly reason: string;
+}
+
+/** One row per linear layer, in graph order. */
+export function explain(plan: Plan): ExplainedSite[] {
+  const inputs = new Map(plan.inputs.map((input) => [input.id, input]));
+  return plan.sites.map((site) => ({
+    site: site.site,
+    role: site.role,
+    layer: site.layer,
+    shape: `${site.K}×${site.N}`,
+    ...decision(site, site.decision === 'quantize' ? inputs.get(site.input) : undefined),
+  }));
+}
+
+function decision(site: PlanSite, input: PlanInput | undefined): { decision: string; reason: string } {
+  if (site.decision === 'keep') return { decision: 'float', reason: site.reason };
+  const { format, groupSize, outlierChannels } = site.weight;
+  const codes = (name: string, group: number) => (group > 0 ? `${name}/${group}` : name);
+  const activation = !input || input.format === 'none' ? 'float' : codes(input.format, input.groupSize);
+  const parts = [
+    input?.decision ?? 'float',
+    ...(input && input.reorder !== 'none' ? [input.reorder] : []),
+    ...(input?.residual ? ['with residual add'] : []),
+    ...(site.merge === undefined ? [] : [`merged as ${site.merge}`]),
+    ...(input?.notes ?? []),
+    ...site.notes,
+  ];
+  const outliers = outlierChannels > 0 ? ` + ${outlierChannels} s8` : '';
+  return { decision: `${codes(format, groupSize)} × ${activation}${outliers}`, reason: parts.join('; ') };
+}

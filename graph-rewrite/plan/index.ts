@@ -1,0 +1,7 @@
+export { explain, type ExplainedSite } from './explain.js';
+export { fingerprint } from './fingerprint.js';
+export { makePlan, type StatsByValue } from './make-plan.js';
+export { parsePlan, readPlan } from './parse.js';
+export { decodeOrder, encodeOrder } from './plan.js';
+export type { InputDecision, KeptSite, Plan, PlanInput, PlanSite, PlanWeight, QuantizedSite, Reorder } from './plan.js';
+export { packedBytes } from './sizes.js';

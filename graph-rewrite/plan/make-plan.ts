@@ -1,0 +1,197 @@
+/** Turns facts and a recipe into decisions. */
+import { inputError } from '../../ops/common/errors.js';
+import type { Analysis, AttentionSite, GateSite, LinearSite } from '../analyze/sites.js';
+import type { Model } from '../ir/index.js';
+import { ascendingOrder } from '../calibrate/rank.js';
+import type { ChannelStats } from '../calibrate/stats.js';
+import type { Recipe } from '../recipes/recipe.js';
+import { fingerprint } from './fingerprint.js';
+import { decideMerges } from './merge.js';
+import { embed, headOrder, rank } from './order.js';
+import { encodeOrder, type Plan, type PlanInput, type PlanSite, type QuantizedSite } from './plan.js';
+import { decideProducer, type Claims, type ProducerDecision } from './producers.js';
+import { describeSite, resolveSites, type Batch } from './resolve-sites.js';
+import { fit } from './shrink.js';
+import { packedBytes, predictBytes } from './sizes.js';
+
+/** Calibration statistics by the name of the input value. */
+export type StatsByValue = ReadonlyMap<string, ChannelStats>;
+
+interface Orders {
+  /** Of the input's channels. */
+  readonly columns?: Int32Array;
+  /** Of the rows of layers that produce the channels. */
+  readonly rows: ReadonlyMap<LinearSite, Int32Array>;
+  readonly notes: readonly string[];
+}
+
+/**
+ * Decides everything about a model.
+ * @param stats calibration statistics by input value; only recipes that sort channels need them
+ * @throws input error if no layer can be quantized, with the nearest miss
+ */
+export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, recipe: Recipe, model: Model): Plan {
+  const { batches, kept } = resolveSites(analysis, recipe);
+  if (batches.length === 0) throw nothingToDo(analysis, model);
+  const quantized = new Set(batches.flatMap((batch) => batch.members.map(({ site }) => site)));
+  const claims: Claims = { quantized, producers: new Set(), adds: new Set() };
+  const statsOf = sharedStats(batches, stats);
+
+  const inputs: PlanInput[] = [];
+  const rowOrders = new Map<LinearSite, Int32Array>();
+  const fusedGates: GateSite[] = [];
+  const decided: { batch: Batch; fitted: ReturnType<typeof fit> }[] = [];
+  for (const batch of batches) {
+    const { outliers, activation, weight } = batch.settings;
+    const asked = orderMode(batch, recipe, quantized);
+    const all = asked.mode === 'none' ? undefined : statsOf(batch);
+    const notes = [...asked.notes];
+    if (asked.mode !== 'none' && !all)
+      notes.push('no calibration statistics for this input: channels keep their order');
+    const ordered = all !== undefined;
+    const mode = ordered ? asked.mode : 'none';
+    const producer = decideProducer(batch, mode === 'global', analysis, claims);
+    const order = makeOrders(mode, producer, batch, all, outliers?.rankBy ?? 'mean-square');
+    for (const [site, rows] of order.rows) rowOrders.set(site, rows);
+    const fitted = fit(
+      batch.group.K,
+      mode === 'global' ? (outliers?.channels ?? 0) : 0,
+      activation.groupSize || weight.groupSize,
+    );
+    if (producer.decision === 'fuse-gate' && batch.group.producer.kind === 'gate')
+      fusedGates.push(batch.group.producer.gate);
+    decided.push({ batch, fitted });
+    const { decision, producer: name, residual, floatOutput } = producer;
+    inputs.push({
+      id: batch.id,
+      value: batch.group.input.name,
+      channels: batch.group.K,
+      decision,
+      ...(name === undefined ? {} : { producer: name }),
+      format: activation.format,
+      groupSize: activation.groupSize === 0 ? 0 : fitted.groupSize,
+      clip: activation.clip,
+      outlierChannels: fitted.outlierChannels,
+      reorder: mode === 'head' ? 'fold-heads' : producer.reorder,
+      ...(order.columns ? { order: encodeOrder(order.columns) } : {}),
+      ...(residual ? { residual } : {}),
+      ...(floatOutput ? { floatOutput } : {}),
+      sites: batch.members.map(({ site }) => site.name),
+      notes: [...notes, ...order.notes, ...producer.notes, ...fitted.notes],
+    });
+  }
+  const sites = new Map<LinearSite, PlanSite>(kept);
+  for (const { batch, fitted } of decided) {
+    const merges = decideMerges(batch, recipe, fusedGates);
+    for (const { site, settings } of batch.members)
+      sites.set(site, quantizedSite(site, batch.id, settings.weight, fitted, rowOrders.get(site), merges.get(site)));
+  }
+  const ordered = analysis.linears.map((site) => sites.get(site)!);
+  return {
+    format: 1,
+    model: { sha256: fingerprint(model, analysis), path: model.path ?? '' },
+    ...{ recipe, inputs, sites: ordered },
+    predicted: predictBytes(model, analysis, inputs, ordered),
+  };
+}
+
+function quantizedSite(
+  site: LinearSite,
+  input: string,
+  settings: Recipe['weight'],
+  fitted: ReturnType<typeof fit>,
+  rowOrder: Int32Array | undefined,
+  merge: string | undefined,
+): QuantizedSite {
+  const groupSize = settings.groupSize === 0 ? 0 : fitted.groupSize;
+  const { format, clip, channelGroup } = settings;
+  const weight = { format, groupSize, clip, channelGroup, outlierChannels: fitted.outlierChannels };
+  return {
+    ...describeSite(site),
+    ...{ decision: 'quantize', input, weight },
+    ...(rowOrder ? { rowOrder: encodeOrder(rowOrder) } : {}),
+    ...(merge === undefined ? {} : { merge }),
+    bytes: packedBytes(site.K, site.N, weight),
+    notes: [],
+  };
+}
+
+type OrderMode = 'none' | 'global' | 'head';
+
+/** How the recipe wants the channels of an input sorted. */
+function orderMode(
+  batch: Batch,
+  recipe: Recipe,
+  quantized: ReadonlySet<LinearSite>,
+): { mode: OrderMode; notes: string[] } {
+  if (!batch.settings.outliers || batch.settings.activation.format === 'none') return { mode: 'none', notes: [] };
+  const attentionOutput = batch.members.some(({ site }) => site.role === 'o_proj');
+  if (!attentionOutput || recipe.oReorder === 'global') return { mode: 'global', notes: [] };
+  if (recipe.oReorder === 'none') return { mode: 'none', notes: ['natural order, as the recipe asks for o_proj'] };
+  const reason = headObstacle(attentionOf(batch), quantized);
+  return reason ? { mode: 'none', notes: [`no order inside heads: ${reason}`] } : { mode: 'head', notes: [] };
+}
+
+function headObstacle(attention: AttentionSite | undefined, quantized: ReadonlySet<LinearSite>): string | undefined {
+  if (!attention) return 'its attention is not known';
+  if (attention.headOrderReason) return attention.headOrderReason;
+  return attention.v && quantized.has(attention.v) ? undefined : 'the layer that makes values stays float';
+}
+
+function attentionOf(batch: Batch): AttentionSite | undefined {
+  const { producer } = batch.group;
+  return producer.kind === 'attention' ? producer.attention : undefined;
+}
+
+function makeOrders(
+  mode: OrderMode,
+  producer: ProducerDecision,
+  batch: Batch,
+  all: readonly ChannelStats[] | undefined,
+  rankBy: Parameters<typeof rank>[1],
+): Orders {
+  const none: Orders = { rows: new Map(), notes: [] };
+  if (mode === 'none' || !all || producer.decision === 'float') return none;
+  const importance = rank(all, rankBy);
+  if (mode === 'global') {
+    const columns = ascendingOrder(importance);
+    return { columns, rows: new Map(producer.folded.map((site) => [site, columns])), notes: [] };
+  }
+  const { v, heads, kvHeads, headSize, valueRow } = attentionOf(batch)!;
+  const { columns, values } = headOrder(importance, heads!, kvHeads!, headSize!);
+  return {
+    columns,
+    rows: new Map([[v!, embed(values, valueRow!, v!.N)]]),
+    notes: ['no outliers: order stays inside heads'],
+  };
+}
+
+/** Statistics of a batch: its own input's, joined with those of inputs whose layers have the same weights (one packed copy serves all). */
+function sharedStats(
+  batches: readonly Batch[],
+  stats: StatsByValue | undefined,
+): (batch: Batch) => readonly ChannelStats[] | undefined {
+  const weights = (batch: Batch) => batch.members.map(({ site }) => site.weightValue);
+  return (batch) => {
+    const own = new Set(weights(batch));
+    const all = batches
+      .filter((other) => other === batch || weights(other).some((weight) => weight && own.has(weight)))
+      .flatMap((other) => stats?.get(other.group.input.name) ?? []);
+    return all.length > 0 ? all : undefined;
+  };
+}
+
+function nothingToDo(analysis: Analysis, model: Model): Error {
+  const at = model.path ?? 'model';
+  const [site] = analysis.linears;
+  const [miss] = analysis.nearMisses;
+  if (site) {
+    const why = site.reason ?? 'the recipe keeps it';
+    return inputError(
+      at,
+      `none of its ${analysis.linears.length} linear layers can be quantized, the first is "${site.name}": ${why}`,
+    );
+  }
+  const nearest = miss ? ` The nearest miss is ${miss.node.opType} "${miss.node.name}": ${miss.reason}.` : '';
+  return inputError(at, 'no linear layers, expected products with constant weights (MatMul, Gemm)', nearest.trim());
+}

@@ -1,0 +1,150 @@
+/** Reads a plan back from JSON and checks all of it: people edit plans. */
+import { readFileSync } from 'node:fs';
+import { inputError, usageError } from '../../ops/common/errors.js';
+import { roles } from '../analyze/sites.js';
+import { checkRecipe } from '../recipes/index.js';
+import { decodeOrder, type Plan } from './plan.js';
+
+type Check = (value: unknown, at: string) => void;
+
+const wrong = (at: string, value: unknown, expected: string) =>
+  usageError(
+    at,
+    `is ${JSON.stringify(value)?.slice(0, 80)}, expected ${expected}`,
+    'Make the plan anew with --dry-run.',
+  );
+
+const text: Check = (value, at) => {
+  if (typeof value !== 'string') throw wrong(at, value, 'a text');
+};
+const flag: Check = (value, at) => {
+  if (typeof value !== 'boolean') throw wrong(at, value, 'true or false');
+};
+const count: Check = (value, at) => {
+  if (!Number.isSafeInteger(value) || (value as number) < 0) throw wrong(at, value, 'a whole number from 0');
+};
+const ratio: Check = (value, at) => {
+  if (typeof value !== 'number' || !(value > 0 && value <= 1)) throw wrong(at, value, 'a number above 0, at most 1');
+};
+const oneOf =
+  (...words: readonly unknown[]): Check =>
+  (value, at) => {
+    if (!words.includes(value)) throw wrong(at, value, `one of ${words.join(', ')}`);
+  };
+const listOf =
+  (each: Check): Check =>
+  (value, at) => {
+    if (!Array.isArray(value)) throw wrong(at, value, 'a list');
+    value.forEach((item, i) => each(item, `${at}[${i}]`));
+  };
+
+/** An object with these keys; a `?` at the end of a key makes it optional. */
+const object =
+  (keys: Readonly<Record<string, Check>>): Check =>
+  (value, at) => {
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrong(at, value, 'an object');
+    const given = value as Record<string, unknown>;
+    const names = Object.keys(keys).map((key) => key.replace(/\?$/, ''));
+    const unknown = Object.keys(given).find((key) => !names.includes(key));
+    if (unknown !== undefined) throw usageError(at, `unknown key "${unknown}", expected ${names.join(', ')}`);
+    for (const [key, check] of Object.entries(keys)) {
+      const name = key.replace(/\?$/, '');
+      if (given[name] === undefined && key.endsWith('?')) continue;
+      check(given[name], `${at}.${name}`);
+    }
+  };
+
+const base = { site: text, role: oneOf(...roles), 'layer?': count, K: count, N: count };
+const weight = object({
+  format: oneOf('s4', 's8'),
+  groupSize: count,
+  clip: ratio,
+  channelGroup: oneOf(1, 2),
+  outlierChannels: count,
+});
+const quantizedSite = object({
+  ...base,
+  decision: oneOf('quantize'),
+  input: text,
+  weight,
+  'rowOrder?': text,
+  'merge?': text,
+  bytes: count,
+  notes: listOf(text),
+});
+const keptSite = object({ ...base, decision: oneOf('keep'), reason: text, expected: flag });
+
+const checkPlan = object({
+  format: oneOf(1),
+  model: object({ sha256: text, path: text }),
+  recipe: (value, at) => checkRecipe(value, at),
+  inputs: listOf(
+    object({
+      id: text,
+      value: text,
+      channels: count,
+      decision: oneOf('fuse-norm', 'fuse-gate', 'fuse-act', 'quantize', 'float'),
+      'producer?': text,
+      format: oneOf('s4', 's8', 'none'),
+      groupSize: count,
+      clip: ratio,
+      outlierChannels: count,
+      reorder: oneOf('none', 'gather', 'fold', 'fold-heads'),
+      'order?': text,
+      'residual?': flag,
+      'floatOutput?': flag,
+      sites: listOf(text),
+      notes: listOf(text),
+    }),
+  ),
+  sites: listOf((value, at) => {
+    const kept = (value as { decision?: unknown } | null)?.decision === 'keep';
+    (kept ? keptSite : quantizedSite)(value, at);
+  }),
+  predicted: object({ linearBytes: count, outputBytes: count }),
+});
+
+/**
+ * Checks a value that should be a plan: its keys, and that entries fit together.
+ * @throws usage error that names the key
+ */
+export function parsePlan(value: unknown, at: string): Plan {
+  checkPlan(value, at);
+  const plan = value as Plan;
+  const inputs = new Map(plan.inputs.map((input) => [input.id, input]));
+  for (const input of plan.inputs) checkOrder(input.order, input.channels, `${at}: input "${input.id}"`);
+  for (const site of plan.sites) {
+    if (site.decision === 'keep') continue;
+    const where = `${at}: site "${site.site}"`;
+    const input = inputs.get(site.input);
+    if (!input) throw usageError(where, `input "${site.input}" is not in the plan`);
+    if (!input.sites.includes(site.site)) throw usageError(where, `input "${site.input}" does not list it`);
+    if (input.channels !== site.K) throw usageError(where, `has K ${site.K}, its input ${input.channels} channels`);
+    checkOrder(site.rowOrder, site.N, where);
+    const body = site.K - site.weight.outlierChannels;
+    for (const group of [site.weight.groupSize, input.groupSize])
+      if (group > 0 && (group % 16 !== 0 || body % group !== 0))
+        throw usageError(where, `group size is ${group}, expected 0 or a multiple of 16 that divides ${body}`);
+  }
+  return plan;
+}
+
+function checkOrder(order: string | undefined, length: number, at: string): void {
+  if (order === undefined) return;
+  const seen = new Uint8Array(length);
+  const channels = decodeOrder(order);
+  for (const channel of channels) if (channel >= 0 && channel < length) seen[channel] = 1;
+  if (channels.length !== length || seen.includes(0))
+    throw usageError(at, `its order is not a permutation of ${length} channels`);
+}
+
+/** Reads and checks a plan file. */
+export function readPlan(path: string): Plan {
+  let value: unknown;
+  try {
+    value = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (cause) {
+    throw inputError(path, `cannot be read as a plan (${(cause as Error).message})`, '', cause);
+  }
+  return parsePlan(value, path);
+}

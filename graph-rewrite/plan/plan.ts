@@ -1,0 +1,116 @@
+/**
+ * The plan: every decision about a model, as JSON that a person reviews. Passes carry it out and decide nothing.
+ */
+import type { Role } from '../analyze/sites.js';
+import type { Recipe } from '../recipes/recipe.js';
+
+/** What is done to the rows in front of a group of linear layers. */
+export type InputDecision =
+  /** The norm in front quantizes its own output. */
+  | 'fuse-norm'
+  /** The gated activation in front does. */
+  | 'fuse-gate'
+  /** The activation in front does. */
+  | 'fuse-act'
+  /** A Quantize node of its own. */
+  | 'quantize'
+  /** Rows stay float (weight-only). */
+  | 'float';
+
+/** How the channels get into their order. */
+export type Reorder =
+  /** Natural order. */
+  | 'none'
+  /** Gathered at run time by the operator that quantizes. */
+  | 'gather'
+  /** The rows of the layers that produce the channels are permuted instead. */
+  | 'fold'
+  /** Like fold, inside each value head. */
+  | 'fold-heads';
+
+export interface PlanInput {
+  /** Name of this entry; the float value's name, with a number if the value is quantized in several ways. */
+  readonly id: string;
+  /** The float value whose rows are quantized. */
+  readonly value: string;
+  readonly channels: number;
+  readonly decision: InputDecision;
+  /** Name of the norm, gate or activation that is fused. */
+  readonly producer?: string;
+  readonly format: 's4' | 's8' | 'none';
+  readonly groupSize: number;
+  readonly clip: number;
+  readonly outlierChannels: number;
+  readonly reorder: Reorder;
+  /** Channel order, base64 of little-endian int32; absent for natural order. */
+  readonly order?: string;
+  /** The norm takes over the Add in front of it. */
+  readonly residual?: boolean;
+  /** The norm's float output is still needed by others. */
+  readonly floatOutput?: boolean;
+  /** Linear layers that read it. */
+  readonly sites: readonly string[];
+  readonly notes: readonly string[];
+}
+
+export interface PlanWeight {
+  readonly format: 's4' | 's8';
+  readonly groupSize: number;
+  readonly clip: number;
+  readonly channelGroup: 1 | 2;
+  readonly outlierChannels: number;
+}
+
+interface PlanSiteBase {
+  readonly site: string;
+  readonly role: Role;
+  readonly layer?: number;
+  readonly K: number;
+  readonly N: number;
+}
+
+export interface QuantizedSite extends PlanSiteBase {
+  readonly decision: 'quantize';
+  /** Entry of `inputs`. */
+  readonly input: string;
+  readonly weight: PlanWeight;
+  /** Order of the rows (output channels), base64 of little-endian int32; absent for natural order. */
+  readonly rowOrder?: string;
+  /** Layers with the same name here become one product, in plan order. */
+  readonly merge?: string;
+  /** Packed weight, scales and outliers. */
+  readonly bytes: number;
+  readonly notes: readonly string[];
+}
+
+export interface KeptSite extends PlanSiteBase {
+  readonly decision: 'keep';
+  readonly reason: string;
+  /** True if the recipe asked for it; false makes `--strict` fail. */
+  readonly expected: boolean;
+}
+
+export type PlanSite = QuantizedSite | KeptSite;
+
+export interface Plan {
+  readonly format: 1;
+  readonly model: { readonly sha256: string; readonly path: string };
+  readonly recipe: Recipe;
+  readonly inputs: readonly PlanInput[];
+  readonly sites: readonly PlanSite[];
+  /** Bytes of all packed weights, and of all tensors of the rewritten model. */
+  readonly predicted: { readonly linearBytes: number; readonly outputBytes: number };
+}
+
+/** int32 little-endian as base64. */
+export function encodeOrder(order: Int32Array): string {
+  const bytes = new DataView(new ArrayBuffer(order.length * 4));
+  order.forEach((channel, i) => bytes.setInt32(4 * i, channel, true));
+  return Buffer.from(bytes.buffer).toString('base64');
+}
+
+/** The inverse of `encodeOrder`. */
+export function decodeOrder(text: string): Int32Array {
+  const bytes = Buffer.from(text, 'base64');
+  return Int32Array.from({ length: bytes.length >> 2 }, (_, i) => bytes.readInt32LE(4 * i));
+}
