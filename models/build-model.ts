@@ -1,10 +1,11 @@
 // `npm run build-model`: LLaMA-shaped ONNX models from a Hugging Face folder or with random weights, of any size.
-import { Command, Option } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 
-import { exitCodes, LowbitError, usageError } from '../ops/common/errors.js';
+import { usageError } from '../ops/common/errors.js';
+import { reportFailure } from '../graph-rewrite/cli/failure.js';
 import { saveModel } from '../graph-rewrite/onnx/write.js';
 import { buildLlama, type AttentionForm } from './build-llama.js';
-import { checkConfig, presets, readConfig, type LlamaConfig } from './llama-config.js';
+import { checkConfig, optionName, presets, readConfig, type LlamaConfig } from './llama-config.js';
 import { randomSource, safetensorsSource, type FloatType } from './weights.js';
 
 /** Command line options that change the shape, and what they are called in it. */
@@ -38,7 +39,7 @@ const command = new Command('build-model')
   )
   .addOption(new Option('--preset <name>', 'shape to start from').choices(Object.keys(presets)).default('tiny'));
 for (const [name, about] of Object.entries(shapeOptions)) {
-  command.option(`--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} <n>`, about);
+  command.option(`${optionName(name)} <n>`, about);
 }
 command
   .option('--tied', 'the embedding is the output layer')
@@ -51,6 +52,8 @@ command
       .default('gqa'),
   )
   .option('--force', 'replace existing files')
+  .configureOutput({ outputError: () => undefined }) // reported below, with the right exit code
+  .exitOverride()
   .action(build);
 
 async function build(out: string, options: Options): Promise<void> {
@@ -68,7 +71,7 @@ function shapeFrom(options: Options): LlamaConfig {
   for (const name of Object.keys(shapeOptions) as (keyof typeof shapeOptions)[]) {
     const text = options[name];
     if (text === undefined) continue;
-    if (!/^\d+$/.test(text)) throw usageError(`--${name}`, `is "${text}", expected a positive integer`);
+    if (!/^\d+$/.test(text)) throw usageError(optionName(name), `is "${text}", expected a positive integer`);
     config[name] = Number(text);
   }
   if (options.tied !== undefined) config.tied = options.tied;
@@ -79,7 +82,12 @@ function shapeFrom(options: Options): LlamaConfig {
 try {
   await command.parseAsync();
 } catch (error) {
-  if (!(error instanceof LowbitError)) throw error;
-  console.error(error.message);
-  process.exitCode = exitCodes[error.code];
+  // Help is an "error" with exit code 0.
+  if (!(error instanceof CommanderError && error.exitCode === 0))
+    process.exitCode = reportFailure(asUsageError(error), false);
+}
+
+function asUsageError(error: unknown): unknown {
+  if (!(error instanceof CommanderError)) return error;
+  return usageError('build-model', error.message.replace(/^error: |\.$/g, ''), 'See build-model --help.');
 }

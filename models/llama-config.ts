@@ -115,12 +115,17 @@ export function readConfig(folder: string): LlamaConfig {
   };
 }
 
+/** `kvHeads` is `--kv-heads` on the command line. */
+export function optionName(name: string): string {
+  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
 /** Throws LowbitError 'usage' if the numbers do not make a model. */
 export function checkConfig(config: LlamaConfig): void {
   for (const [name, value] of Object.entries(config)) {
     if (name === 'tied' || name === 'epsilon' || name === 'ropeTheta') continue;
     if (!Number.isInteger(value) || (value as number) < 1)
-      throw usageError(`--${name}`, `is ${value}, expected a positive integer`);
+      throw usageError(optionName(name), `is ${value}, expected a positive integer`);
   }
   if (config.heads % config.kvHeads) {
     throw usageError('--kv-heads', `is ${config.kvHeads}, expected a divisor of the ${config.heads} heads`);

@@ -40,7 +40,8 @@ describe('typed data fields', () => {
     ['uint32', { uint64Data: [varints([1, 2 ** 32 - 1])] }, [1, 2 ** 32 - 1]],
   ];
   for (const [dtype, data, expected] of cases) {
-    it(`${Object.keys(data)[0]} holds ${dtype}, inside the model and moved out`, async () => {
+    const [[field, pieces] = []] = Object.entries(data);
+    it(`${field} holds ${dtype}${(pieces as unknown[]).length > 1 ? ' in pieces' : ''}, inside the model and moved out`, async () => {
       const tensor = { name: 'w', dims: [toInt64(2)], dataType: dtypeToOnnx(dtype), ...data };
       let model = loadModel(writeModel(folder.path('in.onnx'), { name: 'g', initializer: [tensor] }));
       for (const threshold of [Infinity, 1]) {
