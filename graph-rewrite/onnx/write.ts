@@ -56,7 +56,8 @@ interface Placed {
 }
 
 /**
- * Writes a model to `path`, and its large tensors to `<path>_data` beside it. Either both files appear, whole, or nothing changes.
+ * Writes a model to `path`, and its large tensors to `<path>_data` beside it. Files appear whole or not at all: until everything is
+ * written they have temporary names.
  * @throws LowbitError 'usage' if an output exists (without force) or is a file the model is read from; 'input' if it cannot be
  *   written; 'interrupted' when the signal aborts
  */
@@ -78,7 +79,10 @@ export async function saveModel(model: Model, path: string, options: SaveOptions
     await writeFile(modelFile!, (file) => file.writeFile(bytes));
     throwIfAborted(options.signal, target);
     // The data first: a model without its data is worse than data without a model.
-    for (let i = targets.length - 1; i >= 0; i--) await rename(temporary[i]!, targets[i]!);
+    for (let i = targets.length - 1; i >= 0; i--) {
+      await rename(temporary[i]!, targets[i]!);
+      if (!options.force) temporary[i] = targets[i]!; // new, so it goes too if the next one fails
+    }
   } catch (error) {
     await Promise.all(temporary.map((file) => rm(file, { force: true }).catch(() => undefined)));
     throw describeFailure(error, target, total);
