@@ -1,0 +1,224 @@
+import type { Tensor } from 'onnxruntime-common';
+import { inputError } from '../../ops/common/errors.js';
+import type { Model } from '../ir/model.js';
+import type { Value } from '../ir/value.js';
+import { describeTextModel } from '../lm/decoder.js';
+import { modelIo } from '../lm/facts.js';
+import { floatsOf, readLogits } from '../lm/logits.js';
+import type { CreateSession, Feeds, ModelSession, OnProgress } from '../lm/session.js';
+import { throwIfAborted } from '../lm/session.js';
+import { serializeModel } from '../onnx/write.js';
+import { exposeValues } from './expose.js';
+import { layerPairs } from './layers.js';
+import type { LayerPair, LayerPart } from './layers.js';
+import { DistributionError, SignalError } from './metrics.js';
+
+export interface CompareOptions {
+  /** The float model. */
+  readonly reference: Model;
+  readonly rewritten: Model;
+  /** Feeds of both models, one run each; gone through twice. */
+  readonly feeds: Iterable<Feeds>;
+  readonly createSession: CreateSession;
+  /** How many feeds there are, for progress. */
+  readonly total?: number;
+  /** Runs that also compare every rewritten layer, the first ones. Default 2; 0 leaves layers out. */
+  readonly layerRuns?: number;
+  /** Bytes of layer outputs held at once; what goes beyond takes more sessions. Default 256 MiB. */
+  readonly layerBytes?: number;
+  readonly onProgress?: OnProgress | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Error of one layer inside the running models: what it adds itself and what it inherits from the layers before. */
+export interface LayerError {
+  readonly site: string;
+  /** The product that replaces it. */
+  readonly node: string;
+  readonly sqnrDb: number;
+}
+
+export interface Comparison {
+  /** Of the logits. */
+  readonly sqnrDb: number;
+  /** Nats a token. */
+  readonly klDivergence: number;
+  readonly top1Agreement: number;
+  readonly tokens: number;
+  readonly layers: readonly LayerError[];
+}
+
+/** Runs two models on the same feeds and compares their scores, and the output of every rewritten layer. */
+export async function compareModels(options: CompareOptions): Promise<Comparison> {
+  const { reference, rewritten, layerRuns = 2 } = options;
+  const scores = await compareLogits(options);
+  const pairs = layerRuns > 0 ? layerPairs(reference, rewritten) : [];
+  const feeds = take(options.feeds, layerRuns);
+  const layers: LayerError[] = [];
+  const found = batches(pairs, rowsOf(feeds), options.layerBytes ?? 256 * 2 ** 20);
+  for (const batch of found) {
+    layers.push(...(await compareLayers(batch, feeds, options)));
+    options.onProgress?.({ stage: 'compare layers', done: layers.length, total: found.flat().length });
+  }
+  return { ...scores, layers };
+}
+
+async function compareLogits(options: CompareOptions): Promise<Omit<Comparison, 'layers'>> {
+  const { reference, rewritten, feeds, total = 0, onProgress, signal } = options;
+  const logits = describeTextModel(modelIo(reference)).logits;
+  if (!rewritten.graph.outputs.some((value) => value.name === logits))
+    throw inputError(
+      'compare',
+      `the second model has no output "${logits}"`,
+      'Compare a model with its rewritten form.',
+    );
+  const signalError = new SignalError();
+  const distribution = new DistributionError();
+  let done = 0;
+  await withSessions(options, [], [], async (runReference, runTest) => {
+    for (const feed of feeds) {
+      throwIfAborted(signal, 'comparison');
+      const [a, b] = [await runReference(feed, [logits]), await runTest(feed, [logits])];
+      addLogits(a[logits]!, b[logits]!, signalError, distribution);
+      done++;
+      onProgress?.({ stage: 'compare', done, total: Math.max(total, done) });
+    }
+  });
+  if (done === 0) throw inputError('compare', 'there are no samples, expected at least one');
+  return {
+    sqnrDb: signalError.sqnrDb,
+    klDivergence: distribution.klDivergence,
+    top1Agreement: distribution.top1Agreement,
+    tokens: distribution.rows,
+  };
+}
+
+async function compareLayers(
+  batch: readonly LayerPair[],
+  feeds: readonly Feeds[],
+  options: CompareOptions,
+): Promise<LayerError[]> {
+  const errors = new Map(batch.flatMap(({ parts }) => parts.map((part) => [part, new SignalError()] as const)));
+  const references = [...new Set(batch.flatMap(({ parts }) => parts.map((part) => part.reference)))];
+  const tests = batch.map((pair) => pair.test);
+  await withSessions(options, references, tests, async (runReference, runTest) => {
+    for (const feed of feeds) {
+      throwIfAborted(options.signal, 'comparison');
+      const a = await runReference(
+        feed,
+        references.map(({ name }) => name),
+      );
+      const b = await runTest(
+        feed,
+        tests.map(({ name }) => name),
+      );
+      for (const { test, parts } of batch)
+        for (const part of parts) addLayer(a[part.reference.name]!, b[test.name]!, part, errors.get(part)!);
+    }
+  });
+  return batch.flatMap(({ node, parts }) =>
+    parts.map((part) => ({ site: part.site, node: node.name, sqnrDb: errors.get(part)!.sqnrDb })),
+  );
+}
+
+type Run = (feed: Feeds, fetches: readonly string[]) => Promise<Record<string, Tensor>>;
+
+/** Opens both models with more outputs and closes them after the work. */
+async function withSessions(
+  { reference, rewritten, createSession }: CompareOptions,
+  references: readonly Value[],
+  tests: readonly Value[],
+  work: (runReference: Run, runTest: Run) => Promise<void>,
+): Promise<void> {
+  const sessions: ModelSession[] = [];
+  const open = async (model: Model, values: readonly Value[]): Promise<Run> => {
+    const session = await openWith(model, values, createSession);
+    sessions.push(session);
+    return async (feed, fetches) => (await session.run(feed, fetches)) as Record<string, Tensor>;
+  };
+  try {
+    await work(await open(reference, references), await open(rewritten, tests));
+  } finally {
+    for (const session of sessions) await session.release();
+  }
+}
+
+/** Weights in data files stay there; the session reads them in place. */
+async function openWith(model: Model, values: readonly Value[], createSession: CreateSession): Promise<ModelSession> {
+  const restore = exposeValues(model, values);
+  try {
+    const folder = { session: { model_external_initializers_file_folder_path: model.dir } };
+    const bytes = serializeModel(model, { externalDir: model.dir });
+    return await createSession(bytes, model.externalData ? { extra: folder } : {});
+  } finally {
+    restore();
+  }
+}
+
+function take<T>(items: Iterable<T>, count: number): T[] {
+  const taken: T[] = [];
+  for (const item of items) {
+    if (taken.length >= count) break;
+    taken.push(item);
+  }
+  return taken;
+}
+
+/** Tokens of the largest feed. */
+function rowsOf(feeds: readonly Feeds[]): number {
+  const sizes = feeds.flatMap((feed) => Object.values(feed).map(({ dims, size }) => (dims.length === 2 ? size : 1)));
+  return Math.max(1, ...sizes);
+}
+
+/** Cuts the layers so that both models' outputs of one batch take at most `limit` bytes, at least one layer each. */
+export function batches(pairs: readonly LayerPair[], rows: number, limit: number): LayerPair[][] {
+  const result: LayerPair[][] = [];
+  let bytes = 0;
+  for (const pair of pairs) {
+    const size = pair.parts.reduce((sum, part) => sum + part.channels, 0) * rows * 8;
+    if (result.length === 0 || bytes + size > limit) {
+      result.push([]);
+      bytes = 0;
+    }
+    result.at(-1)!.push(pair);
+    bytes += size;
+  }
+  return result;
+}
+
+function addLogits(a: Tensor, b: Tensor, signalError: SignalError, distribution: DistributionError): void {
+  const [reference, test] = [readLogits(a, 'logits'), readLogits(b, 'logits')];
+  if (reference.rows !== test.rows || reference.vocabulary !== test.vocabulary)
+    throw inputError(
+      'compare',
+      `the models give scores [${a.dims.join(', ')}] and [${b.dims.join(', ')}], expected equal shapes`,
+    );
+  const width = reference.vocabulary;
+  signalError.add(reference.data, test.data, width);
+  for (let row = 0; row < reference.rows; row++)
+    distribution.add(
+      reference.data.subarray(row * width, (row + 1) * width),
+      test.data.subarray(row * width, (row + 1) * width),
+    );
+}
+
+function addLayer(reference: Tensor, product: Tensor, part: LayerPart, error: SignalError): void {
+  const { start, channels, order, site } = part;
+  const expected = floatsOf(reference, site);
+  const all = floatsOf(product, site);
+  const width = product.dims.at(-1) ?? 0;
+  const rows = all.length / width;
+  if (expected.length !== rows * channels)
+    throw inputError(
+      site,
+      `the layer gives [${reference.dims.join(', ')}], its product [${product.dims.join(', ')}], expected equal numbers of rows`,
+      'Compare a model with its own rewritten form.',
+    );
+  for (let row = 0; row < rows; row++)
+    error.add(
+      expected.subarray(row * channels, (row + 1) * channels),
+      all.subarray(row * width + start, row * width + start + channels),
+      channels,
+      order,
+    );
+}

@@ -1,0 +1,3 @@
+export { compareModels } from './compare.js';
+export type { CompareOptions, Comparison, LayerError } from './compare.js';
+export * from './metrics.js';
