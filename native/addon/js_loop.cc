@@ -1,25 +1,22 @@
 #include "js_loop.h"
 
 #include <atomic>
-#include <cstdlib>
 #include <utility>
 
 namespace lowbit::host {
 namespace {
 
-// process.exit() runs no environment hooks but does run atexit handlers, with session threads possibly inside ORT whose
-// statics are about to be destroyed. Registered after ORT was loaded, this runs before its destructors.
 std::mutex g_all_mutex;
 std::unordered_set<Stoppable*> g_all;
 std::atomic<bool> g_exiting{false};
 
-void StopAllAtExit() {
+}  // namespace
+
+void StopEverything() {
   g_exiting.store(true);
   const std::lock_guard lock(g_all_mutex);
   for (Stoppable* owner : g_all) owner->Stop();
 }
-
-}  // namespace
 
 std::shared_ptr<JsLoop> JsLoop::Of(Napi::Env env) {
   auto* loop = env.GetInstanceData<std::shared_ptr<JsLoop>>();
@@ -31,8 +28,6 @@ std::shared_ptr<JsLoop> JsLoop::Of(Napi::Env env) {
 }
 
 JsLoop::JsLoop(Napi::Env env) : env_(env) {
-  static std::once_flag once;
-  std::call_once(once, [] { std::atexit(StopAllAtExit); });
   const auto name = Napi::String::New(env, "ort-lowbit");
   if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, OnWakeUp, &wake_) !=
       napi_ok) {

@@ -38,6 +38,11 @@ class Stoppable {
   virtual void Stop() noexcept = 0;
 };
 
+/// Stops every owner of every loop, when the process is about to end. process.exit() runs no environment hooks, and
+/// ORT's statics, many of them made while a model loads, are destroyed before any atexit handler that could be
+/// registered here.
+void StopEverything();
+
 /// Shared by everything that starts jobs, because finalizers run in no certain order when an environment ends.
 class JsLoop {
  public:

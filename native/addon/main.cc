@@ -3,6 +3,7 @@
 
 #include "cuda_driver.h"
 #include "device.h"
+#include "js_loop.h"
 #include "offline.h"
 #include "run.h"
 #include "runtime.h"
@@ -67,6 +68,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("allocate", AllocateDeviceTensor);
   add("download", DownloadDeviceTensor);
   add("dispose", DisposeDeviceTensor);
+  add("stopEverything", [](const Napi::CallbackInfo&) { StopEverything(); });
   add("describeOps", DescribeOps);
   add("forceKernel", ForceKernel);
   add("cudaFacts", CudaFactsToJs);

@@ -37,10 +37,13 @@ class LoadJob final : public Job {
 
   void Execute() override {
     const auto options = MakeSessionOptions(config_);
+    session_->Loading(options.get());
     OrtSession* raw = nullptr;
-    Check(bytes_ || path_.empty()
-              ? Api().CreateSessionFromArray(GetRuntime().env, bytes_, byte_count_, options.get(), &raw)
-              : Api().CreateSession(GetRuntime().env, path_.c_str(), options.get(), &raw));
+    OrtStatus* status = bytes_ || path_.empty()
+                            ? Api().CreateSessionFromArray(GetRuntime().env, bytes_, byte_count_, options.get(), &raw)
+                            : Api().CreateSession(GetRuntime().env, path_.c_str(), options.get(), &raw);
+    session_->Loading(nullptr);
+    Check(status);
     session_->Set(SessionPtr(raw));
   }
 
@@ -139,6 +142,9 @@ void Session::Stop() noexcept {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
     for (const auto& [id, options] : running_) Api().ReleaseStatus(Api().RunOptionsSetTerminate(options));
+    if (loading_ && GetRuntime().api_version >= 22) {
+      Api().ReleaseStatus(Api().SessionOptionsSetLoadCancellationFlag(loading_, true));
+    }
   }
   queue_.CloseAndJoin();
 }
@@ -155,6 +161,15 @@ void Session::Set(std::shared_ptr<OrtSession> session) {
     session_.swap(session);
   }
   // The former session is freed here, outside the lock.
+}
+
+void Session::Loading(OrtSessionOptions* options) {
+  const std::lock_guard lock(mutex_);
+  loading_ = options;
+  if (stopping_ && options) {
+    loading_ = nullptr;
+    throw std::runtime_error("session: its thread is ending, expected to load while it lives.");
+  }
 }
 
 void Session::Enter(uint32_t id, OrtRunOptions* options) {

@@ -25,6 +25,9 @@ class Session : public Stoppable {
   std::shared_ptr<OrtSession> Get() const;
   void Set(std::shared_ptr<OrtSession> session);
 
+  /// Makes the load known while it lasts, so that Stop can cancel it; null when it is over. Throws when stopping.
+  void Loading(OrtSessionOptions* options);
+
   bool on_device() const { return device_id_ >= 0; }
   int device_id() const { return device_id_; }
   TaskQueue& queue() { return queue_; }
@@ -42,6 +45,7 @@ class Session : public Stoppable {
   mutable std::mutex mutex_;
   std::shared_ptr<OrtSession> session_;
   std::unordered_map<uint32_t, OrtRunOptions*> running_;
+  OrtSessionOptions* loading_ = nullptr;
   bool stopping_ = false;
   TaskQueue queue_;  // last: its threads use the members above
 };

@@ -133,6 +133,8 @@ export interface Addon {
   ): Promise<NativeDeviceTensor>;
   download(tensor: NativeDeviceTensor): Promise<ArrayBuffer>;
   dispose(tensor: NativeDeviceTensor): void;
+  /** Ends all runs and threads of the process's sessions, in every thread. */
+  stopEverything(): void;
   describeOps(): string;
   forceKernel(op: string, name: string | null): number;
   cudaFacts(): CudaFacts;

@@ -4,6 +4,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
+import { isMainThread } from 'node:worker_threads';
 import { inputError } from '../../ops/common/errors.js';
 import type { Addon } from './addon.js';
 import { common, runtimePackage } from './common.js';
@@ -77,6 +78,8 @@ export function loadNative(): LoadedNative {
   } catch (cause) {
     throw inputError(paths.addon, `cannot be loaded (${textOf(cause)})`, 'Run npm run build:native.', cause);
   }
+  // Worker threads are stopped by Node, with their environment's hooks; the main thread's exit has only this event.
+  if (isMainThread) process.once('exit', () => addon.stopEverything());
   const logLevel = logLevels.indexOf(common.env.logLevel ?? 'warning');
   try {
     const { version, apiVersion } = addon.load(paths.runtime, paths.operatorLibrary, logLevel);
