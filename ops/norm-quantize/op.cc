@@ -42,15 +42,17 @@ class NormQuantize : public RowOp {
                   "', expected one of rms, layer.");
     LOWBIT_EXPECT(made->epsilon_ >= 0, made->where(), ": epsilon is ", made->epsilon_, ", expected 0 or more.");
     made->source_ = norm == "rms" ? RowSource::kRms : RowSource::kLayer;
+    LOWBIT_TRY(info.ConstantInput(kWeight, &made->weight_constant_, &made->weight_));
+    LOWBIT_TRY(info.ConstantInput(kBias, &made->bias_constant_, &made->bias_));
     *kernel = std::move(made);
     return Status::Ok();
   }
 
   Status Compute(KernelContext& context) override {
-    TensorView x, weight, bias, residual;
+    TensorView x, residual, weight = weight_, bias = bias_;
     LOWBIT_TRY(context.Input(kX, &x));
-    LOWBIT_TRY(context.Input(kWeight, &weight));
-    LOWBIT_TRY(context.Input(kBias, &bias));
+    if (!weight_constant_) LOWBIT_TRY(context.Input(kWeight, &weight));
+    if (!bias_constant_) LOWBIT_TRY(context.Input(kBias, &bias));
     LOWBIT_TRY(context.Input(kResidual, &residual));
     LOWBIT_EXPECT(x.rank >= 1, where(), ": input x is a scalar, expected [...,K].");
     LOWBIT_EXPECT(weight.rank == 1 && weight.Count() == x.Cols(), where(), ": input weight has shape ",
@@ -77,6 +79,9 @@ class NormQuantize : public RowOp {
  private:
   RowSource source_ = RowSource::kRms;
   float epsilon_ = 0;
+  // Constants are looked at once: asking ONNX Runtime for a shape costs as much as a short row.
+  bool weight_constant_ = false, bias_constant_ = false;
+  TensorView weight_, bias_;
 };
 
 Status InferShapes(ShapeInference& shapes) {

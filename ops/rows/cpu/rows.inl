@@ -14,8 +14,21 @@ inline void ForVectors(int64_t n, const Body& body) {
 
 constexpr int64_t kLanes = 1024;
 
-// Adds neighbours until one value is left.
+// Adds neighbours until one value is left; `values` is overwritten.
+template <class V>
 inline float PairwiseSum(float* values, int count) {
+  if constexpr (V::kWidth > 1) {  // as many levels at once as SumEach adds
+    constexpr int kBlock = V::kWidth * V::kWidth;
+    for (int start = 0; start < count; start += kBlock) {
+      typename V::F vectors[V::kWidth];
+      for (int i = 0; i < V::kWidth; ++i) {
+        const int k = start + i * V::kWidth;
+        vectors[i] = k < count ? V::Load(values + k, Whole{}) : V::Set(0.f);
+      }
+      V::Store(values + start / V::kWidth, V::SumEach(vectors), Whole{});
+    }
+    count /= V::kWidth;
+  }
   for (; count > 1; count /= 2) {
     for (int j = 0; j < count / 2; ++j) values[j] = values[2 * j] + values[2 * j + 1];
   }
@@ -49,53 +62,65 @@ inline float LaneSum(int64_t n, const Term& term) {
     }
     V::Store(partial + lane / V::kWidth, V::SumEach(sums), Whole{});
   }
-  return PairwiseSum(partial, kLanes / V::kWidth);
+  return PairwiseSum<V>(partial, kLanes / V::kWidth);
 }
 
 // Norms.
 
-// Loads x [+ residual], in the graph type's precision, into `row` and the sum output; returns the loaded vector.
-template <class V, class T, class Count>
-inline typename V::F LoadNormInput(const T* x, const T* residual, T* sum, float* row, int64_t k, Count count) {
-  typename V::F value = V::Load(x + k, count);
-  if (residual != nullptr) value = V::RoundTo(V::Add(value, V::Load(residual + k, count)), T{});
-  if (sum != nullptr) V::Store(sum + k, value, count);
-  V::Store(row + k, value, Whole{});
-  return value;
+// The binary32 row that a norm works on, x [+ residual] in the graph type's precision, and the sum output. It is x or
+// the sum output itself where that is the same, else it is written to `row`. A pass of its own: LaneSum reads at
+// strides of 4096 bytes, and a load waits for an earlier store whose address has the same low 12 bits.
+template <class V, class T>
+inline const float* NormInput(const RowArgs& args, int64_t m, float* row) {
+  const T* x = static_cast<const T*>(args.x) + m * args.x_stride;
+  const T* residual = args.other ? static_cast<const T*>(args.other) + m * args.other_stride : nullptr;
+  T* sum = args.sum ? static_cast<T*>(args.sum) + m * args.channels : nullptr;
+  const float* input = row;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (residual == nullptr && sum == nullptr) return x;
+    if (sum != nullptr) input = sum;
+  }
+  ForVectors<V>(args.channels, [&](int64_t k, auto part) {
+    typename V::F value = V::Load(x + k, part);
+    if (residual != nullptr) value = V::RoundTo(V::Add(value, V::Load(residual + k, part)), T{});
+    if (sum != nullptr) V::Store(sum + k, value, part);
+    if (input == row) V::Store(row + k, value, Whole{});
+  });
+  return input;
 }
 
 template <class V, class T>
 inline void NormRow(const RowArgs& args, int64_t m, float* row) {
   using F = typename V::F;
   const int64_t n = args.channels;
-  const T* x = static_cast<const T*>(args.x) + m * args.x_stride;
-  const T* residual = args.other ? static_cast<const T*>(args.other) + m * args.other_stride : nullptr;
-  T* sum = args.sum ? static_cast<T*>(args.sum) + m * n : nullptr;
+  const float* input = NormInput<V, T>(args, m, row);
   const float count = static_cast<float>(n);
+  const bool layer = args.source == RowSource::kLayer;
 
+  float mean = 0.f;
   float squares;
-  if (args.source == RowSource::kRms) {
+  if (layer) {
+    mean = LaneSum<V>(n, [&](int64_t k, auto part) { return V::Load(input + k, part); }) / count;
+    const F centre = V::Set(mean);
     squares = LaneSum<V>(n, [&](int64_t k, auto part) {
-      const F value = LoadNormInput<V>(x, residual, sum, row, k, part);
-      return V::Mul(value, value);
-    });
-  } else {
-    const float total =
-        LaneSum<V>(n, [&](int64_t k, auto part) { return LoadNormInput<V>(x, residual, sum, row, k, part); });
-    const F mean = V::Set(total / count);
-    squares = LaneSum<V>(n, [&](int64_t k, auto part) {
-      const F centred = V::Keep(V::Sub(V::Load(row + k, Whole{}), mean), part);
-      V::Store(row + k, centred, Whole{});
+      const F centred = V::Keep(V::Sub(V::Load(input + k, part), centre), part);
       return V::Mul(centred, centred);
     });
+  } else {
+    squares = LaneSum<V>(n, [&](int64_t k, auto part) {
+      const F value = V::Load(input + k, part);
+      return V::Mul(value, value);
+    });
   }
-  const F r = V::Set(1.f / V::Root(squares / count + args.epsilon));
+  const F r = V::Set(1.f / V::Root(squares / count + args.epsilon)), centre = V::Set(mean);
 
   const T* weight = static_cast<const T*>(args.weight);
   const T* bias = static_cast<const T*>(args.bias);
   T* y = args.y ? static_cast<T*>(args.y) + m * n : nullptr;
   ForVectors<V>(n, [&](int64_t k, auto part) {
-    F value = V::Mul(V::Mul(V::Load(row + k, Whole{}), r), V::Load(weight + k, part));
+    F value = V::Load(input + k, part);
+    if (layer) value = V::Sub(value, centre);
+    value = V::Mul(V::Mul(value, r), V::Load(weight + k, part));
     if (bias != nullptr) value = V::Add(value, V::Load(bias + k, part));
     if (y != nullptr) V::Store(y + k, value, part);
     V::Store(row + k, value, Whole{});
