@@ -6,6 +6,7 @@ import { ints, tensorOf, type Node, type Tensor, type Value } from '../ir/index.
 import { packLinear } from '../pack/linear.js';
 import { decodeOrder, type PlanInput, type QuantizedSite } from '../plan/plan.js';
 import type { PassContext } from './context.js';
+import { writeCorrespondence } from './correspondence.js';
 import type { Pass } from './pass.js';
 import { joinBiases, noBias } from './tensors.js';
 
@@ -71,6 +72,10 @@ function swap(name: string, parts: readonly Part[], input: PlanInput, context: P
     },
   );
   const node = context.add(gemm, `${name}/QuantGemm`, [`${name}/y`], site.node);
+  writeCorrespondence(
+    node,
+    parts.map(({ site, rowOrder }) => ({ site: site.name, output: site.y.name, channels: site.N, order: rowOrder })),
+  );
   let y = node.output(0)!;
   if (codes && isFlattened(site, context.group(input).input)) y = flatten(y, N, name, site.node, context);
   // A packed product has no counterpart in the float graph, so it takes over no name; what else reads the parts is dead.
