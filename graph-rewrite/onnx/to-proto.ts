@@ -169,6 +169,8 @@ function infoFor(value: Value, source: ValueInfoProto | undefined): ValueInfoPro
         }
       : {}),
   };
+  // Without an element type there is nothing to declare: runtimes infer it, and refuse type 0.
+  if (!value.dtype && !source) return { name: value.name };
   return cloneMessage(source ?? {}, { name: value.name, type: cloneMessage(source?.type ?? {}, { tensorType }) });
 }
 
