@@ -1,4 +1,5 @@
 // AVX2 (with F16C) row kernels, 8 floats a vector. scalar.cc says what each function does.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include "ops/rows/rows.h"
@@ -98,3 +99,5 @@ struct Avx2 {
 RowFunctions RowFunctionsAvx2() { return {RunRows<Avx2, float>, RunRows<Avx2, uint16_t>}; }
 
 }  // namespace lowbit
+
+#endif  // defined(__x86_64__)

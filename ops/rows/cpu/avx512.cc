@@ -1,4 +1,5 @@
 // AVX-512 (F, BW, DQ, VL) row kernels, 16 floats a vector. scalar.cc says what each function does.
+#if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC's own AVX-512 headers spell "any value" as a variable initialized with itself, and GCC warns about it.
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -87,3 +88,5 @@ struct Avx512 {
 RowFunctions RowFunctionsAvx512() { return {RunRows<Avx512, float>, RunRows<Avx512, uint16_t>}; }
 
 }  // namespace lowbit
+
+#endif  // defined(__x86_64__)
