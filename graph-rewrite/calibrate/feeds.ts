@@ -1,3 +1,4 @@
+import { accessSync, closeSync, constants, openSync, readSync, statSync } from 'node:fs';
 import { Tensor } from 'onnxruntime-common';
 import { inputError } from '../../ops/common/errors.js';
 import type { Model } from '../ir/model.js';
@@ -40,15 +41,37 @@ export function tokenFeeds(model: Model, ids: Int32Array, options: WindowOptions
   return feedList(windows, (window) => stepFeeds(text, window));
 }
 
-/** Feeds from a text file, see {@link tokenFeeds}. */
+/** Feeds from a text file, see {@link tokenFeeds}. Of a long text as much of the beginning is used as surely is enough, 4 MiB or more. */
 export function textFeeds(
   model: Model,
   path: string,
   tokenizer: TextTokenizer,
   options: Omit<WindowOptions, 'at'> = {},
 ): FeedList {
-  const text = Buffer.from(readBytes(path, 'the calibration text')).toString('utf8');
+  const { length, count } = { ...defaultWindows, ...options };
+  const text = readStart(path, Math.max(2 ** 22, 16 * length * count));
   return tokenFeeds(model, Int32Array.from(tokenizer.encode(text)), { ...options, at: path });
+}
+
+/** The first `limit` bytes of a UTF-8 text, without a character that is cut there. */
+function readStart(path: string, limit: number): string {
+  const bytes = Buffer.alloc(Math.min(limit, sizeOf(path)));
+  const file = openSync(path, 'r');
+  try {
+    const count = readSync(file, bytes);
+    return new TextDecoder().decode(bytes.subarray(0, count), { stream: true });
+  } finally {
+    closeSync(file);
+  }
+}
+
+function sizeOf(path: string): number {
+  try {
+    accessSync(path, constants.R_OK);
+    return statSync(path).size;
+  } catch (cause) {
+    throw inputError(path, `the calibration text cannot be read (${(cause as Error).message})`, '', cause);
+  }
 }
 
 /**

@@ -10,12 +10,13 @@ import {
   loadStats,
   recordedFeeds,
   saveStats,
+  textFeeds,
   tokenFeeds,
 } from '../../graph-rewrite/calibrate/index.js';
 import { printGraph } from '../../graph-rewrite/ir/print.js';
 import { Model } from '../../graph-rewrite/ir/model.js';
 import { randomNumbers, textFacts, writeNpz } from '../../graph-rewrite/lm/index.js';
-import type { Feeds, NpyArray } from '../../graph-rewrite/lm/index.js';
+import type { Feeds, NpyArray, TextTokenizer } from '../../graph-rewrite/lm/index.js';
 import { loadModel } from '../../graph-rewrite/onnx/read.js';
 import { temporaryFolder, zooFolder } from '../helpers/files.js';
 import { createOrtSession } from '../helpers/ort.js';
@@ -141,6 +142,26 @@ describe('calibration feeds', () => {
   });
 
   const folder = temporaryFolder();
+
+  it('use no more of a text than they need', () => {
+    const path = folder.path('text.txt');
+    writeFileSync(path, 'é'.repeat(2 ** 21 + 5));
+    let length = 0;
+    const tokenizer: TextTokenizer = {
+      ...{ path: 'letters', size: 1, stopIds: [], decode: () => '' },
+      encode: (text) => {
+        length = text.length;
+        ok(!text.includes('\ufffd'));
+        return new Array<number>(text.length).fill(0);
+      },
+    };
+    equal(textFeeds(model, path, tokenizer, { length: 8 }).count, 64);
+    equal(length, 2 ** 21);
+    throws(
+      () => textFeeds(model, folder.path('absent.txt'), tokenizer),
+      /absent\.txt: the calibration text cannot be read/,
+    );
+  });
 
   it('take samples along the first axis of one file', () => {
     const path = folder.path('feeds.npz');
