@@ -1,6 +1,6 @@
 /** Small ONNX models as bytes, for tests of the host. */
-import { int } from '../../graph-rewrite/ir/attributes.js';
-import { Model, tensorOf, type DType, type Tensor, type Value } from '../../graph-rewrite/ir/index.js';
+import { int, type Attribute } from '../../graph-rewrite/ir/attributes.js';
+import { inlineTensor, Model, tensorOf, type DType, type Tensor, type Value } from '../../graph-rewrite/ir/index.js';
 import { serializeModel } from '../../graph-rewrite/onnx/write.js';
 
 type Shape = NonNullable<Value['shape']>;
@@ -98,3 +98,48 @@ export function quantizeModel(channels: number): Uint8Array {
 }
 
 export { tensorOf };
+
+/**
+ * A quantized layer as the rewriter leaves it: y = QuantGemm(Quantize(x)), s8 codes per row, s8 weights per channel.
+ * x float32 ['rows', channels], y float32 ['rows', outputs].
+ */
+export function quantizedLayerModel(channels: number, outputs: number): Uint8Array {
+  const model = newModel();
+  model.opsetImports.set('lowbit', 1);
+  const { graph } = model;
+  const x = graph.addInput('x', 'float32', ['rows', channels]);
+  const s8: Attribute = { type: 'string', value: 's8' };
+  const quantize = graph.addNode({
+    opType: 'Quantize',
+    domain: 'lowbit',
+    inputs: [x],
+    outputs: ['q', 'scale'],
+    attributes: { format: s8, group_size: int(0) },
+  });
+  const codes = Int8Array.from({ length: outputs * channels }, (_, i) => ((i * 53) % 255) - 127);
+  const halfOne = new Uint8Array(Uint16Array.from({ length: outputs }, () => 0x2c00).buffer); // 1/16
+  const gemm = graph.addNode({
+    opType: 'QuantGemm',
+    domain: 'lowbit',
+    inputs: [
+      quantize.output(0),
+      quantize.output(1),
+      graph.addInitializer('b', tensorOf(codes, [outputs, channels])),
+      graph.addInitializer('b_scale', inlineTensor('float16', [outputs, 1], halfOne)),
+      undefined,
+      undefined,
+      graph.addInitializer('bias', tensorOf(Float32Array.from({ length: outputs }, (_, i) => i))),
+    ],
+    outputs: ['y'],
+    attributes: {
+      K: int(channels),
+      N: int(outputs),
+      weight_format: s8,
+      group_size: int(0),
+      a_format: s8,
+      a_group_size: int(0),
+      outlier_channels: int(0),
+    },
+  });
+  return finish(model, [[gemm.output(0)!, 'float32', ['rows', outputs]]]);
+}
