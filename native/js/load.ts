@@ -39,7 +39,9 @@ export function nativePaths(): NativePaths {
   const require = createRequire(import.meta.url);
   const ownRoot = dirname(require.resolve('ort-lowbit/package.json'));
   const nativeDir = resolve(readEnvironment('ORT_LOWBIT_NATIVE_DIR') ?? join(ownRoot, 'build', 'Release'));
-  const runtimeDir = join(dirname(runtimePackage), 'bin', 'napi-v6', process.platform, process.arch);
+  const adopted = (globalThis as Record<symbol, unknown>)[Symbol.for('ort-lowbit.onnxruntime-node')];
+  const runtimeRoot = typeof adopted === 'string' ? adopted : dirname(runtimePackage);
+  const runtimeDir = join(runtimeRoot, 'bin', 'napi-v6', process.platform, process.arch);
   return {
     runtime: resolve(readEnvironment('ORT_LOWBIT_RUNTIME') ?? join(runtimeDir, names.runtime)),
     addon: join(nativeDir, 'ort_lowbit_host.node'),

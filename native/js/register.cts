@@ -13,7 +13,7 @@ import type { Backend } from 'onnxruntime-common';
 /** onnxruntime-node registers with 100. */
 const priority = 1000;
 
-type Loader = (request: string, ...rest: unknown[]) => unknown;
+type Loader = (request: string, parent?: { filename?: string | null } | null, ...rest: unknown[]) => unknown;
 interface Common {
   registerBackend(name: string, backend: Backend, priority: number): void;
 }
@@ -32,11 +32,23 @@ function register(common: unknown): void {
   for (const name of ['cpu', 'cuda']) (common as Common).registerBackend(name, lazyBackend, priority);
 }
 
+/**
+ * The program's onnxruntime-node may be another version than ours. Its binding needs its own libonnxruntime, and a process
+ * can hold only one under that name, so ours is taken from there (see load.ts).
+ */
+function adoptRuntime(requiredBy: string | null | undefined): void {
+  const found = /^(.*[\\/]onnxruntime-node)[\\/]dist[\\/]/.exec(requiredBy ?? '')?.[1];
+  if (found) (globalThis as Record<symbol, unknown>)[Symbol.for('ort-lowbit.onnxruntime-node')] ??= found;
+}
+
 const holder = Module as unknown as { _load: Loader };
 const original = holder._load;
-holder._load = function (this: unknown, request: string, ...rest: unknown[]): unknown {
-  const loaded = original.call(this, request, ...rest);
-  if (request === 'onnxruntime-common') register(loaded);
+holder._load = function (this: unknown, request, parent, ...rest): unknown {
+  const loaded = original.call(this, request, parent, ...rest);
+  if (request === 'onnxruntime-common') {
+    register(loaded);
+    adoptRuntime(parent?.filename);
+  }
   return loaded;
 };
 

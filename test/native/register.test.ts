@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { runModule, runScript, type ChildResult } from '../helpers/child.js';
+import { dirname, join } from 'node:path';
+import { Tensor, env } from '../../native/js/index.js';
+import { runModule, runNode, runScript, type ChildResult } from '../helpers/child.js';
 import { quantizeModel } from '../helpers/tiny-models.js';
 
 /** What an unchanged program does with `ort`, onnxruntime-node's exports. Prints one JSON line. */
@@ -66,6 +68,30 @@ describe('native/register', () => {
     const inWorker = `const { Worker } = require('node:worker_threads');
       new Worker(${JSON.stringify(cjs())}, { eval: true }).on('error', (e) => { console.error(e); process.exit(9); });`;
     check(await runScript(inWorker, ['--require', 'ort-lowbit/register']));
+  });
+
+  it('gives tensors of the class that onnxruntime-node exports', async () => {
+    const theirs = (await import('onnxruntime-node')) as unknown as { Tensor: unknown; env: unknown };
+    assert.equal(Tensor, theirs.Tensor);
+    assert.equal(env, theirs.env);
+  });
+
+  it("uses the program's own onnxruntime-node, when that is another copy than ours", async () => {
+    const require = createRequire(import.meta.url);
+    for (const name of ['onnxruntime-node', 'onnxruntime-common']) {
+      const from = join(dirname(require.resolve('onnxruntime-node/package.json')), '..', name);
+      const otherPlatforms = /napi-v6[\\/](?:darwin|win32)/;
+      cpSync(from, join(folder, 'node_modules', name), {
+        recursive: true,
+        filter: (file) => !otherPlatforms.test(file),
+      });
+    }
+    const app = join(folder, 'app.cjs');
+    writeFileSync(app, cjs());
+    const result = await runNode(['--import', 'ort-lowbit/register', app]);
+    check(result);
+    const { runtimes } = JSON.parse(result.stdout) as { runtimes: string[] };
+    assert.ok(runtimes[0]!.startsWith(realpathSync(folder)), runtimes[0]);
   });
 
   it('is needed: onnxruntime-node alone refuses the model', async () => {
