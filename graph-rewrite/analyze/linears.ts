@@ -16,6 +16,7 @@ const productTypes: ReadonlyMap<string, string> = new Map([
   ['MatMulNBits', 'com.microsoft'],
   ['MatMulInteger', ''],
   ['QLinearMatMul', ''],
+  ['Attention', 'com.microsoft'],
 ]);
 
 /** All linear layers of a graph in node order; those that cannot be quantized carry the reason. Roles are filled in later. */
@@ -57,6 +58,9 @@ function linearAt(node: Node, shapes: Shapes): LinearSite | undefined {
       attrInt(node, 'N', 0),
     );
   if (node.is('MatMulInteger') || node.is('QLinearMatMul')) return leave(`already quantized by ${node.opType}`);
+
+  if (node.opType === 'Attention')
+    return leave('its weight is inside com.microsoft Attention, expected a product of its own');
 
   const source = weightSource(node.input(1));
   if (!source.ok) {

@@ -126,7 +126,8 @@ function rmsNorm(shapes: Shapes): Pattern<NormSite> {
   );
   return {
     name: 'RMSNorm',
-    root: op('Mul', [normalized, weight], { commute: true }),
+    // Gemma scales in float32 and casts back last.
+    root: through('Cast', op('Mul', [normalized, weight], { commute: true })),
     where: (match) => decomposedNorm(match, 'rms', shapes),
   };
 }
@@ -137,7 +138,7 @@ function layerNorm(shapes: Shapes): Pattern<NormSite> {
   const scaled = op('Mul', [normalized, through('Cast', constant('weight'))], { commute: true });
   return {
     name: 'LayerNorm',
-    root: op('Add', [scaled, through('Cast', constant('bias'))], { commute: true }),
+    root: through('Cast', op('Add', [scaled, through('Cast', constant('bias'))], { commute: true })),
     where: (match) => decomposedNorm(match, 'layer', shapes),
   };
 }

@@ -44,7 +44,8 @@ class Trace {
   best: { reason: string; node: Node; matched: number } | undefined;
   fail(reason: string, node: Node | undefined, bound: Bindings): void {
     const at = node ?? bound.nodes[bound.nodes.length - 1];
-    if (at && (!this.best || bound.nodes.length > this.best.matched)) {
+    // Of equally far failures the last one: what came before it did match.
+    if (at && (!this.best || bound.nodes.length >= this.best.matched)) {
       this.best = { reason, node: at, matched: bound.nodes.length };
     }
   }
@@ -146,7 +147,11 @@ export function either(...terms: readonly Term[]): Term {
 
 /** The term below one node of the type, or directly at the value. */
 export function through(type: string, term: Term): Term {
-  return either(op(type, [term], { more: true }), term);
+  return function* (value, bound, trace) {
+    const node = value?.producer;
+    if (node?.is(type)) yield* term(node.input(0), { ...bound, nodes: [...bound.nodes, node] }, trace);
+    yield* term(value, bound, trace);
+  };
 }
 
 /** A pattern: what to look for, and the facts that a match stands for (or why it does not). */

@@ -1,5 +1,6 @@
 /** Declares the operator domain and records in the model how it was made. */
 import { domain } from '../../ops/define-op.js';
+import { recipeKey } from '../plan/plan.js';
 import type { Pass } from './pass.js';
 
 /** Version of what the metadata of rewritten models says. */
@@ -10,7 +11,7 @@ export const stamp: Pass = {
   run({ model, plan }) {
     model.opsetImports.set(domain, 1);
     model.metadata.set('lowbit.version', stampVersion);
-    model.metadata.set('lowbit.recipe', JSON.stringify(plan.recipe));
+    model.metadata.set(recipeKey, JSON.stringify(plan.recipe));
     return 1;
   },
 };

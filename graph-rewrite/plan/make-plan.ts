@@ -5,10 +5,11 @@ import type { Model } from '../ir/index.js';
 import { ascendingOrder } from '../calibrate/rank.js';
 import type { ChannelStats } from '../calibrate/stats.js';
 import type { Recipe } from '../recipes/recipe.js';
+
 import { fingerprint } from './fingerprint.js';
 import { decideMerges } from './merge.js';
 import { embed, headOrder, rank } from './order.js';
-import { encodeOrder, type Plan, type PlanInput, type PlanSite, type QuantizedSite } from './plan.js';
+import { encodeOrder, recipeKey, type Plan, type PlanInput, type PlanSite, type QuantizedSite } from './plan.js';
 import { decideProducer, type Claims, type ProducerDecision } from './producers.js';
 import { describeSite, resolveSites, type Batch } from './resolve-sites.js';
 import { fit } from './shrink.js';
@@ -162,7 +163,7 @@ function makeOrders(
   return {
     columns,
     rows: new Map([[v!, embed(values, valueRow!, v!.N)]]),
-    notes: ['no outliers: order stays inside heads'],
+    notes: ['order stays inside heads, so there are no outliers; a value cache holds channels in this order'],
   };
 }
 
@@ -190,6 +191,7 @@ function nothingToDo(analysis: Analysis, model: Model): Error {
     return inputError(
       at,
       `none of its ${analysis.linears.length} linear layers can be quantized, the first is "${site.name}": ${why}`,
+      model.metadata.has(recipeKey) ? 'The model has been rewritten already.' : '',
     );
   }
   const nearest = miss ? ` The nearest miss is ${miss.node.opType} "${miss.node.name}": ${miss.reason}.` : '';

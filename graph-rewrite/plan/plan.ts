@@ -4,6 +4,9 @@
 import type { Role } from '../analyze/sites.js';
 import type { Recipe } from '../recipes/recipe.js';
 
+/** Metadata key of the recipe that a rewritten model was made with, as JSON. */
+export const recipeKey = 'lowbit.recipe';
+
 /** What is done to the rows in front of a group of linear layers. */
 export type InputDecision =
   /** The norm in front quantizes its own output. */
