@@ -41,7 +41,7 @@ say(
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 const { materializeBookworm } = await import('../dist/models/bookworm.js');
-const float = materializeBookworm('built', folder);
+const float = await materializeBookworm('built', folder);
 say(`  ${relative(root, float)}\n`);
 
 say('Rewrite it');

@@ -84,12 +84,11 @@ function buildProgram(state: { exitCode: number }): Command {
     .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
     .option(
       '--calibration-windows <n>',
-      'how many windows of 512 tokens to calibrate on',
+      'windows of 512 tokens to calibrate on (default: 64, or what the text holds)',
       wholeNumber('--calibration-windows', 1),
-      32,
     )
     .option('--plan <file>', 'carry out a plan written by --dry-run')
-    .option('--dry-run', 'write the plan (to -o FILE.json, else to stdout) and no model')
+    .option('--dry-run', 'show what would be done and write no model; with -o FILE.json write the plan')
     .option('--force', 'replace an existing output')
     .option('--strict', 'exit 1 when a layer stays in float that the recipe wanted to change');
 

@@ -2,22 +2,32 @@
 import { existsSync } from 'node:fs';
 import { inputError } from '../../ops/common/errors.js';
 import type { InferenceSession } from '../../native/js/index.js';
-import type { CreateSession, ModelSession } from '../lm/index.js';
+import { textFacts, type CreateSession, type ModelSession, type TextFacts } from '../lm/index.js';
+import { loadModel } from '../onnx/read.js';
+
+/** A model that runs, and what only its graph tells about feeding it. */
+export interface OpenModel {
+  readonly session: ModelSession;
+  readonly facts: TextFacts;
+}
 
 /**
  * Opens a model file, as the commands that run models do.
  * @param threads inside an operator; without it ONNX Runtime takes one per core
  */
-export async function openModel(path: string, threads?: number): Promise<ModelSession> {
+export async function openModel(path: string, threads?: number): Promise<OpenModel> {
   requireModel(path);
-  const create = await sessionFactory();
-  return create(path, threads === undefined ? {} : { intraOpNumThreads: threads });
+  const facts = textFacts(loadModel(path));
+  const create = await sessionFactory(threads);
+  return { facts, session: await create(path) };
 }
 
 /** What the library's stages are given to open sessions with. */
-export async function sessionFactory(): Promise<CreateSession> {
+export async function sessionFactory(threads?: number): Promise<CreateSession> {
   const { InferenceSession } = await loadHost();
-  return async (model, options = {}) => {
+  const base = threads === undefined ? {} : { intraOpNumThreads: threads };
+  return async (model, given = {}) => {
+    const options = { ...base, ...given };
     const session = await (typeof model === 'string'
       ? InferenceSession.create(model, options)
       : InferenceSession.create(model, options));

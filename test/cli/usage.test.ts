@@ -62,7 +62,7 @@ describe('cli: wrong usage', () => {
       assert.doesNotMatch(plain.stderr, /\n\s+at /, 'no stack');
       assert.equal(plain.stdout, '');
 
-      const json = await runCli([...args, '--json']);
+      const json = await runCli([args[0]!, '--json', ...args.slice(1)]);
       assert.equal(json.code, 2);
       const { error } = json.json() as { error: { code: string; message: string; exitCode: number } };
       assert.equal(error.code, 'usage');

@@ -60,3 +60,15 @@ export const ladder: readonly Expectation[] = [
   { scheme: '… + group 128', recipe: 'atom-w4a4', set: noClip, plain: 26.878, injected: 27.856, tolerance: 0.015 },
   { scheme: '… + clip 0.9 / 0.85', recipe: 'atom-w4a4', set: [], plain: 26.094, injected: 27.029, tolerance: 0.015 },
 ];
+
+/** Why a measured perplexity does not meet an expectation; undefined if it does. Better than the simulation is fine. */
+export function verdict(step: Expectation, weights: 'plain' | 'injected', perplexity: number): string | undefined {
+  const { scheme, tolerance, injectedAbove } = step;
+  if (weights === 'injected' && injectedAbove !== undefined) {
+    if (perplexity > injectedAbove) return undefined;
+    return `${scheme}: perplexity ${perplexity.toFixed(3)}, expected more than ${injectedAbove} (outliers must hurt here)`;
+  }
+  const limit = step[weights] * (1 + tolerance);
+  if (perplexity <= limit) return undefined;
+  return `${scheme}: perplexity ${perplexity.toFixed(3)}, expected at most ${limit.toFixed(3)} (${step[weights]} + ${tolerance * 100} %)`;
+}

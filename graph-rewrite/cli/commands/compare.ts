@@ -1,4 +1,45 @@
-import { internalError } from '../../../ops/common/errors.js';
-export function run(): Promise<number> {
-  throw internalError('command', 'not wired');
+/** `rewrite compare`: how far a model's predictions, and its rewritten layers, are from those of the float model. */
+import { tokenFeeds } from '../../calibrate/index.js';
+import { loadModel } from '../../onnx/read.js';
+import { compareModels } from '../../verify/index.js';
+import type { Context } from '../context.js';
+import { requireModel, sessionFactory } from '../session.js';
+import { tokenInput, type TokenOptions } from '../text-input.js';
+import { formatSeconds } from '../ui/format.js';
+import { table } from '../ui/table.js';
+
+export async function run(context: Context, args: readonly string[], options: TokenOptions): Promise<number> {
+  const started = performance.now();
+  const [reference, model] = args as [string, string];
+  requireModel(reference);
+  requireModel(model);
+  const { ids, at } = tokenInput(options);
+  const float = loadModel(reference);
+  const feeds = tokenFeeds(float, ids, { length: options.length, count: options.windows, at });
+  const compared = await compareModels({
+    ...{ reference: float, rewritten: loadModel(model), feeds },
+    total: feeds.count,
+    createSession: await sessionFactory(options.threads),
+    onProgress: context.progress,
+    signal: context.signal,
+  });
+  const { sqnrDb, klDivergence, top1Agreement, tokens } = compared;
+  const layers = compared.layers.map((each) => ({ name: each.site, node: each.node, sqnrDb: each.sqnrDb }));
+  const seconds = (performance.now() - started) / 1000;
+  context.result({ reference, model, sqnrDb, klDivergence, top1Agreement, tokens, seconds, layers }, () =>
+    [
+      ...(layers.length > 0
+        ? [
+            table(
+              ['layer', 'SQNR dB'],
+              layers.map(({ name, sqnrDb: db }) => [name, db.toFixed(2)]),
+            ),
+            '',
+          ]
+        : []),
+      `logits: SQNR ${sqnrDb.toFixed(2)} dB, KL divergence ${klDivergence.toFixed(4)} nats, same first choice for ${(100 * top1Agreement).toFixed(2)} %`,
+      `${tokens} tokens, ${formatSeconds(seconds)}`,
+    ].join('\n'),
+  );
+  return 0;
 }

@@ -9,13 +9,14 @@ export async function run(context: Context, args: readonly string[], options: To
   const model = args[0]!;
   requireModel(model);
   const { ids, at } = tokenInput(options);
-  const session = await openModel(model, options.threads);
+  const { session, facts } = await openModel(model, options.threads);
   try {
     const { length, windows } = options;
     const measured = await perplexity(session, ids, {
       length,
       windows,
       at,
+      facts,
       signal: context.signal,
       onProgress: context.progress,
     });

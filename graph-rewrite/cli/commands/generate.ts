@@ -17,7 +17,7 @@ export async function run(context: Context, args: readonly string[], options: Op
   const model = args[0]!;
   requireModel(model);
   const tokenizer = loadTokenizer(options.tokenizer);
-  const session = await openModel(model, options.threads);
+  const { session, facts } = await openModel(model, options.threads);
   try {
     const text = new Detokenizer(tokenizer);
     let written = '';
@@ -31,6 +31,7 @@ export async function run(context: Context, args: readonly string[], options: Op
       maxTokens,
       temperature,
       seed,
+      facts,
       stopIds: tokenizer.stopIds,
       signal: context.signal,
       onToken: (id) => write(text.push(id)),

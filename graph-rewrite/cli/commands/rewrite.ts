@@ -1,4 +1,101 @@
-import { internalError } from '../../../ops/common/errors.js';
-export function run(): Promise<number> {
-  throw internalError('command', 'not wired');
+/** `rewrite MODEL`: from a float model to one whose linear layers run in 4 or 8 bits. */
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
+import { usageError } from '../../../ops/common/errors.js';
+import { analyze } from '../../analyze/index.js';
+import { loadModel } from '../../onnx/read.js';
+import { saveModel } from '../../onnx/write.js';
+import { applyPlan } from '../../passes/index.js';
+import { makePlan, readPlan, type Plan } from '../../plan/index.js';
+import { findRecipe, withSettings } from '../../recipes/index.js';
+import { calibrationStats, requireCalibration, type CalibrationOptions } from '../calibration.js';
+import type { Context } from '../context.js';
+import { linearSize } from '../linear-size.js';
+import type { CommonOptions } from '../main.js';
+import { modelBytes } from '../model-bytes.js';
+import { checkOutput, defaultOutput } from '../output.js';
+import { describePlan, describeResult, keptLayers, strictSentence, type RewriteResult } from '../report.js';
+import { requireModel } from '../session.js';
+
+interface Options extends CommonOptions, CalibrationOptions {
+  readonly output?: string;
+  readonly recipe: string;
+  readonly set: readonly string[];
+  readonly plan?: string;
+  readonly dryRun?: boolean;
+  readonly force?: boolean;
+  readonly strict?: boolean;
+}
+
+export async function run(context: Context, args: readonly string[], options: Options): Promise<number> {
+  const started = performance.now();
+  const path = args[0]!;
+  // The cheap questions first: nothing runs for a minute to fail on a word.
+  if (options.plan !== undefined && options.dryRun) throw usageError('--plan, --dry-run', 'both given, expected one');
+  const reviewed = options.plan === undefined ? undefined : readPlan(options.plan);
+  const recipe = reviewed?.recipe ?? withSettings(findRecipe(options.recipe), options.set);
+  requireModel(path);
+  const output = options.output ?? (options.dryRun ? undefined : defaultOutput(path, recipe));
+  if (output !== undefined) checkOutput(options.dryRun ? [output] : [output, `${output}_data`], options.force ?? false);
+  if (!reviewed) requireCalibration(recipe, options);
+
+  const model = loadModel(path);
+  const analysis = analyze(model);
+  const inputBytes = modelBytes(model);
+  const plan =
+    reviewed ?? makePlan(analysis, await calibrationStats(context, model, analysis, recipe, options), recipe, model);
+  context.signal.throwIfAborted();
+  if (options.dryRun) return dryRun(context, plan, output);
+
+  applyPlan(model, plan, analysis);
+  const size = linearSize(model);
+  const saved = await saveModel(model, output!, {
+    force: options.force ?? false,
+    progress: context.progress,
+    signal: context.signal,
+  });
+  const kept = keptLayers(plan);
+  const result: RewriteResult = {
+    ...{ model: path, recipe: recipe.name },
+    input: { bytes: inputBytes },
+    output: { path: output!, bytes: saved.bytes, files: saved.files },
+    sites: { quantized: plan.sites.length - kept.length, kept: kept.length },
+    kept,
+    bitsPerWeight: { predicted: (8 * plan.predicted.linearBytes) / size.weights, real: size.bitsPerWeight },
+    seconds: (performance.now() - started) / 1000,
+    peakRssBytes: process.resourceUsage().maxRSS * 1024,
+  };
+  context.result(result, () => describeResult(result, plan));
+  return strictCode(plan, options.strict ?? false);
+}
+
+/** Shows the plan, or writes it for review. */
+function dryRun(context: Context, plan: Plan, output: string | undefined): number {
+  if (output !== undefined) {
+    writeWhole(output, `${JSON.stringify(plan, undefined, 2)}\n`);
+    context.note(`${output}: the plan; carry it out with --plan ${output}`);
+  }
+  context.result(plan, () => describePlan(plan));
+  return 0;
+}
+
+/** Under a temporary name first: a half-written plan must not look like one. */
+function writeWhole(path: string, text: string): void {
+  const temporary = `${path}.${process.pid}.tmp`;
+  try {
+    writeFileSync(temporary, text, { flag: 'wx' });
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error;
+  }
+}
+
+/** 1 if --strict forbids what happened. The model is there: it may be looked at. */
+function strictCode(plan: Plan, strict: boolean): number {
+  const unexpected = plan.sites.flatMap((each) =>
+    each.decision === 'keep' && !each.expected ? [{ name: each.site, reason: each.reason }] : [],
+  );
+  if (!strict || unexpected.length === 0) return 0;
+  process.stderr.write(`${strictSentence(unexpected)}\n`);
+  return 1;
 }

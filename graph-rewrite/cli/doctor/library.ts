@@ -1,5 +1,5 @@
 /** Loads the operator library in a child process: one that does not fit the machine ends the child, not the doctor. */
-import { execFile } from 'node:child_process';
+import { execFile, type ExecFileException } from 'node:child_process';
 import type { Check } from './check.js';
 
 /** What `OrtLowbitDescribe()` says. */
@@ -12,7 +12,10 @@ export interface LibraryDescription {
 }
 
 const host = new URL('../../../native/js/index.js', import.meta.url).href;
-const probe = `const host = await import(${JSON.stringify(host)}); process.stdout.write(JSON.stringify(host.describeOps()));`;
+/** Answers on stdout either way; whatever else the child prints is the system's. */
+const probe = `let answer;
+try { answer = (await import(${JSON.stringify(host)})).describeOps(); } catch (error) { answer = { error: error.message }; }
+process.stdout.write(JSON.stringify(answer));`;
 const timeoutMs = 60_000;
 
 export function probeLibrary(signal: AbortSignal): Promise<{ check: Check; description?: LibraryDescription }> {
@@ -23,31 +26,24 @@ export function probeLibrary(signal: AbortSignal): Promise<{ check: Check; descr
       ['--input-type=module', '--eval', probe],
       { encoding: 'utf8', timeout: timeoutMs, signal },
       (error, stdout, stderr) => {
-        try {
-          if (error) throw error;
-          const description = JSON.parse(stdout) as LibraryDescription;
-          const usable = description.kernels.filter((kernel) => kernel.available).length;
-          const found = `${description.version}, ${description.ops.length} operators, ${usable} of ${description.kernels.length} kernels run here`;
-          resolve({ check: { name, status: 'ok', found }, description });
-        } catch (cause) {
-          resolve({
-            check: {
-              name,
-              status: 'missing',
-              found: `does not load (${reason(cause, stderr)})`,
-              fix: 'Build it: npm run build',
-            },
-          });
+        const answer = error
+          ? { error: ended(error, stderr) }
+          : (JSON.parse(stdout) as LibraryDescription | { error: string });
+        if ('error' in answer) {
+          const fix = 'Build it: npm run build';
+          resolve({ check: { name, status: 'missing', found: `does not load: ${answer.error}`, fix } });
+          return;
         }
+        const usable = answer.kernels.filter((kernel) => kernel.available).length;
+        const found = `${answer.version}, ${answer.ops.length} operators, ${usable} of ${answer.kernels.length} kernels run here`;
+        resolve({ check: { name, status: 'ok', found }, description: answer });
       },
     );
   });
 }
 
-/** The line of the child's stderr that says why, or how the child ended. */
-function reason(cause: unknown, stderr: string): string {
-  const line = stderr.split('\n').find((each) => /Error|error:|cannot|not found/.test(each));
-  if (line) return line.trim();
-  const { signal, message } = cause as { signal?: string; message?: string };
-  return signal ? `the process was ended by ${signal}` : ((message ?? 'no answer').split('\n')[0] ?? 'no answer');
+/** How a child that could not answer ended. */
+function ended(error: ExecFileException, stderr: string): string {
+  if (error.signal) return `the process that tried was ended by ${error.signal}`;
+  return stderr.trim().split('\n')[0] ?? error.message;
 }

@@ -1,0 +1,77 @@
+/** Calibration data from `--calibration FILE`: text, token ids or recorded feeds, told apart by the file's name. */
+import { statSync } from 'node:fs';
+import { inputError, usageError } from '../../ops/common/errors.js';
+import {
+  calibrate,
+  recordedFeeds,
+  textFeeds,
+  tokenFeeds,
+  type ChannelStats,
+  type FeedList,
+} from '../calibrate/index.js';
+import type { Analysis } from '../analyze/index.js';
+import type { Model } from '../ir/index.js';
+import { loadTokenizer, readTokens } from '../lm/index.js';
+import { needsCalibration, type Recipe } from '../recipes/index.js';
+import type { Context } from './context.js';
+import { sessionFactory } from './session.js';
+
+export interface CalibrationOptions {
+  readonly calibration?: string;
+  readonly tokenizer?: string;
+  readonly calibrationWindows?: number;
+}
+
+/** Refuses a recipe that sorts channels without data to sort them by; says what to give. */
+export function requireCalibration(recipe: Recipe, { calibration, tokenizer }: CalibrationOptions): void {
+  if (calibration === undefined) {
+    if (!needsCalibration(recipe)) return;
+    throw usageError(
+      '--calibration',
+      `none given, expected data for recipe "${recipe.name}", which sorts channels by what flows through them`,
+      'Give --calibration TEXT.txt --tokenizer tokenizer.json, or --calibration IDS.npy, or --calibration FEEDS.npz; or choose a recipe without outliers.',
+    );
+  }
+  if (!statSync(calibration, { throwIfNoEntry: false })) {
+    throw inputError(calibration, 'no such file, expected calibration data', 'Check the path.');
+  }
+  if (isText(calibration) && tokenizer === undefined) {
+    throw usageError('--tokenizer', 'none given, expected the tokenizer.json of the model for calibration on text');
+  }
+}
+
+/** Runs the float model on the data; nothing if the recipe has no use for statistics. */
+export async function calibrationStats(
+  context: Context,
+  model: Model,
+  analysis: Analysis,
+  recipe: Recipe,
+  options: CalibrationOptions,
+): Promise<Map<string, ChannelStats> | undefined> {
+  if (!needsCalibration(recipe)) {
+    if (options.calibration !== undefined) {
+      context.note(`--calibration: not needed, recipe "${recipe.name}" does not sort channels`);
+    }
+    return undefined;
+  }
+  const feeds = openFeeds(model, options);
+  return calibrate({
+    ...{ model, analysis, feeds },
+    total: feeds.count,
+    createSession: await sessionFactory(),
+    onProgress: context.progress,
+    signal: context.signal,
+  });
+}
+
+function openFeeds(model: Model, options: CalibrationOptions): FeedList {
+  const at = options.calibration!;
+  const windows = options.calibrationWindows === undefined ? {} : { count: options.calibrationWindows };
+  if (at.endsWith('.npz')) return recordedFeeds(model, [at]);
+  if (at.endsWith('.npy')) return tokenFeeds(model, readTokens(at), { ...windows, at });
+  return textFeeds(model, at, loadTokenizer(options.tokenizer!), windows);
+}
+
+function isText(file: string): boolean {
+  return !/\.np[yz]$/.test(file);
+}

@@ -1,0 +1,93 @@
+/** What a rewrite did, for people: layers by what became of them, sizes, and what it took. */
+import { explain, type Plan, type PlanSite } from '../plan/index.js';
+import { formatBytes, formatSeconds, plural } from './ui/format.js';
+import { table } from './ui/table.js';
+
+export interface KeptLayer {
+  readonly name: string;
+  readonly reason: string;
+}
+
+export interface Bits {
+  /** Bits per linear weight by the plan, and as written. */
+  readonly predicted: number;
+  readonly real: number;
+}
+
+export interface RewriteResult {
+  readonly model: string;
+  readonly recipe: string;
+  readonly input: { readonly bytes: number };
+  /** `bytes` counts all files, `files` are absolute paths. */
+  readonly output: { readonly path: string; readonly bytes: number; readonly files: readonly string[] };
+  readonly sites: { readonly quantized: number; readonly kept: number };
+  readonly kept: readonly KeptLayer[];
+  readonly bitsPerWeight: Bits;
+  readonly seconds: number;
+  readonly peakRssBytes: number;
+}
+
+/** Layers that stay float, with their reasons. */
+export function keptLayers(plan: Plan): KeptLayer[] {
+  return plan.sites.flatMap((each) => (each.decision === 'keep' ? [{ name: each.site, reason: each.reason }] : []));
+}
+
+/** The report after a model was written. */
+export function describeResult(result: RewriteResult, plan: Plan): string {
+  const { input, output, bitsPerWeight, seconds, peakRssBytes } = result;
+  const ratio = (100 * output.bytes) / input.bytes;
+  return [
+    sitesByOutcome(plan.sites),
+    '',
+    `${output.path}: ${formatBytes(output.bytes)}, ${ratio.toFixed(0)} % of the input's ${formatBytes(input.bytes)}`,
+    `linear weights: ${bitsPerWeight.real.toFixed(2)} bits each (planned ${bitsPerWeight.predicted.toFixed(2)})`,
+    `${formatSeconds(seconds)}, peak memory ${formatBytes(peakRssBytes)}`,
+  ].join('\n');
+}
+
+/** The report of a dry run: every layer, the decision, the reason. */
+export function describePlan(plan: Plan): string {
+  const { linearBytes, outputBytes } = plan.predicted;
+  return [
+    table(
+      ['layer', 'role', 'K×N', 'becomes', 'name', 'how, or why not'],
+      explain(plan).map((each) => [
+        each.layer === undefined ? '-' : String(each.layer),
+        each.role,
+        each.shape,
+        each.decision,
+        each.site,
+        each.reason,
+      ]),
+    ),
+    '',
+    `predicted: linear weights ${formatBytes(linearBytes)}, model ${formatBytes(outputBytes)}`,
+  ].join('\n');
+}
+
+function weightWords({ weight }: Extract<PlanSite, { decision: 'quantize' }>): string {
+  return weight.groupSize === 0 ? `${weight.format} per channel` : `${weight.format} g${weight.groupSize}`;
+}
+
+/** One row for each outcome: the layers quantized in one way, or kept for one reason. */
+function sitesByOutcome(sites: readonly PlanSite[]): string {
+  const outcomes = new Map<string, { count: number; roles: Set<string> }>();
+  for (const site of sites) {
+    const outcome = site.decision === 'quantize' ? `quantized: ${weightWords(site)}` : `kept in float: ${site.reason}`;
+    const entry = outcomes.get(outcome) ?? { count: 0, roles: new Set<string>() };
+    entry.count++;
+    entry.roles.add(site.role);
+    outcomes.set(outcome, entry);
+  }
+  return table(
+    ['layers', 'outcome', 'roles'],
+    [...outcomes].map(([outcome, { count, roles }]) => [String(count), outcome, [...roles].join(', ')]),
+  );
+}
+
+/** The sentence for --strict. */
+export function strictSentence(unexpected: readonly KeptLayer[]): string {
+  const listed = unexpected.slice(0, 3).map(({ name, reason }) => `${name} (${reason})`);
+  const more = unexpected.length > listed.length ? ` and ${unexpected.length - listed.length} more` : '';
+  return `--strict: ${plural(unexpected.length, 'layer')} stayed in float that the recipe wanted to change, expected none: ${listed.join('; ')}${more}.`;
+}
