@@ -16,52 +16,66 @@ void* DataOf(const SharedValue& value) {
   return data;
 }
 
+void Upload(const Session& owner, void* to, const void* from, size_t byte_count) {
+  if (byte_count == 0) return;
+  if (owner.on_device()) {
+    CopyToDevice(owner.device_id(), to, from, byte_count);
+  } else {
+    std::memcpy(to, from, byte_count);
+  }
+}
+
 class AllocateJob final : public Job {
  public:
-  AllocateJob(Napi::Env env, std::shared_ptr<Session> owner, ONNXTensorElementDataType type, std::vector<int64_t> dims,
-              Napi::Value bytes)
-      : Job(env), owner_(std::move(owner)), type_(type), dims_(std::move(dims)) {
-    if (!bytes.IsNull()) {
-      const auto view = bytes.As<Napi::Uint8Array>();
-      kept_ = Napi::Persistent(bytes.As<Napi::Object>());
-      bytes_ = view.Data();
-      byte_count_ = view.ByteLength();
-    }
+  AllocateJob(Napi::Env env, std::shared_ptr<Session> owner, ONNXTensorElementDataType type, std::vector<int64_t> dims)
+      : Job(env), type_(type), dims_(std::move(dims)) {
+    tensor_.owner = std::move(owner);
   }
 
   void Execute() override {
-    tensor_.owner = owner_;
-    tensor_.session = owner_->Get();
-    const MemoryInfoPtr memory = DeviceMemory(*owner_);
+    const auto session = tensor_.owner->Get();
+    const MemoryInfoPtr memory = DeviceMemory(*tensor_.owner);
     OrtAllocator* allocator = nullptr;
-    Check(Api().CreateAllocator(tensor_.session.get(), memory.get(), &allocator));
+    Check(Api().CreateAllocator(session.get(), memory.get(), &allocator));
     tensor_.allocator = AllocatorPtr(allocator);
     OrtValue* value = nullptr;
     Check(Api().CreateTensorAsOrtValue(allocator, dims_.data(), dims_.size(), type_, &value));
     tensor_.value = ValuePtr(value);
-    if (byte_count_ == 0) return;
-    if (owner_->on_device()) {
-      CopyToDevice(owner_->device_id(), DataOf(tensor_.value), bytes_, byte_count_);
-    } else {
-      std::memcpy(DataOf(tensor_.value), bytes_, byte_count_);
-    }
   }
 
   Napi::Value Resolve(Napi::Env env) override { return DeviceTensorToJs(env, std::move(tensor_)); }
 
  private:
-  const std::shared_ptr<Session> owner_;
   const ONNXTensorElementDataType type_;
   const std::vector<int64_t> dims_;
-  Napi::ObjectReference kept_;
-  const void* bytes_ = nullptr;
-  size_t byte_count_ = 0;
   DeviceTensor tensor_;
+};
+
+class UploadJob final : public Job {
+ public:
+  UploadJob(Napi::Env env, const DeviceTensor& tensor, Napi::Uint8Array bytes)
+      : Job(env), tensor_(tensor), from_(bytes.Data()), byte_count_(bytes.ByteLength()) {
+    kept_ = Napi::Persistent(bytes.As<Napi::Object>());
+    const size_t expected = FactsOf(tensor_.value.get()).byte_count;
+    if (byte_count_ != expected) {
+      throw std::runtime_error("upload: " + std::to_string(byte_count_) + " bytes, expected the tensor's " +
+                               std::to_string(expected) + ".");
+    }
+  }
+
+  void Execute() override { Upload(*tensor_.owner, DataOf(tensor_.value), from_, byte_count_); }
+  Napi::Value Resolve(Napi::Env env) override { return env.Undefined(); }
+
+ private:
+  const DeviceTensor tensor_;
+  Napi::ObjectReference kept_;
+  const void* const from_;
+  const size_t byte_count_;
 };
 
 class DownloadJob final : public Job {
  public:
-  DownloadJob(Napi::Env env, const DeviceTensor& tensor) : Job(env), owner_(tensor.owner), tensor_(tensor) {
+  DownloadJob(Napi::Env env, const DeviceTensor& tensor) : Job(env), tensor_(tensor) {
     byte_count_ = FactsOf(tensor_.value.get()).byte_count;
     auto buffer = Napi::ArrayBuffer::New(env, byte_count_);
     to_ = buffer.Data();
@@ -70,8 +84,8 @@ class DownloadJob final : public Job {
 
   void Execute() override {
     if (byte_count_ == 0) return;
-    if (owner_->on_device()) {
-      CopyFromDevice(owner_->device_id(), to_, DataOf(tensor_.value), byte_count_);
+    if (tensor_.owner->on_device()) {
+      CopyFromDevice(tensor_.owner->device_id(), to_, DataOf(tensor_.value), byte_count_);
     } else {
       std::memcpy(to_, DataOf(tensor_.value), byte_count_);
     }
@@ -80,7 +94,6 @@ class DownloadJob final : public Job {
   Napi::Value Resolve(Napi::Env) override { return buffer_.Value(); }
 
  private:
-  const std::shared_ptr<Session> owner_;
   const DeviceTensor tensor_;
   size_t byte_count_ = 0;
   void* to_ = nullptr;
@@ -95,6 +108,13 @@ DeviceTensor& Held(Napi::Value handle) {
   return *handle.As<Napi::External<DeviceTensor>>().Data();
 }
 
+/// Tells V8 that the memory came (1) or went (-1).
+void Account(Napi::Env env, const DeviceTensor& tensor, int sign) {
+  if (!tensor.value) return;
+  const auto byte_count = static_cast<int64_t>(FactsOf(tensor.value.get()).byte_count);
+  Napi::MemoryManagement::AdjustExternalMemory(env, sign * byte_count);
+}
+
 }  // namespace
 
 MemoryInfoPtr DeviceMemory(const Session& session) {
@@ -106,8 +126,12 @@ MemoryInfoPtr DeviceMemory(const Session& session) {
 }
 
 Napi::Value DeviceTensorToJs(Napi::Env env, DeviceTensor tensor) {
+  Account(env, tensor, 1);
   auto handle = Napi::External<DeviceTensor>::New(env, new DeviceTensor(std::move(tensor)),
-                                                  [](Napi::Env, DeviceTensor* held) { delete held; });
+                                                  [](Napi::Env env, DeviceTensor* held) {
+                                                    Account(env, *held, -1);
+                                                    delete held;
+                                                  });
   handle.TypeTag(&kDeviceTensorTag);
   return handle;
 }
@@ -121,16 +145,25 @@ const DeviceTensor& DeviceTensorFromJs(Napi::Value handle) {
 Napi::Value AllocateDeviceTensor(const Napi::CallbackInfo& info) {
   auto owner = SessionFromJs(info[0]);
   const auto type = static_cast<ONNXTensorElementDataType>(info[1].As<Napi::Number>().Int32Value());
-  auto job = std::make_unique<AllocateJob>(info.Env(), owner, type, DimsFromJs(info[2]), info[3]);
+  auto job = std::make_unique<AllocateJob>(info.Env(), owner, type, DimsFromJs(info[2]));
   return owner->loop().Start(owner->queue(), std::move(job));
+}
+
+Napi::Value UploadDeviceTensor(const Napi::CallbackInfo& info) {
+  const DeviceTensor& tensor = DeviceTensorFromJs(info[0]);
+  auto job = std::make_unique<UploadJob>(info.Env(), tensor, info[1].As<Napi::Uint8Array>());
+  return tensor.owner->loop().Start(tensor.owner->queue(), std::move(job));
 }
 
 Napi::Value DownloadDeviceTensor(const Napi::CallbackInfo& info) {
   const DeviceTensor& tensor = DeviceTensorFromJs(info[0]);
-  // A session thread, not libuv's: the copy waits for the device.
   return tensor.owner->loop().Start(tensor.owner->queue(), std::make_unique<DownloadJob>(info.Env(), tensor));
 }
 
-void DisposeDeviceTensor(const Napi::CallbackInfo& info) { Held(info[0]) = DeviceTensor(); }
+void DisposeDeviceTensor(const Napi::CallbackInfo& info) {
+  DeviceTensor& tensor = Held(info[0]);
+  Account(info.Env(), tensor, -1);
+  tensor = DeviceTensor();
+}
 
 }  // namespace lowbit::host

@@ -10,12 +10,11 @@
 
 namespace lowbit::host {
 
-/// What a device tensor's JavaScript handle owns. `session` keeps the allocator's provider alive until the memory is
-/// given back; members are destroyed last to first, so it goes last.
+/// What a device tensor's JavaScript handle owns. Members are destroyed last to first: the memory goes before its
+/// allocator.
 struct DeviceTensor {
-  std::shared_ptr<Session> owner;  // whose thread touches the memory
-  std::shared_ptr<OrtSession> session;
-  std::shared_ptr<OrtAllocator> allocator;  // set when the memory came from allocate()
+  std::shared_ptr<Session> owner;           // whose thread copies the memory
+  std::shared_ptr<OrtAllocator> allocator;  // set when the memory came from allocate(); results keep theirs themselves
   SharedValue value;                        // null once disposed
 };
 
@@ -23,12 +22,15 @@ struct DeviceTensor {
 /// tested).
 MemoryInfoPtr DeviceMemory(const Session& session);
 
+/// The handle; V8 is told of the memory behind it, so that unreachable tensors are collected in time.
 Napi::Value DeviceTensorToJs(Napi::Env env, DeviceTensor tensor);
 /// Throws Napi::Error when the handle was disposed.
 const DeviceTensor& DeviceTensorFromJs(Napi::Value handle);
 
-/// allocate(session, type, dims, bytes | null) -> Promise<handle>: device memory, filled with `bytes` or left as it is
+/// allocate(session, type, dims) -> Promise<handle>: device memory, left as it is
 Napi::Value AllocateDeviceTensor(const Napi::CallbackInfo& info);
+/// upload(handle, bytes) -> Promise<void>: overwrites the tensor's memory, whose address stays (CUDA graphs need that)
+Napi::Value UploadDeviceTensor(const Napi::CallbackInfo& info);
 /// download(handle) -> Promise<ArrayBuffer>
 Napi::Value DownloadDeviceTensor(const Napi::CallbackInfo& info);
 /// dispose(handle): gives the memory back once no run uses it

@@ -66,6 +66,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("release", ReleaseSession);
   add("endProfiling", EndProfiling);
   add("allocate", AllocateDeviceTensor);
+  add("upload", UploadDeviceTensor);
   add("download", DownloadDeviceTensor);
   add("dispose", DisposeDeviceTensor);
   add("stopEverything", [](const Napi::CallbackInfo&) { StopEverything(); });

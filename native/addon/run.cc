@@ -151,7 +151,7 @@ class RunJob final : public Job {
     out.Set("type", static_cast<int>(facts.type));
     out.Set("dims", DimsToJs(env, facts.dims));
     out.Set("byteLength", static_cast<double>(facts.byte_count));
-    out.Set("data", DeviceTensorToJs(env, {session_, ort_session_, nullptr, value}));
+    out.Set("data", DeviceTensorToJs(env, {session_, nullptr, value}));
     return out;
   }
 

@@ -125,12 +125,8 @@ export interface Addon {
   terminate(session: NativeSession, id: number): void;
   release(session: NativeSession): Promise<void>;
   endProfiling(session: NativeSession): string;
-  allocate(
-    session: NativeSession,
-    type: number,
-    dims: readonly number[],
-    bytes: Uint8Array | null,
-  ): Promise<NativeDeviceTensor>;
+  allocate(session: NativeSession, type: number, dims: readonly number[]): Promise<NativeDeviceTensor>;
+  upload(tensor: NativeDeviceTensor, bytes: Uint8Array): Promise<void>;
   download(tensor: NativeDeviceTensor): Promise<ArrayBuffer>;
   dispose(tensor: NativeDeviceTensor): void;
   /** Ends all runs and threads of the process's sessions, in every thread. */

@@ -30,18 +30,39 @@ export class DeviceBuffer {
   }
 }
 
-/** A tensor over device memory. onnxruntime-common allows float32, float16, int32, int64, uint32, uint8, bool and 4-bit types. */
-export function deviceTensor(type: TensorType, dims: number[], handle: NativeDeviceTensor, size: number): Tensor {
+/** Types that onnxruntime-common lets a GPU tensor have. */
+const gpuTypes: readonly TensorType[] = [
+  'float32',
+  'float16',
+  'int32',
+  'int64',
+  'uint32',
+  'uint8',
+  'bool',
+  'uint4',
+  'int4',
+];
+
+/** A tensor over device memory; any type of fixed size. */
+export function deviceTensor(
+  type: TensorType,
+  dims: readonly number[],
+  handle: NativeDeviceTensor,
+  size: number,
+): Tensor {
   const { addon } = loadNative();
-  return common.Tensor.fromGpuBuffer(new DeviceBuffer(handle, size), {
-    dataType: type as Tensor.GpuBufferDataTypes,
-    dims,
+  const tensor = common.Tensor.fromGpuBuffer(new DeviceBuffer(handle, size), {
+    // The constructor's list of types is WebGPU's; CUDA has all of them (a quantized cache is int8).
+    dataType: (gpuTypes.includes(type) ? type : 'uint8') as Tensor.GpuBufferDataTypes,
+    dims: [...dims],
     download: async () => {
       const array = arrayFor(type) as new (buffer: ArrayBuffer) => ArrayBufferView;
       return new array(await addon.download(handle)) as never;
     },
     dispose: () => addon.dispose(handle),
   });
+  (tensor as { type: TensorType }).type = type;
+  return tensor;
 }
 
 /**
@@ -57,24 +78,31 @@ export function deviceHandle(where: string, tensor: Tensor): NativeDeviceTensor 
 }
 
 /**
- * Device memory of a session, filled from a tensor or left as it is.
+ * Device memory of a session, its contents left as they are.
  * @throws TypeError for a type without a fixed size
  */
 export async function allocateOnDevice(
   session: NativeSession,
-  source: Tensor | { readonly type: TensorType; readonly dims: readonly number[] },
+  type: TensorType,
+  dims: readonly number[],
 ): Promise<Tensor> {
-  const { type, dims } = source;
   const number = elementNumber(type);
   if (number === undefined || type === 'string') {
-    throw new TypeError(`toDevice: type is ${type}, expected a tensor type of fixed size.`);
+    throw new TypeError(`device tensor: type is ${type}, expected a tensor type of fixed size.`);
   }
-  let bytes: Uint8Array | null = null;
-  if ('location' in source) {
-    const data = (await source.getData()) as Exclude<Tensor.DataType, string[]>;
-    bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  }
-  const handle = await loadNative().addon.allocate(session, number, dims, bytes);
+  const handle = await loadNative().addon.allocate(session, number, dims);
   const count = dims.reduce((product, dim) => product * dim, 1);
-  return deviceTensor(type, [...dims], handle, byteLength(type, count));
+  return deviceTensor(type, dims, handle, byteLength(type, count));
+}
+
+/**
+ * Overwrites a device tensor; its address stays.
+ * @throws LowbitError 'input' when type or dims differ
+ */
+export async function copyToDevice(source: Tensor, target: Tensor): Promise<void> {
+  const [from, to] = [source, target].map((tensor) => `${tensor.type}[${tensor.dims.join(', ')}]`);
+  if (from !== to) throw inputError('device tensor', `is ${to}, expected ${from}, which is to be copied into it`);
+  const data = (await source.getData()) as Exclude<Tensor.DataType, string[]>;
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  await loadNative().addon.upload(deviceHandle('device tensor', target), bytes);
 }

@@ -6,7 +6,7 @@ import { inputError, LowbitError } from '../../ops/common/errors.js';
 import type { NativeInput, NativeSession } from './addon.js';
 import { optionError, show } from './check-option.js';
 import { explainCuda } from './info.js';
-import { allocateOnDevice } from './device.js';
+import { allocateOnDevice, copyToDevice } from './device.js';
 import { loadNative, textOf } from './load.js';
 import {
   readRunOptions,
@@ -29,6 +29,8 @@ export class InferenceSession implements OrtSession {
   readonly #native: NativeSession;
   readonly #locationOf: ReadOptions['locationOf'];
   readonly #profiling: boolean;
+  readonly #onDevice: boolean;
+  readonly #cudaGraph: boolean;
   readonly #running = new Set<Promise<unknown>>();
   #released: Promise<void> | undefined;
   #nextRun = 1;
@@ -38,6 +40,9 @@ export class InferenceSession implements OrtSession {
     this.#native = native;
     this.#locationOf = options.locationOf;
     this.#profiling = options.native.profileFilePrefix !== undefined;
+    this.#onDevice = options.native.cuda !== undefined;
+    this.#cudaGraph =
+      options.native.cuda?.some(([key, value]) => key === 'enable_cuda_graph' && value === '1') ?? false;
     this.inputMetadata = inputs.map(toMetadata);
     this.outputMetadata = outputs.map(toMetadata);
     this.inputNames = inputs.map(({ name }) => name);
@@ -108,6 +113,7 @@ export class InferenceSession implements OrtSession {
     signal?.throwIfAborted();
     const names = Object.keys(fetches);
     const outputs = names.map((name) => this.#readFetch(name, fetches[name] ?? null));
+    if (this.#cudaGraph) checkGraphRun(feeds, fetches, runOptions.config);
     const id = this.#nextRun++;
     const { addon } = loadNative();
     const abort = () => addon.terminate(this.#native, id);
@@ -156,12 +162,22 @@ export class InferenceSession implements OrtSession {
   }
 
   /**
-   * A tensor in this session's device memory ('cuda' sessions), to be fed or to be filled by runs.
-   * @param source uploaded when it is a tensor; otherwise only its type and dims are taken and the memory is left as it is
+   * A tensor in the memory of this session's CUDA device, to feed or to let runs fill it.
+   * @param source a CPU tensor to copy, or only a type and dims: then the memory is left as it is
+   * @param into a device tensor of the same type and dims to overwrite instead of making one; a captured CUDA graph reads
+   *   and writes fixed addresses, so its inputs are changed this way
    */
-  async toDevice(source: Tensor | { readonly type: TensorType; readonly dims: readonly number[] }): Promise<Tensor> {
+  async toDevice(
+    source: Tensor | { readonly type: TensorType; readonly dims: readonly number[] },
+    into?: Tensor,
+  ): Promise<Tensor> {
     this.#checkOpen();
-    return allocateOnDevice(this.#native, source);
+    if (!this.#onDevice) {
+      throw inputError('session', "it runs on the CPU, expected 'cuda' in options.executionProviders at create()");
+    }
+    const target = into ?? (await allocateOnDevice(this.#native, source.type, source.dims));
+    if ('location' in source) await copyToDevice(source, target);
+    return target;
   }
 
   #checkOpen(): void {
@@ -253,6 +269,29 @@ function readSource(
     );
   }
   return [new Uint8Array(model, first, length), orEmpty(typeof second === 'number' ? third : second)];
+}
+
+/**
+ * A captured CUDA graph replays on the addresses it was captured with. A tensor anywhere else would be passed over in
+ * silence, so it is refused here.
+ */
+export function checkGraphRun(
+  feeds: OrtSession.FeedsType,
+  fetches: Fetches,
+  config: readonly (readonly [string, string])[],
+): void {
+  if (config.some(([key, value]) => key === 'gpu_graph_id' && value === '-1')) return; // an ordinary run
+  const elsewhere = [
+    ...Object.keys(feeds).filter((name) => feeds[name]?.location !== 'gpu-buffer'),
+    ...Object.keys(fetches).filter((name) => fetches[name]?.location !== 'gpu-buffer'),
+  ];
+  if (elsewhere.length > 0) {
+    throw inputError(
+      'run',
+      `${list(elsewhere)} not on the device, expected device tensors for every input and output: the session has a CUDA graph`,
+      "Use session.toDevice(), or runOptions.extra = { gpu_graph_id: '-1' } for a run without the graph.",
+    );
+  }
 }
 
 function list(names: readonly string[]): string {
