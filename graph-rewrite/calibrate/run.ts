@@ -2,9 +2,9 @@ import type { Tensor } from 'onnxruntime-common';
 import { inputError } from '../../ops/common/errors.js';
 import type { Model } from '../ir/model.js';
 import type { Value } from '../ir/value.js';
+import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, ModelSession, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
-import { serializeModel } from '../onnx/write.js';
 import { StatsAccumulator } from './stats.js';
 import type { ChannelStats } from './stats.js';
 import { addTaps } from './taps.js';
@@ -48,7 +48,7 @@ export async function calibrate(options: CalibrateOptions): Promise<Map<string, 
   const { taps, remove } = addTaps(model, targets);
   let session: ModelSession;
   try {
-    session = await createSession(serializeModel(model, { externalDir: model.dir }), sessionOptions(model));
+    session = await openModel(model, createSession);
   } finally {
     remove();
   }
@@ -57,11 +57,6 @@ export async function calibrate(options: CalibrateOptions): Promise<Map<string, 
   } finally {
     await session.release();
   }
-}
-
-function sessionOptions(model: Model): Parameters<CreateSession>[1] {
-  if (!model.externalData) return {};
-  return { extra: { session: { model_external_initializers_file_folder_path: model.dir } } };
 }
 
 async function collect(

@@ -5,6 +5,7 @@ export * from './generate.js';
 export * from './logits.js';
 export * from './npy.js';
 export * from './npz.js';
+export * from './open.js';
 export * from './perplexity.js';
 export * from './sample.js';
 export * from './session.js';

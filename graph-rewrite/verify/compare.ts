@@ -5,9 +5,9 @@ import type { Value } from '../ir/value.js';
 import { describeTextModel } from '../lm/decoder.js';
 import { modelIo } from '../lm/facts.js';
 import { floatsOf, readLogits } from '../lm/logits.js';
+import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, ModelSession, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
-import { serializeModel } from '../onnx/write.js';
 import { exposeValues } from './expose.js';
 import { layerPairs } from './layers.js';
 import type { LayerPair, LayerPart } from './layers.js';
@@ -132,7 +132,8 @@ async function withSessions(
 ): Promise<void> {
   const sessions: ModelSession[] = [];
   const open = async (model: Model, values: readonly Value[]): Promise<Run> => {
-    const session = await openWith(model, values, createSession);
+    const restore = exposeValues(model, values);
+    const session = await openModel(model, createSession).finally(restore);
     sessions.push(session);
     return async (feed, fetches) => (await session.run(feed, fetches)) as Record<string, Tensor>;
   };
@@ -140,18 +141,6 @@ async function withSessions(
     await work(await open(reference, references), await open(rewritten, tests));
   } finally {
     for (const session of sessions) await session.release();
-  }
-}
-
-/** Weights in data files stay there; the session reads them in place. */
-async function openWith(model: Model, values: readonly Value[], createSession: CreateSession): Promise<ModelSession> {
-  const restore = exposeValues(model, values);
-  try {
-    const folder = { session: { model_external_initializers_file_folder_path: model.dir } };
-    const bytes = serializeModel(model, { externalDir: model.dir });
-    return await createSession(bytes, model.externalData ? { extra: folder } : {});
-  } finally {
-    restore();
   }
 }
 
