@@ -4,12 +4,11 @@ import type { Recipe } from '../recipes/recipe.js';
 import type { Batch, Member } from './resolve-sites.js';
 
 /**
- * q, k and v are one product only where each alone is too narrow to keep the cores busy: their results have to be split again, which
- * copies them.
+ * Names of merged products, by layer.
+ *
+ * Gate and up are read together by what follows, so one product for both is free. Results of q, k and v would have to be split again: on
+ * the CPU that costs what one product saves (hidden 384 … 2048, 1 … 256 rows: no difference), so `auto` leaves them apart.
  */
-const narrow = 512;
-
-/** Names of merged products, by layer. */
 export function decideMerges(batch: Batch, recipe: Recipe, fusedGates: readonly GateSite[]): Map<LinearSite, string> {
   const merged = new Map<LinearSite, string>();
   if (batch.settings.activation.format === 'none') return merged;
@@ -21,9 +20,7 @@ export function decideMerges(batch: Batch, recipe: Recipe, fusedGates: readonly 
     }
   }
   const heads = [member('q_proj'), member('k_proj'), member('v_proj')];
-  const { qkv } = recipe.merge;
-  if (qkv === true || (qkv === 'auto' && heads.some((part) => part && part.site.N <= narrow)))
-    join(heads, 'qkv_proj', merged);
+  if (recipe.merge.qkv === true) join(heads, 'qkv_proj', merged);
   return merged;
 }
 
