@@ -14,8 +14,27 @@ import { makePlan, type Plan, type StatsByValue } from './plan/index.js';
 import { needsCalibration, type Recipe } from './recipes/index.js';
 
 export { analyze, type Analysis, type InputGroup, type LinearSite } from './analyze/index.js';
-export { calibrate, type CalibrateOptions } from './calibrate/index.js';
-export type { ChannelStats } from './calibrate/index.js';
+export {
+  calibrate,
+  loadStats,
+  recordedFeeds,
+  saveStats,
+  textFeeds,
+  tokenFeeds,
+  type CalibrateOptions,
+  type ChannelStats,
+} from './calibrate/index.js';
+export {
+  Detokenizer,
+  generate,
+  loadTokenizer,
+  perplexity,
+  readTokens,
+  textFacts,
+  type CreateSession,
+  type ModelSession,
+} from './lm/index.js';
+export { compareModels, type Comparison } from './verify/index.js';
 export type { Model } from './ir/index.js';
 export { loadModel } from './onnx/read.js';
 export { saveModel } from './onnx/write.js';
