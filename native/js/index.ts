@@ -1,7 +1,7 @@
 /**
  * `ort-lowbit`: onnxruntime-node's interface, with the low-bit operators known to every session.
  */
-import type { Tensor as OrtTensor } from 'onnxruntime-common';
+import type { Tensor as OrtTensor, TypedTensor } from 'onnxruntime-common';
 import { common } from './common.js';
 
 export { InferenceSession } from './session.js';
@@ -13,5 +13,14 @@ export type { NativeInfo, OperatorLibraryDescription } from './info.js';
 /** onnxruntime-common's Tensor, the very class that onnxruntime-node exports. */
 export const Tensor = common.Tensor;
 export type Tensor = OrtTensor;
+// eslint-disable-next-line @typescript-eslint/no-namespace -- as in onnxruntime-common
+export declare namespace Tensor {
+  type Type = OrtTensor.Type;
+  type DataType = OrtTensor.DataType;
+  type DataTypeMap = OrtTensor.DataTypeMap;
+  type ElementType = OrtTensor.ElementType;
+  type DataLocation = OrtTensor.DataLocation;
+}
 /** onnxruntime-common's env; `logLevel` counts when the first session of the process is made. */
 export const env = common.env;
+export type { TypedTensor };

@@ -235,6 +235,19 @@ export class InferenceSession implements OrtSession {
   }
 }
 
+/** Types under the class's name, where users of onnxruntime-node look for them. */
+// eslint-disable-next-line @typescript-eslint/no-namespace -- declaration merging knows no other way
+export declare namespace InferenceSession {
+  type SessionOptions = import('./session-options.js').SessionOptions;
+  type RunOptions = import('./session-options.js').RunOptions;
+  type FeedsType = OrtSession.FeedsType;
+  type FetchesType = OrtSession.FetchesType;
+  type ReturnType = OrtSession.ReturnType;
+  type OnnxValueMapType = OrtSession.OnnxValueMapType;
+  type ValueMetadata = OrtSession.ValueMetadata;
+  type TensorValueMetadata = OrtSession.TensorValueMetadata;
+}
+
 // `await using session = …` where the runtime has it.
 const asyncDispose: symbol | undefined = (Symbol as { asyncDispose?: symbol }).asyncDispose;
 if (asyncDispose) {
