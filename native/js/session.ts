@@ -8,6 +8,7 @@ import { optionError, show } from './check-option.js';
 import { explainCuda } from './info.js';
 import { allocateOnDevice, copyToDevice } from './device.js';
 import { loadNative, textOf } from './load.js';
+import type { RunOptions as HostRunOptions, SessionOptions as HostSessionOptions } from './session-options.js';
 import {
   readRunOptions,
   readSessionOptions,
@@ -238,8 +239,8 @@ export class InferenceSession implements OrtSession {
 /** Types under the class's name, where users of onnxruntime-node look for them. */
 // eslint-disable-next-line @typescript-eslint/no-namespace -- declaration merging knows no other way
 export declare namespace InferenceSession {
-  type SessionOptions = import('./session-options.js').SessionOptions;
-  type RunOptions = import('./session-options.js').RunOptions;
+  type SessionOptions = HostSessionOptions;
+  type RunOptions = HostRunOptions;
   type FeedsType = OrtSession.FeedsType;
   type FetchesType = OrtSession.FetchesType;
   type ReturnType = OrtSession.ReturnType;

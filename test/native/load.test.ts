@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import type { InferenceSession as OrtSession } from 'onnxruntime-common';
 import * as host from '../../native/js/index.js';
-import { InferenceSession, Tensor } from '../../native/js/index.js';
+import type { InferenceSession } from '../../native/js/index.js';
+import { Tensor } from '../../native/js/index.js';
 import { environmentVariables } from '../../native/js/env.js';
 import { nativePaths } from '../../native/js/load.js';
 import { runNode } from '../helpers/child.js';
