@@ -44,6 +44,7 @@ export function analyze(model: Model): Analysis {
     acts.push(...activation.acts);
     misses.push(...norm.misses, ...activation.misses);
   }
+  misses.push(...functionCalls(model));
   const named = uniqueNames(linears);
   const index = indexLinears(named, shapes);
   const attentions = graphs.flatMap((graph) => findAttentions(graph, index, shapes));
@@ -51,6 +52,18 @@ export function analyze(model: Model): Analysis {
   assignRoles(named, inputs, attentions, gates, acts, shapes);
   misses.sort((a, b) => b.matched - a.matched);
   return { linears: named, norms, gates, acts, attentions, inputs, nearMisses: misses, shapes };
+}
+
+/** Calls of model-local functions: what is inside is not looked at, and whoever finds no layers should know. */
+function functionCalls(model: Model): Rejection[] {
+  const functions = new Set(model.functions.map(({ domain, name }) => `${domain ?? ''}:${name ?? ''}`));
+  if (functions.size === 0) return [];
+  const reason = 'is a call of a model-local function, whose layers are not looked at (inline functions first)';
+  return [...model.walkGraphs()].flatMap(({ nodes }) =>
+    nodes
+      .filter((node) => functions.has(`${node.domain}:${node.opType}`))
+      .map((node) => ({ pattern: 'linear layer', reason, node, matched: Infinity })),
+  );
 }
 
 /** Plans speak of sites by name: numbers those that share one (branches of an If may). */

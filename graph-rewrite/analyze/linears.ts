@@ -8,6 +8,9 @@ import { asBias, isConstantExpression, scaled, weightSource } from './weights.js
 /** Fewest input channels for which codes and scales are worth anything. */
 export const smallestK = 32;
 
+/** Most of them: beyond, the integer sums of s8 products may not fit into int32. */
+export const largestK = 131072;
+
 const productTypes: ReadonlyMap<string, string> = new Map([
   ['MatMul', ''],
   ['Gemm', ''],
@@ -80,6 +83,7 @@ function linearAt(node: Node, shapes: Shapes): LinearSite | undefined {
   const [rows, columns] = source.tensor.dims as [number, number];
   const [K, N] = transposed ? [columns, rows] : [rows, columns];
   if (K < smallestK) return leave(`${K} input channels, expected at least ${smallestK}`, K, N);
+  if (K > largestK) return leave(`${K} input channels, expected at most ${largestK}`, K, N);
   const type = shapes.dtype(x);
   if (type !== undefined && type !== 'float32' && type !== 'float16')
     return leave(`computes in ${type}, expected float32 or float16`, K, N);

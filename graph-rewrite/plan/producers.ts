@@ -113,8 +113,10 @@ function decideGate(
 ): ProducerDecision {
   if (claims.producers.has(gate.node)) return separate('its gate already quantizes for other layers');
   if (neededElsewhere(gate.y, batch)) return separate(`"${gate.y.name}" is also needed in float`);
-  if (!shapes.sameShape(gate.gate, gate.up)) return separate('gate and up are not certainly of one shape');
   const folded = [gate.gate, gate.up].map((value) => linears.find((site) => site.y === value));
+  const [a, b] = folded;
+  const twins = a !== undefined && b !== undefined && a.x === b.x && a.N === b.N;
+  if (!twins && !shapes.sameShape(gate.gate, gate.up)) return separate('gate and up are not certainly of one shape');
   const obstacle = ordered ? foldObstacle(gate, [gate.gate, gate.up], folded, claims) : undefined;
   if (obstacle) return separate(`its order is gathered at run time: ${obstacle}`);
   claims.producers.add(gate.node);

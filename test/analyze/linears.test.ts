@@ -1,6 +1,6 @@
 import { deepEqual, equal, ok } from 'node:assert/strict';
 import { analyze, type LinearSite } from '../../graph-rewrite/analyze/index.js';
-import { int, ints, readFloats, tensor, tensorOf, type Value } from '../../graph-rewrite/ir/index.js';
+import { int, ints, lazyTensor, readFloats, tensor, tensorOf, type Value } from '../../graph-rewrite/ir/index.js';
 import { TestGraph } from '../helpers/graph.js';
 
 /** The layers of a graph with x [B, S, 64]; what is built becomes the output. */
@@ -117,6 +117,17 @@ describe('analyze: linear layers', () => {
       'few input channels',
       (g) => g.op('MatMul', [g.input('z', ['n', 16]), g.weight('w', [16, 48])]),
       /^16 input channels, expected at least 32$/,
+    ],
+    [
+      'more channels than sums can hold',
+      (g) => {
+        const w = g.graph.addInitializer(
+          'w',
+          lazyTensor('float32', [131088, 64], () => new Uint8Array(131088 * 256)),
+        );
+        return g.op('MatMul', [g.input('z', ['n', 131088]), w]);
+      },
+      /^131088 input channels, expected at most 131072$/,
     ],
     [
       'a constant on the left',

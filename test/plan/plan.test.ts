@@ -5,7 +5,9 @@ import { loadModel } from '../../graph-rewrite/onnx/read.js';
 import { decodeOrder, explain, parsePlan } from '../../graph-rewrite/plan/index.js';
 import { headOrder } from '../../graph-rewrite/plan/order.js';
 import { fit } from '../../graph-rewrite/plan/shrink.js';
+import { temporaryFolder } from '../helpers/files.js';
 import { TestGraph } from '../helpers/graph.js';
+import { writeModel } from '../helpers/models.js';
 import { randomStats } from '../helpers/stats.js';
 import { zooPath } from '../helpers/zoo.js';
 
@@ -271,6 +273,8 @@ describe('plan: as a file', () => {
 });
 
 describe('plan: nothing to do', () => {
+  const folder = temporaryFolder();
+
   it('names the nearest miss where there is no layer', () => {
     const g = new TestGraph();
     const x = g.input('x', ['B', 'S', 64]);
@@ -283,6 +287,20 @@ describe('plan: nothing to do', () => {
     throws(
       () => makePlan(analyze(g.model), undefined, findRecipe('w8a8'), g.model),
       /no linear layers.*nearest miss is LayerNormalization "ln": normalizes from axis 1/,
+    );
+  });
+
+  it('tells calls of model-local functions, which hide layers', () => {
+    const op = { opType: 'Linear', domain: 'mine', name: 'call', input: ['x'], output: ['y'] };
+    const type = { tensorType: { elemType: 1, shape: { dim: [{ dimParam: 'n' }, { dimParam: 'k' }] } } };
+    const graph = { name: 'g', node: [op], input: [{ name: 'x', type }], output: [{ name: 'y', type }] };
+    const functions = [
+      { name: 'Linear', domain: 'mine', input: ['x'], output: ['y'], node: [{ ...op, opType: 'Neg', domain: '' }] },
+    ];
+    const model = loadModel(writeModel(folder.path('model.onnx'), graph, { functions }));
+    throws(
+      () => makePlan(analyze(model), undefined, findRecipe('w8a8'), model),
+      /nearest miss is Linear "call": is a call of a model-local function/,
     );
   });
 
