@@ -11,7 +11,8 @@ import { loadModel } from './onnx/read.js';
 import { saveModel } from './onnx/write.js';
 import { applyPlan, type RewriteReport } from './passes/index.js';
 import { makePlan, type Plan, type StatsByValue } from './plan/index.js';
-import { needsCalibration, type Recipe } from './recipes/index.js';
+import { needsStatistics, type Recipe } from './recipes/index.js';
+import type { Rounded, RoundedLayer } from './round/index.js';
 
 export { analyze, type Analysis, type InputGroup, type LinearSite } from './analyze/index.js';
 export {
@@ -41,6 +42,7 @@ export { saveModel } from './onnx/write.js';
 export { applyPlan, type RewriteReport } from './passes/index.js';
 export { explain, makePlan, readPlan, type Plan, type StatsByValue } from './plan/index.js';
 export { findRecipe, recipes, withSettings, type Recipe } from './recipes/index.js';
+export { roundWeights, type Rounded, type RoundedLayer, type RoundOptions } from './round/index.js';
 
 export interface RewriteOptions {
   /** Float model to read. */
@@ -52,6 +54,8 @@ export interface RewriteOptions {
   readonly plan?: Plan;
   /** Collects statistics of the float model, if the recipe needs them; see `calibrate`. */
   readonly calibrate?: (model: Model, analysis: Analysis) => Promise<StatsByValue>;
+  /** Rounds the weights that the plan gives to GPTQ; see `roundWeights`. */
+  readonly round?: (model: Model, analysis: Analysis, plan: Plan) => Promise<Rounded>;
   /** Replace an output that exists. */
   readonly force?: boolean;
   /** `done` and `total` count what the stage says: samples, or bytes. */
@@ -63,6 +67,8 @@ export interface RewriteResult {
   readonly plan: Plan;
   /** Absent when nothing was written. */
   readonly report?: RewriteReport;
+  /** What GPTQ gained, by product. */
+  readonly rounded?: readonly RoundedLayer[];
   readonly saved?: { readonly bytes: number; readonly files: readonly string[] };
 }
 
@@ -77,13 +83,15 @@ export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
   const plan = options.plan ?? makePlan(analysis, await statistics(model, analysis, options), recipe, model);
   throwIfAborted(signal, 'rewrite');
   if (output === undefined) return { plan };
-  const report = applyPlan(model, plan, analysis);
+  const rounded = plan.predicted.rounding && (await options.round?.(model, analysis, plan));
+  throwIfAborted(signal, 'rewrite');
+  const report = applyPlan(model, plan, analysis, rounded?.weights);
   const saved = await saveModel(model, output, {
     ...(options.force === undefined ? {} : { force: options.force }),
     ...(signal ? { signal } : {}),
     ...(onProgress ? { progress: onProgress } : {}),
   });
-  return { plan, report, saved };
+  return { plan, report, saved, ...(rounded ? { rounded: rounded.layers } : {}) };
 }
 
 async function statistics(
@@ -91,7 +99,7 @@ async function statistics(
   analysis: Analysis,
   { recipe, calibrate }: RewriteOptions,
 ): Promise<StatsByValue | undefined> {
-  if (!needsCalibration(recipe)) return undefined;
+  if (!needsStatistics(recipe)) return undefined;
   if (!calibrate)
     throw usageError(
       `recipe "${recipe.name}"`,

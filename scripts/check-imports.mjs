@@ -12,6 +12,7 @@ const rules = [
   ['graph-rewrite/cli', ['graph-rewrite', 'ops', 'native/js', 'models']],
   ['graph-rewrite/calibrate', ['graph-rewrite', 'ops', 'types:native/js']],
   ['graph-rewrite/lm', ['graph-rewrite', 'ops', 'types:native/js']],
+  ['graph-rewrite/round', ['graph-rewrite', 'ops', 'types:native/js']],
   ['graph-rewrite/verify', ['graph-rewrite', 'ops', 'types:native/js']],
   ['graph-rewrite', ['graph-rewrite', 'ops']],
 ];

@@ -1,8 +1,9 @@
 import { inputError, internalError } from '../../ops/common/errors.js';
 import { packedRowBytes } from '../../ops/formats/formats.js';
 import { lazyTensor, type Tensor } from '../ir/tensor.js';
+import type { DType } from '../onnx/dtype.js';
 import { type Refusal, segmentScale, writeS4, writeS8 } from './quantize.js';
-import { rowReader, sizeOf, type WeightSource } from './rows.js';
+import { gather, rowReader, sizeOf, type WeightSource } from './rows.js';
 
 /** How the weight of one QuantGemm is quantized and laid out. */
 export interface PackSpec {
@@ -31,7 +32,8 @@ export interface PackedLinear {
   readonly bOutlierScale?: Tensor;
 }
 
-interface Sizes {
+/** Sizes of a product and of the parts that it is stored in. */
+export interface Sizes {
   readonly N: number;
   readonly K: number;
   readonly body: number;
@@ -40,8 +42,9 @@ interface Sizes {
   readonly outliers: number;
 }
 
-type Part = 'b' | 'bScale' | 'bOutlier' | 'bOutlierScale';
-type Parts = Record<Part, Uint8Array>;
+export type Part = 'b' | 'bScale' | 'bOutlier' | 'bOutlierScale';
+/** The bytes of all parts; those of outliers are empty where there are none. */
+export type Parts = Record<Part, Uint8Array>;
 
 /**
  * Quantizes and packs the weights of a linear layer, or of several that share their input, one below the other.
@@ -68,15 +71,24 @@ const packedBySource = new WeakMap<
 
 function findPacked(sources: readonly WeightSource[], spec: PackSpec): PackedLinear | undefined {
   const candidates = sources[0] ? packedBySource.get(sources[0].weight) : undefined;
-  return candidates?.find(
-    (each) =>
-      each.sources.length === sources.length &&
-      each.sources.every((source, i) => sameSource(source, sources[i]!)) &&
-      (['format', 'groupSize', 'clip', 'channelGroup', 'outlierChannels'] as const).every(
-        (k) => each.spec[k] === spec[k],
-      ) &&
-      sameOrder(each.spec.columnOrder, spec.columnOrder),
-  )?.packed;
+  return candidates?.find((each) => packAlike(each, { sources, spec }))?.packed;
+}
+
+interface Packing {
+  readonly sources: readonly WeightSource[];
+  readonly spec: PackSpec;
+}
+
+/** Whether two products have the same weights, orders and formats. */
+export function packAlike(a: Packing, b: Packing): boolean {
+  return (
+    a.sources.length === b.sources.length &&
+    a.sources.every((source, i) => sameSource(source, b.sources[i]!)) &&
+    (['format', 'groupSize', 'clip', 'channelGroup', 'outlierChannels'] as const).every(
+      (key) => a.spec[key] === b.spec[key],
+    ) &&
+    sameOrder(a.spec.columnOrder, b.spec.columnOrder)
+  );
 }
 
 function sameSource(a: WeightSource, b: WeightSource): boolean {
@@ -90,8 +102,7 @@ function sameOrder(a: Int32Array | undefined, b: Int32Array | undefined): boolea
 }
 
 function lazyParts(name: string, sources: readonly WeightSource[], spec: PackSpec): PackedLinear {
-  const sizes = checkSizes(name, sources, spec);
-  const { N, body, groups, outliers } = sizes;
+  const sizes = packedSizes(name, sources, spec);
   let waiting: Partial<Parts> = {};
   const take = (part: Part) => () => {
     if (!waiting[part]) waiting = packAll(name, sources, spec, sizes);
@@ -99,20 +110,29 @@ function lazyParts(name: string, sources: readonly WeightSource[], spec: PackSpe
     waiting = rest;
     return bytes!;
   };
-  const dtype = spec.format === 's4' ? 'uint8' : 'int8';
+  return tensorsOf(sizes, spec, (part, dtype, dims) => lazyTensor(dtype, dims, take(part)));
+}
+
+/** The tensors of a product; `make` gives each its bytes. */
+export function tensorsOf(
+  { N, body, groups, outliers }: Sizes,
+  { format }: PackSpec,
+  make: (part: Part, dtype: DType, dims: readonly number[]) => Tensor,
+): PackedLinear {
   const packed = {
-    b: lazyTensor(dtype, [N, packedRowBytes(spec.format, body)], take('b')),
-    bScale: lazyTensor('float16', [N, groups], take('bScale')),
+    b: make('b', format === 's4' ? 'uint8' : 'int8', [N, packedRowBytes(format, body)]),
+    bScale: make('bScale', 'float16', [N, groups]),
   };
   if (outliers === 0) return packed;
   return {
     ...packed,
-    bOutlier: lazyTensor('int8', [N, outliers], take('bOutlier')),
-    bOutlierScale: lazyTensor('float16', [N], take('bOutlierScale')),
+    bOutlier: make('bOutlier', 'int8', [N, outliers]),
+    bOutlierScale: make('bOutlierScale', 'float16', [N]),
   };
 }
 
-function checkSizes(name: string, sources: readonly WeightSource[], spec: PackSpec): Sizes {
+/** The sizes of a product. @throws internal error if sources and specification do not fit together */
+export function packedSizes(name: string, sources: readonly WeightSource[], spec: PackSpec): Sizes {
   const all = sources.map(sizeOf);
   const K = all[0]?.K ?? 0;
   const N = all.reduce((sum, each) => sum + each.N, 0);
@@ -186,15 +206,8 @@ function packSource(
   }
 }
 
-function gather(row: Float32Array, order: Int32Array | undefined, out: Float32Array, offset: number): void {
-  if (!order) {
-    out.set(row, offset);
-    return;
-  }
-  for (let j = 0; j < order.length; j++) out[offset + j] = row[order[j]!]!;
-}
-
-function refuse(name: string, row: number, refusal: Refusal | undefined): void {
+/** @throws input error that says why output channel `row` cannot be quantized, if it cannot */
+export function refuse(name: string, row: number, refusal: Refusal | undefined): void {
   if (refusal === 'non-finite') {
     throw inputError(
       name,

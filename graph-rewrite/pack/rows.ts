@@ -34,6 +34,15 @@ export function rowReader(source: WeightSource): (n: number) => Float32Array {
   return slabReader(weight, K);
 }
 
+/** Writes a row to `out` from `offset` on, channel j being channel order[j] of the row. */
+export function gather(row: Float32Array, order: Int32Array | undefined, out: Float32Array, offset: number): void {
+  if (!order) {
+    out.set(row, offset);
+    return;
+  }
+  for (let j = 0; j < order.length; j++) out[offset + j] = row[order[j]!]!;
+}
+
 /** Rows of an NK weight that are asked for in rising order. */
 function slabReader(weight: Tensor, K: number): (n: number) => Float32Array {
   const N = weight.dims[0]!;

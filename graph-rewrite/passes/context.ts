@@ -3,6 +3,7 @@ import { internalError } from '../../ops/common/errors.js';
 import type { NodeParts } from '../../ops/define-op.js';
 import type { Analysis, InputGroup, LinearSite } from '../analyze/sites.js';
 import type { Graph, Model, Node, Tensor, Value } from '../ir/index.js';
+import type { PackedLinear } from '../pack/linear.js';
 import type { Plan, PlanInput } from '../plan/plan.js';
 
 /** A quantized input: codes with their scales. */
@@ -10,6 +11,9 @@ export interface Codes {
   readonly q: Value;
   readonly scale: Value;
 }
+
+/** Packed weights of a product by its name, for products that are not rounded to nearest. */
+export type RoundedWeights = (product: string) => PackedLinear | undefined;
 
 /** The float type of a rewritten node. */
 export type GraphType = 'float32' | 'float16';
@@ -28,6 +32,8 @@ export class PassContext {
     readonly model: Model,
     readonly analysis: Analysis,
     readonly plan: Plan,
+    /** Weights that were rounded before. */
+    readonly weights?: RoundedWeights,
   ) {
     this.#sites = new Map(analysis.linears.map((site) => [site.name, site]));
   }

@@ -6,7 +6,7 @@ import { checkModel, type Model } from '../ir/index.js';
 import { fingerprint } from '../plan/fingerprint.js';
 import type { Plan } from '../plan/plan.js';
 import { checkRewritten } from './check.js';
-import { PassContext } from './context.js';
+import { PassContext, type RoundedWeights } from './context.js';
 import { fuseAct } from './fuse-act.js';
 import { fuseGate } from './fuse-gate.js';
 import { fuseNorm } from './fuse-norm.js';
@@ -15,6 +15,8 @@ import { prune } from './prune.js';
 import { quantizeInput } from './quantize-input.js';
 import { stamp } from './stamp.js';
 import { swapLinear } from './swap-linear.js';
+
+export type { RoundedWeights } from './context.js';
 
 /** The passes in their order, each with the reason for its place. */
 export const pipeline: readonly { readonly pass: Pass; readonly because: string }[] = [
@@ -38,9 +40,15 @@ export interface RewriteReport {
 /**
  * Rewrites the model in place as the plan says. Weights are packed when the model is saved.
  * @param analysis of this very model, if there is one already
- * @throws usage error if the plan was made for another model
+ * @param weights what `round` made, if the plan asks for GPTQ
+ * @throws usage error if the plan was made for another model, or weights are missing
  */
-export function applyPlan(model: Model, plan: Plan, analysis: Analysis = analyze(model)): RewriteReport {
+export function applyPlan(
+  model: Model,
+  plan: Plan,
+  analysis: Analysis = analyze(model),
+  weights?: RoundedWeights,
+): RewriteReport {
   const sha256 = fingerprint(model, analysis);
   if (plan.model.sha256 !== sha256)
     throw usageError(
@@ -48,7 +56,7 @@ export function applyPlan(model: Model, plan: Plan, analysis: Analysis = analyze
       `was made for the model ${plan.model.sha256.slice(0, 12)} (${plan.model.path || 'unnamed'}), this one is ${sha256.slice(0, 12)}`,
       'Make the plan anew with --dry-run.',
     );
-  const context = new PassContext(model, analysis, plan);
+  const context = new PassContext(model, analysis, plan, weights);
   const passes = pipeline.map(({ pass }) => {
     context.begin(pass.name);
     try {

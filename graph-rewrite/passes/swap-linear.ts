@@ -1,42 +1,29 @@
 /** MatMul and Gemm → QuantGemm with packed weights; merged layers become one product. */
-import { internalError } from '../../ops/common/errors.js';
+import { internalError, usageError } from '../../ops/common/errors.js';
 import { QuantGemm } from '../../ops/quant-gemm/contract.js';
 import type { LinearSite } from '../analyze/sites.js';
 import { ints, tensorOf, type Node, type Tensor, type Value } from '../ir/index.js';
-import { packLinear } from '../pack/linear.js';
-import { decodeOrder, type PlanInput, type QuantizedSite } from '../plan/plan.js';
+import { packLinear, type PackedLinear } from '../pack/linear.js';
+import { listProducts, type Product, type ProductPart } from '../plan/products.js';
 import type { PassContext } from './context.js';
 import { writeCorrespondence } from './correspondence.js';
 import type { Pass } from './pass.js';
 import { joinBiases, noBias } from './tensors.js';
 
-interface Part {
-  readonly site: LinearSite;
-  readonly planned: QuantizedSite;
-  readonly rowOrder: Int32Array | undefined;
-}
-
 export const swapLinear: Pass = {
   name: 'swap-linear',
   run(context) {
-    const products = new Map<string, Part[]>();
-    for (const planned of context.plan.sites) {
-      if (planned.decision === 'keep') continue;
-      const rowOrder = planned.rowOrder === undefined ? undefined : decodeOrder(planned.rowOrder);
-      const key = planned.merge ?? planned.site;
-      products.set(key, [...(products.get(key) ?? []), { site: context.site(planned.site), planned, rowOrder }]);
-    }
-    const inputs = new Map(context.plan.inputs.map((input) => [input.id, input]));
-    for (const [name, parts] of products) swap(name, parts, inputs.get(parts[0]!.planned.input)!, context);
-    return products.size;
+    const products = listProducts(context.plan, (name) => context.site(name));
+    for (const product of products) swap(product, context);
+    return products.length;
   },
 };
 
-function swap(name: string, parts: readonly Part[], input: PlanInput, context: PassContext): void {
-  const [{ site, planned }] = parts as [Part];
-  const N = parts.reduce((sum, part) => sum + part.site.N, 0);
+function swap(product: Product, context: PassContext): void {
+  const { name, parts, input, N } = product;
+  const [{ site, planned }] = parts as [ProductPart];
   const type = context.typeOf(site.x, site);
-  const packed = pack(name, parts, input);
+  const packed = pack(product, context);
   const constant = (suffix: string, tensor: Tensor | undefined) =>
     tensor && context.constant(`${name}/${suffix}`, tensor);
   const codes = context.codes.get(input.id);
@@ -84,20 +71,12 @@ function swap(name: string, parts: readonly Part[], input: PlanInput, context: P
   else split(y, parts, name, context);
 }
 
-function pack(name: string, parts: readonly Part[], input: PlanInput): ReturnType<typeof packLinear> {
-  const { format, groupSize, clip, channelGroup, outlierChannels } = parts[0]!.planned.weight;
-  return packLinear(
-    name,
-    parts.map(({ site, rowOrder }) => ({
-      weight: site.weight,
-      layout: site.layout,
-      ...(rowOrder ? { rowOrder } : {}),
-    })),
-    {
-      ...{ format, groupSize, clip, channelGroup, outlierChannels },
-      ...(input.order ? { columnOrder: decodeOrder(input.order) } : {}),
-    },
-  );
+/** The weights as they are given (rounded before), or rounded to nearest at save. */
+function pack({ name, sources, spec, rounding }: Product, context: PassContext): PackedLinear {
+  const given = context.weights?.(name);
+  if (given) return given;
+  if (rounding === 'rtn') return packLinear(name, sources, spec);
+  throw usageError(name, 'the plan rounds it by GPTQ and no rounded weights are given', 'Give calibration data.');
 }
 
 /** Whether the layer reads `[M, K]` while its input is quantized with all its axes. */
@@ -114,7 +93,7 @@ function flatten(y: Value, N: number, name: string, before: Node, context: PassC
 }
 
 /** Takes a merged product apart again along its channels. */
-function split(y: Value, parts: readonly Part[], name: string, context: PassContext): void {
+function split(y: Value, parts: readonly ProductPart[], name: string, context: PassContext): void {
   const sizes = parts.map(({ site }) => site.N);
   const outputs = parts.map(({ site }) => `${site.name}/y`);
   // The sizes became an input in opset 13.

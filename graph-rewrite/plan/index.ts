@@ -3,5 +3,17 @@ export { fingerprint } from './fingerprint.js';
 export { makePlan, type StatsByValue } from './make-plan.js';
 export { parsePlan, readPlan } from './parse.js';
 export { decodeOrder, encodeOrder } from './plan.js';
-export type { InputDecision, KeptSite, Plan, PlanInput, PlanSite, PlanWeight, QuantizedSite, Reorder } from './plan.js';
+export type {
+  InputDecision,
+  KeptSite,
+  Plan,
+  PlanInput,
+  PlanSite,
+  PlanWeight,
+  QuantizedSite,
+  Reorder,
+  RoundingCost,
+} from './plan.js';
+export { listProducts, type Product } from './products.js';
+export { hessianGroups, roundingPasses, type HessianGroup } from './rounding.js';
 export { packedBytes } from './sizes.js';

@@ -12,6 +12,7 @@ import { embed, headOrder, rank } from './order.js';
 import { encodeOrder, recipeKey, type Plan, type PlanInput, type PlanSite, type QuantizedSite } from './plan.js';
 import { decideProducer, type Claims, type ProducerDecision } from './producers.js';
 import { describeSite, resolveSites, type Batch } from './resolve-sites.js';
+import { predictRounding } from './rounding.js';
 import { fit } from './shrink.js';
 import { packedBytes, predictBytes } from './sizes.js';
 
@@ -92,7 +93,10 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
     format: 1,
     model: { sha256: fingerprint(model, analysis), path: model.path ?? '' },
     ...{ recipe, inputs, sites: ordered },
-    predicted: predictBytes(model, analysis, inputs, ordered),
+    predicted: {
+      ...predictBytes(model, analysis, inputs, ordered),
+      ...predictRounding(recipe, analysis, inputs, ordered),
+    },
   };
 }
 
@@ -105,8 +109,8 @@ function quantizedSite(
   merge: string | undefined,
 ): QuantizedSite {
   const groupSize = settings.groupSize === 0 ? 0 : fitted.groupSize;
-  const { format, clip, channelGroup } = settings;
-  const weight = { format, groupSize, clip, channelGroup, outlierChannels: fitted.outlierChannels };
+  const { format, clip, channelGroup, rounding } = settings;
+  const weight = { format, groupSize, clip, channelGroup, outlierChannels: fitted.outlierChannels, rounding };
   return {
     ...describeSite(site),
     ...{ decision: 'quantize', input, weight },

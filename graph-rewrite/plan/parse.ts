@@ -61,6 +61,7 @@ const weight = object({
   clip: ratio,
   channelGroup: oneOf(1, 2),
   outlierChannels: count,
+  rounding: oneOf('rtn', 'gptq'),
 });
 const quantizedSite = object({
   ...base,
@@ -101,7 +102,11 @@ const checkPlan = object({
     const kept = (value as { decision?: unknown } | null)?.decision === 'keep';
     (kept ? keptSite : quantizedSite)(value, at);
   }),
-  predicted: object({ linearBytes: count, outputBytes: count }),
+  predicted: object({
+    linearBytes: count,
+    outputBytes: count,
+    'rounding?': object({ passes: count, hessianBytes: count, productBytes: count }),
+  }),
 });
 
 /**

@@ -62,6 +62,7 @@ export interface PlanWeight {
   readonly clip: number;
   readonly channelGroup: 1 | 2;
   readonly outlierChannels: number;
+  readonly rounding: 'rtn' | 'gptq';
 }
 
 interface PlanSiteBase {
@@ -95,6 +96,16 @@ export interface KeptSite extends PlanSiteBase {
 
 export type PlanSite = QuantizedSite | KeptSite;
 
+/** What GPTQ will take, see `rounding.ts`. */
+export interface RoundingCost {
+  /** Runs over the calibration data. */
+  readonly passes: number;
+  /** Largest sum of the Hessians of a pass, while they are collected. */
+  readonly hessianBytes: number;
+  /** Largest memory of one product while it is rounded. */
+  readonly productBytes: number;
+}
+
 export interface Plan {
   readonly format: 1;
   readonly model: { readonly sha256: string; readonly path: string };
@@ -102,7 +113,12 @@ export interface Plan {
   readonly inputs: readonly PlanInput[];
   readonly sites: readonly PlanSite[];
   /** Bytes of all packed weights, and of all tensors of the rewritten model. */
-  readonly predicted: { readonly linearBytes: number; readonly outputBytes: number };
+  readonly predicted: {
+    readonly linearBytes: number;
+    readonly outputBytes: number;
+    /** With GPTQ. */
+    readonly rounding?: RoundingCost;
+  };
 }
 
 /** int32 little-endian as base64. */

@@ -95,7 +95,8 @@ export function checkRecipe(value: unknown, source = 'recipe'): asserts value is
       throw usageError(at, `${key} is ${JSON.stringify(value[key])}, expected text`);
   }
   if (value['version'] !== 1) throw usageError(at, `version is ${JSON.stringify(value['version'])}, expected 1`);
-  for (const { path } of fields) {
+  for (const { path, fallback } of fields) {
+    if (fallback !== undefined) continue;
     const [outer, inner] = path.split('.') as [string, string | undefined];
     const object = value[outer];
     if (outer === 'outliers' && object === null) continue;

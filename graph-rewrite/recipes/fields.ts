@@ -1,4 +1,5 @@
 import { clipRange } from '../../ops/formats/quantize-segment.js';
+import { defaultGptq, type GptqSettings } from './recipe.js';
 
 /** One scalar setting of a recipe: where it lives, what it may be. The table below drives checks, `--set` and help. */
 export interface Field {
@@ -8,6 +9,8 @@ export interface Field {
   readonly legal: string;
   /** Whether a JSON value is allowed here. */
   readonly allows: (value: unknown) => boolean;
+  /** Its value where a recipe leaves it out; without one, a recipe must give it. */
+  readonly fallback?: unknown;
 }
 
 function oneOf(path: string, about: string, ...values: readonly (string | number | boolean)[]): Field {
@@ -32,13 +35,27 @@ function ratio(path: string, about: string): Field {
   };
 }
 
+function between(path: string, about: string, min: number, max: number): Field {
+  return {
+    path,
+    about,
+    legal: `a number from ${min} to ${max}`,
+    allows: (value) => typeof value === 'number' && value >= min && value <= max,
+  };
+}
+
+/** A GPTQ setting: recipes may leave it out. */
+function gptq(key: keyof GptqSettings, field: (path: string) => Field): Field {
+  return { ...field(`gptq.${key}`), fallback: defaultGptq[key] };
+}
+
 /** Settings that an override may change for some layers. */
 export const siteFields: readonly Field[] = [
   oneOf('weight.format', 'weight codes', 's4', 's8'),
   multipleOf16('weight.groupSize', 'input channels per weight scale, 0 = per output channel'),
   ratio('weight.clip', 'share of the absolute maximum that weight codes reach'),
   oneOf('weight.channelGroup', 'adjacent output rows that share a scale', 1, 2),
-  oneOf('weight.rounding', 'how weights are rounded', 'rtn'),
+  oneOf('weight.rounding', 'how weights are rounded', 'rtn', 'gptq'),
   oneOf('activation.format', 'activation codes, none = float', 's4', 's8', 'none'),
   multipleOf16('activation.groupSize', 'channels per activation scale, 0 = per token'),
   ratio('activation.clip', 'share of the absolute maximum that activation codes reach'),
@@ -53,6 +70,15 @@ export const fields: readonly Field[] = [
   oneOf('oReorder', 'channel order in front of o_proj', 'global', 'head', 'none'),
   oneOf('merge.qkv', 'one GEMM for q, k and v', true, false, 'auto'),
   oneOf('merge.gateUp', 'one GEMM for gate and up', true, false),
+  gptq('percdamp', (path) => between(path, "damping, as a share of the Hessian's mean diagonal", 0, 1)),
+  gptq('order', (path) =>
+    oneOf(path, 'channels in stored order, or the body from its last to its first', 'atom', 'body_desc'),
+  ),
+  gptq('scale', (path) => oneOf(path, 'scale of a group from its absolute maximum', 'max/7', 'max/7.5')),
+  gptq('hessian', (path) =>
+    oneOf(path, 'inputs of the float model, or of the model quantized so far', 'float', 'sequential'),
+  ),
+  gptq('memory', (path) => between(path, 'MiB for Hessians', 1, 2 ** 20)),
 ];
 
 /** All settings and their legal values, one a line, for error messages and help. */

@@ -13,7 +13,7 @@ export { checkRecipe } from './check.js';
 export { defineRecipe } from './define.js';
 export { fields, listFields } from './fields.js';
 export type * from './recipe.js';
-export { matchesGlob, needsCalibration, resolveSite } from './resolve.js';
+export { gptqSettings, matchesGlob, needsCalibration, needsRounding, needsStatistics, resolveSite } from './resolve.js';
 export type { Resolution } from './resolve.js';
 export { withSettings } from './set.js';
 
@@ -53,11 +53,11 @@ function readJson(path: string): unknown {
 /** A recipe as lines of text: what it is for, and every setting with its value and meaning. */
 export function describeRecipe(recipe: Recipe): string {
   const width = Math.max(...fields.map((field) => field.path.length));
-  const lines = fields.map(({ path, about, legal }) => {
+  const lines = fields.map(({ path, about, legal, fallback }) => {
     const value = path
       .split('.')
       .reduce<unknown>((object, key) => (object as Record<string, unknown> | null)?.[key], recipe);
-    return `  ${path.padEnd(width)}  ${String(value ?? 'none').padEnd(12)}  ${about} (${legal})`;
+    return `  ${path.padEnd(width)}  ${String(value ?? fallback ?? 'none').padEnd(12)}  ${about} (${legal})`;
   });
   const overrides = recipe.overrides.map(
     ({ match, keep, set }) =>

@@ -7,7 +7,22 @@ export interface WeightSettings {
   readonly clip: number;
   /** Adjacent output rows that share a scale (Atom: 2). */
   readonly channelGroup: 1 | 2;
-  readonly rounding: 'rtn';
+  /** `rtn`: to the nearest code. `gptq`: one input channel after the other, each error moved into the channels that follow. */
+  readonly rounding: 'rtn' | 'gptq';
+}
+
+/** How weights with rounding `gptq` are rounded (Frantar et al., arXiv 2210.17323). */
+export interface GptqSettings {
+  /** Damping added to the Hessian's diagonal, as a share of its mean. */
+  readonly percdamp: number;
+  /** `atom`: channels in stored order, the least salient first. `body_desc`: the body from its last channel to its first. */
+  readonly order: 'atom' | 'body_desc';
+  /** The absolute maximum of a group maps to this code (for s8: 127, 127.5). Atom's GPTQ divides by 7.5. */
+  readonly scale: 'max/7' | 'max/7.5';
+  /** Inputs of a layer from the float model, or from the model with all earlier blocks quantized. */
+  readonly hessian: 'float' | 'sequential';
+  /** MiB for Hessians: as many inputs as fit share a pass over the calibration data. */
+  readonly memory: number;
 }
 
 /** Activation codes: what is computed at run time in front of a linear layer. */
@@ -66,6 +81,8 @@ export interface Recipe extends SiteSettings {
    */
   readonly oReorder: 'global' | 'head' | 'none';
   readonly merge: { readonly qkv: boolean | 'auto'; readonly gateUp: boolean };
+  /** Used where weight.rounding is gptq; what is absent has its default. */
+  readonly gptq?: Partial<GptqSettings>;
   /** The first override that matches a layer is the only one applied to it. */
   readonly overrides: readonly Override[];
 }
@@ -79,6 +96,15 @@ export interface SiteLabel {
 
 /** Outlier settings when a recipe without them is given some of their fields. */
 export const defaultOutliers: OutlierSettings = { channels: 128, rankBy: 'mean-square', order: 'ascending' };
+
+/** GPTQ settings of a recipe that does not say otherwise. */
+export const defaultGptq: GptqSettings = {
+  percdamp: 0.01,
+  order: 'body_desc',
+  scale: 'max/7',
+  hessian: 'float',
+  memory: 1024,
+};
 
 /** Override that every recipe here starts from. */
 export const keepLmHead: Override = {

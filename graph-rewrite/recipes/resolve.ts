@@ -1,5 +1,6 @@
 import { mergeSettings } from './check.js';
-import type { Recipe, SiteLabel, SiteMatch, SiteSettings } from './recipe.js';
+import { defaultGptq } from './recipe.js';
+import type { GptqSettings, Recipe, SiteLabel, SiteMatch, SiteSettings } from './recipe.js';
 
 /** What a recipe says about one layer: its settings, or the reason why it stays float. */
 export type Resolution = ({ readonly keep?: undefined } & SiteSettings) | { readonly keep: string };
@@ -29,7 +30,22 @@ export function resolveSite(recipe: Recipe, site: SiteLabel): Resolution {
   return mergeSettings({ weight, activation, outliers }, override?.set ?? {});
 }
 
-/** Whether any layer's channels are sorted, so that activation statistics are needed. */
+/** Whether calibration data is needed: to sort channels, or for the Hessians of GPTQ. */
 export function needsCalibration(recipe: Recipe): boolean {
+  return needsStatistics(recipe) || needsRounding(recipe);
+}
+
+/** Whether any layer's channels are sorted, so that activation statistics are needed. */
+export function needsStatistics(recipe: Recipe): boolean {
   return recipe.outliers !== null || recipe.overrides.some((each) => Boolean(each.set?.outliers));
+}
+
+/** Whether any layer is rounded by GPTQ. */
+export function needsRounding(recipe: Recipe): boolean {
+  return recipe.weight.rounding === 'gptq' || recipe.overrides.some((each) => each.set?.weight?.rounding === 'gptq');
+}
+
+/** All GPTQ settings of a recipe. */
+export function gptqSettings(recipe: Recipe): GptqSettings {
+  return { ...defaultGptq, ...recipe.gptq };
 }

@@ -1,7 +1,7 @@
 import { usageError } from '../../ops/common/errors.js';
 import { checkRecipe } from './check.js';
 import { fields, listFields } from './fields.js';
-import { defaultOutliers } from './recipe.js';
+import { defaultGptq, defaultOutliers } from './recipe.js';
 import type { Recipe } from './recipe.js';
 
 type Draft = Record<string, unknown>;
@@ -53,5 +53,9 @@ function setField(draft: Draft, at: string, key: string, value: unknown): void {
   if (!field.allows(value)) throw usageError(at, `value is ${JSON.stringify(value)}, expected ${field.legal}`);
   const [outer, inner] = key.split('.') as [string, string | undefined];
   if (inner === undefined) draft[outer] = value;
-  else draft[outer] = { ...((draft[outer] ?? defaultOutliers) as Draft), [inner]: value };
+  else
+    draft[outer] = {
+      ...((draft[outer] ?? (outer === 'gptq' ? defaultGptq : defaultOutliers)) as Draft),
+      [inner]: value,
+    };
 }

@@ -74,6 +74,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("forceKernel", ForceKernel);
   add("cudaFacts", CudaFactsToJs);
   add("gptq", GptqRound);
+  add("quadraticForm", OfflineQuadraticForm);
   return exports;
 }
 

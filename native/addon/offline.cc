@@ -8,6 +8,7 @@
 
 #include "js_loop.h"
 #include "native/offline/gptq.h"
+#include "native/offline/quadratic_form.h"
 #include "task_queue.h"
 
 namespace lowbit::host {
@@ -114,7 +115,45 @@ class GptqJob final : public Job {
   GptqResult result_;
 };
 
+class QuadraticFormJob final : public Job {
+ public:
+  QuadraticFormJob(Napi::Env env, std::shared_ptr<OfflineThread> thread, Napi::Float32Array rows,
+                   Napi::Float32Array matrix, int64_t cols, int threads)
+      : Job(env),
+        thread_(std::move(thread)),
+        rows_(rows.Data()),
+        matrix_(matrix.Data()),
+        count_(rows.ElementLength() / cols),
+        cols_(cols),
+        threads_(threads) {
+    kept_ = Napi::Persistent(Napi::Array::New(env));
+    kept_.Value().Set(0u, rows);
+    kept_.Value().Set(1u, matrix);
+  }
+
+  void Execute() override { result_ = offline::QuadraticForm(rows_, matrix_, count_, cols_, threads_); }
+  Napi::Value Resolve(Napi::Env env) override { return Napi::Number::New(env, result_); }
+
+ private:
+  const std::shared_ptr<OfflineThread> thread_;
+  const float* const rows_;
+  const float* const matrix_;
+  const int64_t count_, cols_;
+  const int threads_;
+  Napi::Reference<Napi::Array> kept_;  // the arrays that the thread works on
+  double result_ = 0.0;
+};
+
 }  // namespace
+
+Napi::Value OfflineQuadraticForm(const Napi::CallbackInfo& info) {
+  const auto loop = JsLoop::Of(info.Env());
+  auto thread = std::make_shared<OfflineThread>(loop);
+  return loop->Start(thread->queue(),
+                     std::make_unique<QuadraticFormJob>(
+                         info.Env(), thread, info[0].As<Napi::Float32Array>(), info[1].As<Napi::Float32Array>(),
+                         info[2].As<Napi::Number>().Int64Value(), info[3].As<Napi::Number>().Int32Value()));
+}
 
 Napi::Value GptqRound(const Napi::CallbackInfo& info) {
   const auto loop = JsLoop::Of(info.Env());

@@ -8,4 +8,7 @@ namespace lowbit::host {
 /// gptq(weights, hessian, spec) -> Promise<{codes, scales, outlierScales, loss, damping}>; overwrites both arrays.
 Napi::Value GptqRound(const Napi::CallbackInfo& info);
 
+/// quadraticForm(rows, matrix, cols, threads) -> Promise<number>
+Napi::Value OfflineQuadraticForm(const Napi::CallbackInfo& info);
+
 }  // namespace lowbit::host

@@ -136,4 +136,6 @@ export interface Addon {
   cudaFacts(): CudaFacts;
   /** Overwrites both arrays: weights [rows, cols], hessian [cols, cols]. */
   gptq(weights: Float32Array, hessian: Float32Array, spec: GptqSpec): Promise<GptqResult>;
+  /** tr(D·H·Dᵀ) of rows D [n, cols] and a symmetric matrix H [cols, cols]: what a change D of weights costs. */
+  quadraticForm(rows: Float32Array, matrix: Float32Array, cols: number, threads: number): Promise<number>;
 }

@@ -240,7 +240,7 @@ describe('plan: as a file', () => {
       (each) =>
         ((each['sites'] as object[])[0] = {
           ...plan.sites[0],
-          weight: { format: 's4', groupSize: 32, clip: 1, channelGroup: 1, outlierChannels: 16 },
+          weight: { format: 's4', groupSize: 32, clip: 1, channelGroup: 1, outlierChannels: 16, rounding: 'rtn' },
         }),
       /group size is 32, expected 0 or a multiple of 16 that divides 48/,
     ],

@@ -1,0 +1,69 @@
+/** Nodes and outputs that are added to a graph for a while, so that a run hands out sums instead of activations. */
+import { int, ints, tensor } from '../ir/attributes.js';
+import type { Attribute } from '../ir/attributes.js';
+import type { DType } from '../onnx/dtype.js';
+import type { Graph } from '../ir/graph.js';
+import type { Model } from '../ir/model.js';
+import type { Node } from '../ir/node.js';
+import { tensorOf } from '../ir/tensor.js';
+import type { Value } from '../ir/value.js';
+
+export class TapGraph {
+  readonly #graph: Graph;
+  readonly #opset: number;
+  readonly #nodes: Node[] = [];
+  readonly #outputs: Value[] = [];
+
+  constructor(model: Model) {
+    this.#graph = model.graph;
+    this.#opset = model.opsetImports.get('') ?? model.opsetImports.get('ai.onnx') ?? 1;
+  }
+
+  /** The rows of a value, float32 [rows, channels]. */
+  rows(name: string, value: Value, channels: number): Value {
+    const rows = this.add('Reshape', name, [value, this.#integers([-1, channels])]);
+    return value.dtype === 'float32' ? rows : this.add('Cast', name, [rows], { to: int(1) });
+  }
+
+  /** Over all rows. Axes are an input from opset 13 (ReduceSum) or 18 (ReduceMax) on, before that an attribute. */
+  reduce(opType: 'ReduceSum' | 'ReduceMax', name: string, value: Value): Value {
+    const keepdims = int(0);
+    const asInput = this.#opset >= (opType === 'ReduceSum' ? 13 : 18);
+    if (asInput) return this.add(opType, name, [value, this.#integers([0])], { keepdims });
+    return this.add(opType, name, [value], { keepdims, axes: ints([0]) });
+  }
+
+  add(opType: string, name: string, inputs: readonly Value[], attributes: Record<string, Attribute> = {}): Value {
+    const node = this.#graph.addNode({
+      opType,
+      name: `${name}/${opType}`,
+      inputs,
+      outputs: [`${name}/${opType}`],
+      attributes,
+    });
+    this.#nodes.push(node);
+    return node.output(0)!;
+  }
+
+  /** Makes a value a graph output; returns its name. */
+  output(value: Value, dtype: DType, shape: readonly number[]): string {
+    value.dtype = dtype;
+    value.shape = shape;
+    this.#graph.addOutput(value);
+    this.#outputs.push(value);
+    return value.name;
+  }
+
+  /** Restores the graph as it was. */
+  remove(): void {
+    for (const value of this.#outputs) {
+      value.isGraphOutput = false;
+      this.#graph.outputs.splice(this.#graph.outputs.indexOf(value), 1);
+    }
+    for (const node of this.#nodes.reverse()) this.#graph.removeNode(node);
+  }
+
+  #integers(values: number[]): Value {
+    return this.add('Constant', 'calibrate', [], { value: tensor(tensorOf(values)) });
+  }
+}

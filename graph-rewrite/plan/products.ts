@@ -1,0 +1,59 @@
+/** The products that a plan asks for: one QuantGemm each, made of one layer or of several that share their input. */
+import type { LinearSite } from '../analyze/sites.js';
+import type { PackSpec } from '../pack/linear.js';
+import type { WeightSource } from '../pack/rows.js';
+import { decodeOrder, type Plan, type PlanInput, type QuantizedSite } from './plan.js';
+
+export interface ProductPart {
+  readonly site: LinearSite;
+  readonly planned: QuantizedSite;
+  /** Order of its rows. */
+  readonly rowOrder: Int32Array | undefined;
+}
+
+export interface Product {
+  readonly name: string;
+  readonly input: PlanInput;
+  /** At least one. */
+  readonly parts: readonly ProductPart[];
+  readonly K: number;
+  /** Rows of all parts. */
+  readonly N: number;
+  readonly rounding: 'rtn' | 'gptq';
+  readonly sources: readonly WeightSource[];
+  readonly spec: PackSpec;
+}
+
+/** All products in plan order. */
+export function listProducts(
+  { inputs, sites }: Pick<Plan, 'inputs' | 'sites'>,
+  siteOf: (name: string) => LinearSite,
+): Product[] {
+  const parts = new Map<string, ProductPart[]>();
+  for (const planned of sites) {
+    if (planned.decision === 'keep') continue;
+    const rowOrder = planned.rowOrder === undefined ? undefined : decodeOrder(planned.rowOrder);
+    const name = planned.merge ?? planned.site;
+    parts.set(name, [...(parts.get(name) ?? []), { site: siteOf(planned.site), planned, rowOrder }]);
+  }
+  const byId = new Map(inputs.map((input) => [input.id, input]));
+  return [...parts].map(([name, all]) => makeProduct(name, all, byId.get(all[0]!.planned.input)!));
+}
+
+function makeProduct(name: string, parts: readonly ProductPart[], input: PlanInput): Product {
+  const [{ site, planned }] = parts as [ProductPart];
+  const { format, groupSize, clip, channelGroup, outlierChannels, rounding } = planned.weight;
+  return {
+    ...{ name, input, parts, rounding },
+    K: site.K,
+    N: parts.reduce((sum, part) => sum + part.site.N, 0),
+    sources: parts.map(({ site: { weight, layout }, rowOrder }) => ({
+      ...{ weight, layout },
+      ...(rowOrder ? { rowOrder } : {}),
+    })),
+    spec: {
+      ...{ format, groupSize, clip, channelGroup, outlierChannels },
+      ...(input.order ? { columnOrder: decodeOrder(input.order) } : {}),
+    },
+  };
+}

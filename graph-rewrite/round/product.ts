@@ -1,0 +1,93 @@
+/** GPTQ of one product: float rows and a Hessian in, packed parts and losses out. */
+import { inputError, LowbitError } from '../../ops/common/errors.js';
+import type { Addon } from '../../native/js/addon.js';
+import { floatRows, packCodes, unpackFloats } from '../pack/codes.js';
+import { packedSizes, packLinear, type Parts } from '../pack/linear.js';
+import type { Product } from '../plan/products.js';
+import type { GptqSettings } from '../recipes/recipe.js';
+import type { RoundedLayer } from './store.js';
+
+/** The native functions that rounding needs; see `native/js/addon.ts`. */
+export type RoundingFunctions = Pick<Addon, 'gptq' | 'quadraticForm'>;
+
+/**
+ * Rounds one product.
+ * @param hessian Σ x·xᵀ [K, K] in the channel order of the float model; left as it is
+ * @throws input error that names the product
+ */
+export async function roundProduct(
+  product: Product,
+  hessian: Float32Array,
+  settings: GptqSettings,
+  native: RoundingFunctions,
+  threads: number,
+): Promise<{ parts: Parts; record: RoundedLayer }> {
+  const started = performance.now();
+  const { name, sources, spec } = product;
+  const sizes = packedSizes(name, sources, spec);
+  const { N, K } = sizes;
+  const weights = floatRows(name, sources, spec);
+  const ordered = permuted(hessian, K, spec.columnOrder);
+  const result = await native
+    .gptq(weights.slice(), ordered.slice(), {
+      ...{ rows: N, cols: K, outlierChannels: sizes.outliers, threads },
+      ...{ groupSize: spec.groupSize, channelGroup: spec.channelGroup, clip: spec.clip },
+      grid: spec.format,
+      rangeMax: rangeMax(spec.format, settings.scale),
+      percdamp: settings.percdamp,
+      bodyDescending: settings.order === 'body_desc',
+    })
+    .catch((cause: unknown) => {
+      if (cause instanceof LowbitError) throw cause;
+      throw inputError(
+        name,
+        (cause as Error).message,
+        'Give more calibration data, or keep this layer in float.',
+        cause,
+      );
+    });
+  const parts = packCodes(name, result, spec, sizes);
+  const energy = await native.quadraticForm(weights, ordered, K, threads);
+  const lossOf = async (packed: Parts) => {
+    const delta = unpackFloats(packed, spec, sizes);
+    for (let i = 0; i < delta.length; i++) delta[i] = weights[i]! - delta[i]!;
+    return (await native.quadraticForm(delta, ordered, K, threads)) / (energy || 1);
+  };
+  const loss = await lossOf(parts);
+  const nearest = packLinear(name, sources, spec);
+  const none = new Uint8Array(0);
+  const nearestLoss = await lossOf({
+    b: nearest.b.bytes(),
+    bScale: nearest.bScale.bytes(),
+    bOutlier: nearest.bOutlier?.bytes() ?? none,
+    bOutlierScale: nearest.bOutlierScale?.bytes() ?? none,
+  });
+  const damping = result.damping / meanDiagonal(ordered, K);
+  return {
+    parts,
+    record: { name, K, N, loss, nearestLoss, damping, seconds: (performance.now() - started) / 1000 },
+  };
+}
+
+/** What a group's absolute maximum is divided by: the largest code, or half a step more (Atom: 2·absmax / 15). */
+function rangeMax(format: 's4' | 's8', scale: GptqSettings['scale']): number {
+  return (format === 's4' ? 7 : 127) + (scale === 'max/7.5' ? 0.5 : 0);
+}
+
+/** The Hessian of the channels in stored order. */
+function permuted(hessian: Float32Array, K: number, order: Int32Array | undefined): Float32Array {
+  if (!order) return hessian.slice();
+  const out = new Float32Array(K * K);
+  for (let i = 0; i < K; i++) {
+    const from = order[i]! * K;
+    const to = i * K;
+    for (let j = 0; j < K; j++) out[to + j] = hessian[from + order[j]!]!;
+  }
+  return out;
+}
+
+function meanDiagonal(hessian: Float32Array, K: number): number {
+  let sum = 0;
+  for (let k = 0; k < K; k++) sum += hessian[k * (K + 1)]!;
+  return sum / K || 1;
+}

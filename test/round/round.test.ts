@@ -1,0 +1,153 @@
+import { deepEqual, equal, ok, rejects, throws } from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import { analyze } from '../../graph-rewrite/analyze/index.js';
+import {
+  applyPlan,
+  findRecipe,
+  loadModel,
+  makePlan,
+  roundWeights,
+  saveModel,
+  withSettings,
+  type Plan,
+  type RoundOptions,
+} from '../../graph-rewrite/index.js';
+import { hessianGroups, listProducts, parsePlan, roundingPasses } from '../../graph-rewrite/plan/index.js';
+import { defaultGptq } from '../../graph-rewrite/recipes/recipe.js';
+import { InferenceSession } from '../../native/js/index.js';
+import { loadNative } from '../../native/js/load.js';
+import { temporaryFolder } from '../helpers/files.js';
+import { randomStats } from '../helpers/stats.js';
+import { sqnr, zooFeeds, zooPath } from '../helpers/zoo.js';
+
+const path = zooPath('llama_kv_dynamo18');
+const native = loadNative().addon;
+const createSession: RoundOptions['createSession'] = async (model, options = {}) => {
+  const all = { intraOpNumThreads: 1, ...options };
+  return typeof model === 'string' ? InferenceSession.create(model, all) : InferenceSession.create(model, all);
+};
+
+function prepare(...settings: string[]) {
+  const model = loadModel(path);
+  const analysis = analyze(model);
+  const recipe = withSettings(findRecipe('atom-w4a4'), ['weight.rounding=gptq', ...settings]);
+  const plan = makePlan(analysis, randomStats(analysis), recipe, model);
+  const feeds = [1, 2].map((batch) => zooFeeds(model, { batch, tokens: 60 }));
+  return { model, analysis, plan, feeds, createSession, native, threads: 1, reload: () => loadModel(path) };
+}
+
+const productsOf = ({ plan, analysis }: ReturnType<typeof prepare>) =>
+  listProducts(plan, (name) => analysis.linears.find((site) => site.name === name)!);
+
+/** All bytes that the plan's products are stored in. */
+function bytesOf(prepared: ReturnType<typeof prepare>, weights: Awaited<ReturnType<typeof roundWeights>>['weights']) {
+  return productsOf(prepared).map(({ name }) => {
+    const { b, bScale, bOutlier, bOutlierScale } = weights(name)!;
+    return [b, bScale, bOutlier, bOutlierScale].map((tensor) => tensor?.bytes());
+  });
+}
+
+describe('rounding a model by GPTQ', () => {
+  const folder = temporaryFolder();
+
+  it('makes weights that the passes take, and a model that runs', async () => {
+    const prepared = prepare();
+    const { layers, weights } = await roundWeights({ ...prepared, folder: folder.path('work') });
+    deepEqual(
+      layers.map((layer) => layer.name),
+      productsOf(prepared).map((product) => product.name),
+    );
+    for (const { name, loss, nearestLoss } of layers)
+      ok(loss < nearestLoss, `${name}: ${loss}, nearest ${nearestLoss}`);
+    const { model, plan, analysis, feeds } = prepared;
+    const float = await createSession(path);
+    const expected = await float.run(feeds[0]!, ['logits']);
+    await float.release();
+    applyPlan(model, plan, analysis, weights);
+    await saveModel(model, folder.path('out.onnx'));
+    const rewritten = await createSession(folder.path('out.onnx'));
+    const actual = await rewritten.run(feeds[0]!, ['logits']);
+    await rewritten.release();
+    const data = (each: typeof actual) => (each['logits'] as { data: Float32Array }).data;
+    ok(sqnr(data(expected), data(actual)) > 14);
+  });
+
+  it('goes on where it was interrupted', async () => {
+    const whole = prepare();
+    const expected = bytesOf(whole, (await roundWeights({ ...whole, folder: folder.path('whole') })).weights);
+    const prepared = prepare();
+    const abort = new AbortController();
+    let calls = 0;
+    const counting = {
+      ...{ quadraticForm: native.quadraticForm },
+      gptq: (...args: Parameters<typeof native.gptq>) => {
+        calls++;
+        return native.gptq(...args);
+      },
+    };
+    const options = { ...prepared, native: counting, folder: folder.path('work') };
+    const stop = roundWeights({
+      ...options,
+      signal: abort.signal,
+      onProgress: ({ stage, done }) => stage === 'gptq' && done === 3 && abort.abort(),
+    });
+    await rejects(stop, { code: 'interrupted' });
+    equal(calls, 3);
+    const { weights } = await roundWeights(options);
+    equal(calls, productsOf(prepared).length);
+    deepEqual(bytesOf(prepared, weights), expected);
+    // Other data is another calibration: nothing of the first is taken.
+    await roundWeights({ ...options, feeds: prepared.feeds.slice(1) });
+    equal(calls, 2 * productsOf(prepared).length);
+    equal(readdirSync(folder.path('work')).length, 2);
+  });
+
+  it('collects as many Hessians in a pass as the memory allows, and gives the same', async () => {
+    const prepared = prepare();
+    const groups = hessianGroups(productsOf(prepared));
+    const one = (8 * groups[0]!.K ** 2) / 2 ** 20;
+    deepEqual(
+      roundingPasses(groups, { ...defaultGptq, memory: 0 }).map((pass) => pass.length),
+      groups.map(() => 1),
+    );
+    equal(roundingPasses(groups, defaultGptq).length, 1);
+    equal(roundingPasses(groups, { ...defaultGptq, memory: 2 * one })[0]!.length, 2);
+    equal(roundingPasses(groups, { ...defaultGptq, hessian: 'sequential' }).length, 2); // blocks
+    equal(prepared.plan.predicted.rounding?.passes, 1);
+    parsePlan(JSON.parse(JSON.stringify(prepared.plan)), 'plan');
+
+    const first = await roundWeights({ ...prepared, folder: folder.path('one') });
+    let sessions = 0;
+    const small: Plan = {
+      ...prepared.plan,
+      recipe: { ...prepared.plan.recipe, gptq: { ...defaultGptq, memory: 2 * one } },
+    };
+    const second = await roundWeights({
+      ...{ ...prepared, plan: small, folder: folder.path('many') },
+      createSession: (...args) => {
+        sessions++;
+        return createSession(...args);
+      },
+    });
+    ok(sessions >= groups.length / 2, `${sessions} sessions`);
+    deepEqual(bytesOf(prepared, second.weights), bytesOf(prepared, first.weights));
+  });
+
+  it('takes later Hessians from the model quantized so far', async () => {
+    const float = prepare();
+    const sequential = prepare('gptq.hessian=sequential');
+    const first = bytesOf(float, (await roundWeights({ ...float, folder: folder.path('a') })).weights);
+    const { weights, layers } = await roundWeights({ ...sequential, folder: folder.path('b') });
+    const second = bytesOf(sequential, weights);
+    productsOf(float).forEach(({ parts }, i) => {
+      const same = Buffer.compare(first[i]![0]!, second[i]![0]!) === 0;
+      equal(same, parts[0]!.planned.layer === 0, `product ${i}`);
+    });
+    for (const { name, loss, nearestLoss } of layers) ok(loss < nearestLoss, name);
+  });
+
+  it('refuses a plan with GPTQ when no rounded weights are given', () => {
+    const { model, plan, analysis } = prepare();
+    throws(() => applyPlan(model, plan, analysis), /the plan rounds it by GPTQ and no rounded weights are given/);
+  });
+});
