@@ -12,7 +12,7 @@ import {
 import type { Analysis } from '../analyze/index.js';
 import type { Model } from '../ir/index.js';
 import { loadTokenizer, readTokens } from '../lm/index.js';
-import { needsCalibration, type Recipe } from '../recipes/index.js';
+import { needsCalibration, needsRounding, needsStatistics, type Recipe } from '../recipes/index.js';
 import type { Context } from './context.js';
 import { sessionFactory } from './session.js';
 
@@ -22,14 +22,14 @@ export interface CalibrationOptions {
   readonly calibrationWindows?: number;
 }
 
-/** Refuses a recipe that sorts channels without data to sort them by; says what to give. */
+/** Refuses a recipe that sorts channels, or rounds by GPTQ, without data for that; says what to give. */
 export function requireCalibration(recipe: Recipe, { calibration, tokenizer }: CalibrationOptions): void {
   if (calibration === undefined) {
     if (!needsCalibration(recipe)) return;
     throw usageError(
       '--calibration',
-      `none given, expected data for recipe "${recipe.name}", which sorts channels by what flows through them`,
-      'Give --calibration TEXT.txt --tokenizer tokenizer.json, or --calibration IDS.npy, or --calibration FEEDS.npz; or choose a recipe without outliers.',
+      `none given, expected data for recipe "${recipe.name}", which ${needsStatistics(recipe) ? 'sorts channels' : 'rounds weights'} by what flows through them`,
+      'Give --calibration TEXT.txt --tokenizer tokenizer.json, or --calibration IDS.npy, or --calibration FEEDS.npz; or choose a recipe without outliers and with weight.rounding=rtn.',
     );
   }
   if (!statSync(calibration, { throwIfNoEntry: false })) {
@@ -48,9 +48,9 @@ export async function calibrationStats(
   recipe: Recipe,
   options: CalibrationOptions,
 ): Promise<Map<string, ChannelStats> | undefined> {
-  if (!needsCalibration(recipe)) {
-    if (options.calibration !== undefined) {
-      context.note(`--calibration: not needed, recipe "${recipe.name}" does not sort channels`);
+  if (!needsStatistics(recipe)) {
+    if (options.calibration !== undefined && !needsRounding(recipe)) {
+      context.note(`--calibration: not needed, recipe "${recipe.name}" neither sorts channels nor rounds by GPTQ`);
     }
     return undefined;
   }
@@ -64,7 +64,8 @@ export async function calibrationStats(
   });
 }
 
-function openFeeds(model: Model, options: CalibrationOptions): FeedList {
+/** The data that `--calibration` names. */
+export function openFeeds(model: Model, options: CalibrationOptions): FeedList {
   const at = options.calibration!;
   const windows = options.calibrationWindows === undefined ? {} : { count: options.calibrationWindows };
   if (at.endsWith('.npz')) return recordedFeeds(model, [at]);

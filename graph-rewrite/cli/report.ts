@@ -1,5 +1,6 @@
 /** What a rewrite did, for people: layers by what became of them, sizes, and what it took. */
-import { explain, type Plan, type PlanSite } from '../plan/index.js';
+import { explain, type Plan, type PlanSite, type RoundingCost } from '../plan/index.js';
+import type { RoundedLayer } from '../round/index.js';
 import { formatBytes, formatSeconds, plural } from './ui/format.js';
 import { table } from './ui/table.js';
 
@@ -23,6 +24,8 @@ export interface RewriteResult {
   readonly sites: { readonly quantized: number; readonly kept: number };
   readonly kept: readonly KeptLayer[];
   readonly bitsPerWeight: Bits;
+  /** With GPTQ. */
+  readonly rounding?: { readonly calibration: string; readonly layers: readonly RoundedLayer[] };
   readonly seconds: number;
   readonly peakRssBytes: number;
 }
@@ -38,6 +41,7 @@ export function describeResult(result: RewriteResult, plan: Plan): string {
   const ratio = (100 * output.bytes) / input.bytes;
   return [
     sitesByOutcome(plan.sites),
+    ...(result.rounding ? ['', describeRounding(result.rounding.layers)] : []),
     '',
     `${output.path}: ${formatBytes(output.bytes)}, ${ratio.toFixed(0)} % of the input's ${formatBytes(input.bytes)}`,
     `linear weights: ${bitsPerWeight.real.toFixed(2)} bits each (planned ${bitsPerWeight.predicted.toFixed(2)})`,
@@ -45,9 +49,21 @@ export function describeResult(result: RewriteResult, plan: Plan): string {
   ].join('\n');
 }
 
+/** What GPTQ gained, a product a row: the share of the output's energy on the calibration data that rounding costs. */
+function describeRounding(layers: readonly RoundedLayer[]): string {
+  const percent = (share: number): string => `${(100 * share).toPrecision(3)} %`;
+  return table(
+    ['rounded by GPTQ', 'K×N', 'loss', 'to nearest', 'gain'],
+    layers.map(({ name, K, N, loss, nearestLoss }) => [
+      ...[name, `${K}×${N}`, percent(loss), percent(nearestLoss)],
+      `${(100 * (1 - loss / nearestLoss)).toFixed(0)} %`,
+    ]),
+  );
+}
+
 /** The report of a dry run: every layer, the decision, the reason. */
 export function describePlan(plan: Plan): string {
-  const { linearBytes, outputBytes } = plan.predicted;
+  const { linearBytes, outputBytes, rounding } = plan.predicted;
   return [
     table(
       ['layer', 'role', 'K×N', 'becomes', 'name', 'how, or why not'],
@@ -62,7 +78,13 @@ export function describePlan(plan: Plan): string {
     ),
     '',
     `predicted: linear weights ${formatBytes(linearBytes)}, model ${formatBytes(outputBytes)}`,
+    ...(rounding ? [describeCost(rounding)] : []),
   ].join('\n');
+}
+
+function describeCost({ passes, hessianBytes, productBytes }: RoundingCost): string {
+  const held = formatBytes(hessianBytes + productBytes);
+  return `GPTQ: ${passes} ${passes === 1 ? 'pass' : 'passes'} over the calibration data, ${held} beside the model (Hessians ${formatBytes(hessianBytes)}, see gptq.memory; the largest layer ${formatBytes(productBytes)})`;
 }
 
 function weightWords({ weight }: Extract<PlanSite, { decision: 'quantize' }>): string {
@@ -73,7 +95,10 @@ function weightWords({ weight }: Extract<PlanSite, { decision: 'quantize' }>): s
 function sitesByOutcome(sites: readonly PlanSite[]): string {
   const outcomes = new Map<string, { count: number; roles: Set<string> }>();
   for (const site of sites) {
-    const outcome = site.decision === 'quantize' ? `quantized: ${weightWords(site)}` : `kept in float: ${site.reason}`;
+    const outcome =
+      site.decision === 'quantize'
+        ? `quantized: ${weightWords(site)}${site.weight.rounding === 'gptq' ? ', GPTQ' : ''}`
+        : `kept in float: ${site.reason}`;
     const entry = outcomes.get(outcome) ?? { count: 0, roles: new Set<string>() };
     entry.count++;
     entry.roles.add(site.role);

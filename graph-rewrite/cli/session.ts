@@ -4,6 +4,7 @@ import { inputError } from '../../ops/common/errors.js';
 import type { InferenceSession } from '../../native/js/index.js';
 import { textFacts, type CreateSession, type ModelSession, type TextFacts } from '../lm/index.js';
 import { loadModel } from '../onnx/read.js';
+import type { RoundingFunctions } from '../round/index.js';
 
 /** A model that runs, and what only its graph tells about feeding it. */
 export interface OpenModel {
@@ -40,9 +41,19 @@ export async function sessionFactory(threads?: number): Promise<CreateSession> {
   };
 }
 
+/** What `roundWeights` is given to round with. */
+export async function roundingFunctions(): Promise<RoundingFunctions> {
+  const { loadNative } = await orExplain(import('../../native/js/load.js'));
+  return loadNative().addon;
+}
+
 async function loadHost(): Promise<{ readonly InferenceSession: typeof InferenceSession }> {
+  return orExplain(import('../../native/js/index.js'));
+}
+
+async function orExplain<T>(loading: Promise<T>): Promise<T> {
   try {
-    return await import('../../native/js/index.js');
+    return await loading;
   } catch (cause) {
     const why = (cause as Error).message.split('\n')[0];
     throw inputError(

@@ -1,5 +1,5 @@
 /** `rewrite recipes`: what can be done to a model, and every parameter that --set may change. */
-import { fields, recipes, type Recipe } from '../../recipes/index.js';
+import { fields, recipes, valueAt } from '../../recipes/index.js';
 import type { Context } from '../context.js';
 import { table } from '../ui/table.js';
 
@@ -13,7 +13,7 @@ export function run(context: Context): Promise<number> {
       ),
       table(
         ['parameter (--set key=value)', ...recipes.map(({ name }) => name)],
-        fields.map(({ path }) => [path, ...recipes.map((recipe) => valueAt(recipe, path))]),
+        fields.map((field) => [field.path, ...recipes.map((recipe) => valueAt(recipe, field))]),
       ),
       table(
         ['parameter', 'legal values', 'meaning'],
@@ -22,11 +22,4 @@ export function run(context: Context): Promise<number> {
     ].join('\n\n'),
   );
   return Promise.resolve(0);
-}
-
-/** The value at a dotted path; `none` inside a part that the recipe leaves out. */
-function valueAt(recipe: Recipe, path: string): string {
-  let value: unknown = recipe;
-  for (const key of path.split('.')) value = (value as Record<string, unknown> | null)?.[key];
-  return String(value ?? 'none');
 }

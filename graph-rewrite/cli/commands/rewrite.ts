@@ -14,6 +14,7 @@ import type { CommonOptions } from '../main.js';
 import { modelBytes } from '../model-bytes.js';
 import { checkOutput, defaultOutput } from '../output.js';
 import { describePlan, describeResult, keptLayers, strictSentence, type RewriteResult } from '../report.js';
+import { removeRounded, roundedWeights } from '../rounding.js';
 import { requireModel } from '../session.js';
 
 interface Options extends CommonOptions, CalibrationOptions {
@@ -36,7 +37,8 @@ export async function run(context: Context, args: readonly string[], options: Op
   requireModel(path);
   const output = options.output ?? (options.dryRun ? undefined : defaultOutput(path, recipe));
   if (output !== undefined) checkOutput(options.dryRun ? [output] : [output, `${output}_data`], options.force ?? false);
-  if (!reviewed) requireCalibration(recipe, options);
+  // A plan has its channel orders; what GPTQ needs is too large for it.
+  if (!reviewed || reviewed.predicted.rounding) requireCalibration(recipe, options);
 
   const model = loadModel(path);
   const analysis = analyze(model);
@@ -46,13 +48,15 @@ export async function run(context: Context, args: readonly string[], options: Op
   context.signal.throwIfAborted();
   if (options.dryRun) return dryRun(context, plan, output);
 
-  applyPlan(model, plan, analysis);
+  const rounded = await roundedWeights(context, { path, model, analysis, plan }, output!, options);
+  applyPlan(model, plan, analysis, rounded?.weights);
   const size = linearSize(model);
   const saved = await saveModel(model, output!, {
     force: options.force ?? false,
     progress: context.progress,
     signal: context.signal,
   });
+  if (rounded) removeRounded(output!);
   const kept = keptLayers(plan);
   const result: RewriteResult = {
     ...{ model: path, recipe: recipe.name },
@@ -60,6 +64,7 @@ export async function run(context: Context, args: readonly string[], options: Op
     output: { path: output!, bytes: saved.bytes, files: saved.files },
     sites: { quantized: plan.sites.length - kept.length, kept: kept.length },
     kept,
+    ...(rounded ? { rounding: { calibration: options.calibration!, layers: rounded.layers } } : {}),
     bitsPerWeight: { predicted: (8 * plan.predicted.linearBytes) / size.weights, real: size.bitsPerWeight },
     seconds: (performance.now() - started) / 1000,
     peakRssBytes: process.resourceUsage().maxRSS * 1024,

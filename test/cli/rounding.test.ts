@@ -1,0 +1,50 @@
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import type { RoundedLayer } from '../../graph-rewrite/index.js';
+import { runCli, scratch } from './run-cli.js';
+import { tokenFile, writeTinyModel } from './tiny-model.js';
+
+describe('cli: rewrite with GPTQ', function () {
+  this.timeout(60_000);
+  const folder = scratch();
+  const model = folder.file('model.onnx');
+  const ids = folder.file('ids.npy');
+  before(async () => {
+    await writeTinyModel(model);
+    writeFileSync(ids, tokenFile(2049));
+  });
+  after(() => folder.remove());
+  const words = [model, '--recipe', 'w4a16', '--set', 'weight.rounding=gptq'];
+
+  it('reports what it gained by layer, and leaves nothing but the model', async () => {
+    const result = await runCli([...words, '--calibration', ids, '-o', folder.file('a.onnx'), '--json']);
+    assert.equal(result.code, 0, result.stderr);
+    assert.match(result.stderr, /a\.onnx\.rounding: holds rounded layers until the model is written/);
+    assert.match(result.stderr, /hessians: 100 %/);
+    assert.match(result.stderr, /gptq: 100 %/);
+    const { rounding, sites } = result.json() as {
+      rounding: { layers: RoundedLayer[] };
+      sites: { quantized: number };
+    };
+    assert.equal(rounding.layers.length, sites.quantized);
+    for (const { name, loss, nearestLoss } of rounding.layers) assert.ok(loss < nearestLoss, name);
+    assert.deepEqual(
+      folder.entries().filter((entry) => entry.startsWith('a.onnx')),
+      ['a.onnx', 'a.onnx_data'],
+    );
+  });
+
+  it('says before anything runs that it needs data, for a plan too', async () => {
+    const missing = await runCli(words);
+    assert.equal(missing.code, 2);
+    assert.match(missing.stderr, /--calibration: none given, .* which rounds weights by what flows through them/);
+    const plan = folder.file('plan.json');
+    const shown = await runCli([...words, '--calibration', ids, '--dry-run', '-o', plan]);
+    assert.equal(shown.code, 0, shown.stderr);
+    assert.match(shown.stdout, /GPTQ: 1 pass over the calibration data, .* beside the model/);
+    assert.equal((await runCli([model, '--plan', plan, '-o', folder.file('b.onnx')])).code, 2);
+    const carried = await runCli([model, '--plan', plan, '--calibration', ids, '-o', folder.file('b.onnx')]);
+    assert.equal(carried.code, 0, carried.stderr);
+    assert.match(carried.stdout, /rounded by GPTQ.*to nearest/);
+  });
+});
