@@ -25,15 +25,22 @@ const productTypes: ReadonlyMap<string, string> = new Map([
 /** All linear layers of a graph in node order; those that cannot be quantized carry the reason. Roles are filled in later. */
 export function findLinears(graph: Graph, shapes: Shapes): LinearSite[] {
   const sites: LinearSite[] = [];
+  // One memory for the whole graph: in node order no question goes deep.
+  const known = new Map<Value, boolean>();
+  const isConstant = (value: Value | undefined) => isConstantExpression(value, known);
   for (const node of graph.nodes) {
     if (productTypes.get(node.opType) !== node.domain) continue;
-    const site = linearAt(node, shapes);
+    const site = linearAt(node, shapes, isConstant);
     if (site) sites.push(site);
   }
   return sites;
 }
 
-function linearAt(node: Node, shapes: Shapes): LinearSite | undefined {
+function linearAt(
+  node: Node,
+  shapes: Shapes,
+  isConstant: (value: Value | undefined) => boolean,
+): LinearSite | undefined {
   const x = node.input(0);
   const product = node.output(0);
   if (!x || !product) return undefined;
@@ -68,12 +75,12 @@ function linearAt(node: Node, shapes: Shapes): LinearSite | undefined {
   const source = weightSource(node.input(1));
   if (!source.ok) {
     if (weightSource(x).ok) return leave('the constant is the left operand, expected x · W');
-    if (isConstantExpression(x)) return undefined;
+    if (isConstant(x)) return undefined;
     // A product of two activations is attention, not a layer.
-    const constant = isConstantExpression(node.input(1)) || node.input(1)?.initializer !== undefined;
+    const constant = isConstant(node.input(1)) || node.input(1)?.initializer !== undefined;
     return constant ? leave(source.reason) : undefined;
   }
-  if (isConstantExpression(x)) return leave('both operands are constant');
+  if (isConstant(x)) return leave('both operands are constant');
   if (node.opType === 'FusedGemm') return leave('FusedGemm also applies an activation');
   if (attrInt(node, 'transA', 0) !== 0) return leave(`${node.opType} transposes its left operand (transA)`);
   if (attrInt(node, 'transBatchA', 0) || attrInt(node, 'transBatchB', 0))

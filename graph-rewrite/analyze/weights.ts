@@ -15,6 +15,11 @@ export function weightSource(value: Value | undefined): WeightSource {
     const tensor = at.constant();
     if (tensor) {
       const owner = ownerOf(at);
+      // Before IR version 4 every initializer is an input; taking one away would change what callers see.
+      if (owner.isGraphInput)
+        return no(
+          `weight "${owner.name}" is listed as a graph input, expected an initializer alone (IR version 4 or newer)`,
+        );
       if (!floats.has(tensor.dtype)) return no(`weight "${owner.name}" is ${tensor.dtype}, expected a float type`);
       if (tensor.dims.length !== 2)
         return no(`weight "${owner.name}" has ${tensor.dims.length} dimensions [${tensor.dims.join(',')}], expected 2`);
@@ -48,7 +53,7 @@ function ownerOf(value: Value): Value {
 }
 
 /** Whether a value follows from constants alone (and not from anything a caller feeds). */
-export function isConstantExpression(value: Value | undefined, seen = new Map<Value, boolean>()): boolean {
+export function isConstantExpression(value: Value | undefined, seen: Map<Value, boolean>): boolean {
   if (!value) return true;
   const known = seen.get(value);
   if (known !== undefined) return known;

@@ -177,6 +177,16 @@ describe('analyze: linear layers', () => {
     equal(site.reason, 'weight is not constant ("w" is a graph input, whose value callers may replace)');
   });
 
+  it('so does one that an old model lists among its inputs', () => {
+    const g = new TestGraph();
+    g.model.irVersion = 3;
+    const w = g.input('w', [64, 48]);
+    w.initializer = g.weight('values', [64, 48]).initializer!;
+    g.output(g.op('MatMul', [g.input('x', ['n', 64]), w]));
+    const [site] = analyze(g.model).linears;
+    equal(site!.reason, 'weight "w" is listed as a graph input, expected an initializer alone (IR version 4 or newer)');
+  });
+
   it('does not take products of activations for layers', () => {
     equal(linears((g, x) => g.op('MatMul', [x, g.input('keys', ['B', 64, 'T'])])).length, 0);
   });

@@ -82,6 +82,12 @@ describe('plan: orders', () => {
     );
   });
 
+  it('the global order in front of o_proj really crosses heads', () => {
+    const { plan } = planFor('llama_kv_ts17', atom);
+    const order = decodeOrder(plan.inputs[1]!.order!);
+    ok(order.some((channel, i) => channel >> 4 !== i >> 4));
+  });
+
   it('inside heads: every query head of a value head has its order', () => {
     const importance = Float64Array.of(5, 1, 9, 0, 4, 8, 0, 9, 1, 1, 3, 3);
     const { columns, values } = headOrder(importance, 4, 2, 3);
