@@ -7,6 +7,8 @@ import { bootstrap, root } from './bootstrap.mjs';
 
 const windows = 24;
 const prompt = 'It was a dark night, and the old man';
+/** Each model draws with its own probabilities from the same random numbers. */
+const sampling = ['--max-tokens', '96', '--temperature', '0.7', '--seed', '11'];
 const recipes = ['w8a8', 'w4a16', 'atom-w4a4'];
 const folder = join(root, '.cache/demo');
 const assets = join(root, 'models/bookworm-11m');
@@ -64,7 +66,7 @@ models.unshift({ name: 'float32', path: float, bytes: models[0].input, bits: 32 
 say(`\nMeasure each: perplexity on held-out books, ${windows} windows of 512 tokens; text from one prompt`);
 for (const model of models) {
   model.eval = rewrite('eval', model.path, '--tokens', join(assets, 'eval-tokens.npy'), '--windows', String(windows));
-  model.text = rewrite('generate', model.path, '--tokenizer', tokenizer, '--prompt', prompt, '--max-tokens', '96');
+  model.text = rewrite('generate', model.path, '--tokenizer', tokenizer, '--prompt', prompt, ...sampling);
 }
 
 const { table } = await import('../dist/graph-rewrite/cli/ui/table.js');

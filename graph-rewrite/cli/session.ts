@@ -27,17 +27,11 @@ export async function openModel(path: string, threads?: number): Promise<OpenMod
 export async function sessionFactory(threads?: number): Promise<CreateSession> {
   const { InferenceSession } = await loadHost();
   const base = threads === undefined ? {} : { intraOpNumThreads: threads };
-  return async (model, given = {}) => {
+  return (model, given = {}) => {
     const options = { ...base, ...given };
-    const session = await (typeof model === 'string'
+    return typeof model === 'string'
       ? InferenceSession.create(model, options)
-      : InferenceSession.create(model, options));
-    const { inputNames, outputNames, inputMetadata, outputMetadata } = session;
-    return {
-      ...{ inputNames, outputNames, inputMetadata, outputMetadata },
-      run: (feeds, fetches) => (fetches ? session.run(feeds, fetches) : session.run(feeds)),
-      release: () => session.release(),
-    };
+      : InferenceSession.create(model, options);
   };
 }
 

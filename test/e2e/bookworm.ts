@@ -63,7 +63,8 @@ export async function rewriteModel(
   { recipe, set }: Pick<Expectation, 'recipe' | 'set'>,
 ): Promise<RewriteReport> {
   const settings = set.flatMap((each) => ['--set', each]);
-  const calibration = recipe === 'atom-w4a4' ? ['--calibration', calibrationText, '--tokenizer', tokenizer] : [];
+  const needsData = recipe === 'atom-w4a4' || set.includes('weight.rounding=gptq');
+  const calibration = needsData ? ['--calibration', calibrationText, '--tokenizer', tokenizer] : [];
   return succeed([
     model,
     '-o',

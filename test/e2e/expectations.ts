@@ -19,6 +19,7 @@ export const floatPerplexity = 22.858;
 export const floatTolerance = 0.005;
 
 const perToken = ['weight.groupSize=0', 'activation.groupSize=0', 'weight.channelGroup=1'];
+const gptq = ['weight.rounding=gptq'];
 const noClip = ['weight.clip=1', 'activation.clip=1'];
 
 export const ladder: readonly Expectation[] = [
@@ -31,6 +32,7 @@ export const ladder: readonly Expectation[] = [
     tolerance: 0.015,
   },
   { scheme: 'W4A16 g128', recipe: 'w4a16', set: [], plain: 25.42, injected: 28.209, tolerance: 0.015 },
+  { scheme: 'W4A16 g128, GPTQ', recipe: 'w4a16', set: gptq, plain: 24.578, injected: 26.729, tolerance: 0.015 },
   {
     scheme: 'W4A4, per token / per channel',
     recipe: 'w4a4',
@@ -59,6 +61,7 @@ export const ladder: readonly Expectation[] = [
   },
   { scheme: '… + group 128', recipe: 'atom-w4a4', set: noClip, plain: 26.878, injected: 27.856, tolerance: 0.015 },
   { scheme: '… + clip 0.9 / 0.85', recipe: 'atom-w4a4', set: [], plain: 26.094, injected: 27.029, tolerance: 0.015 },
+  { scheme: '… + GPTQ', recipe: 'atom-w4a4', set: gptq, plain: 25.946, injected: 26.775, tolerance: 0.015 },
 ];
 
 /** Why a measured perplexity does not meet an expectation; undefined if it does. Better than the simulation is fine. */
