@@ -6,10 +6,10 @@ import type { LinearSite } from './sites.js';
 import { asBias, isConstantExpression, scaled, weightSource } from './weights.js';
 
 /** Fewest input channels for which codes and scales are worth anything. */
-export const smallestK = 32;
+const smallestK = 32;
 
 /** Most of them: beyond, the integer sums of s8 products may not fit into int32. */
-export const largestK = 131072;
+const largestK = 131072;
 
 const productTypes: ReadonlyMap<string, string> = new Map([
   ['MatMul', ''],
@@ -138,7 +138,7 @@ function addedBias(product: Value, N: number): { y: Value; bias?: Tensor; nodes:
 }
 
 /** The one node that uses a value once, if there is one and no caller sees the value. */
-export function onlyUser(value: Value): Node | undefined {
+function onlyUser(value: Value): Node | undefined {
   return value.uses.length === 1 && !value.isGraphOutput ? value.uses[0]!.node : undefined;
 }
 

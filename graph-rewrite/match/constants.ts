@@ -5,7 +5,7 @@ const transparent = new Set(['Cast', 'Identity', 'Unsqueeze', 'Squeeze', 'Reshap
 const integerTypes = new Set(['int64', 'int32', 'int16', 'int8', 'uint64', 'uint32', 'uint16', 'uint8', 'bool']);
 
 /** The constant tensor behind a value, through casts and reshapes (whose effect on type and shape is ignored). */
-export function constantBehind(value: Value | undefined): Tensor | undefined {
+function constantBehind(value: Value | undefined): Tensor | undefined {
   for (let at = value, hops = 0; at && hops < 8; hops++) {
     const tensor = at.constant();
     if (tensor) return tensor;

@@ -2,7 +2,7 @@
 import { internalError } from '../../ops/common/errors.js';
 import type { NodeParts } from '../../ops/define-op.js';
 import type { Analysis, InputGroup, LinearSite } from '../analyze/sites.js';
-import type { Graph, Model, Node, Tensor, Value } from '../ir/index.js';
+import type { Model, Node, Tensor, Value } from '../ir/index.js';
 import type { PackedLinear } from '../pack/linear.js';
 import type { Plan, PlanInput } from '../plan/plan.js';
 
@@ -106,6 +106,3 @@ export class PassContext {
 export function moveShapeUses(from: Value, to: Value): void {
   for (const { node, index } of [...from.uses]) if (node.is('Shape')) node.setInput(index, to);
 }
-
-/** Whether a node is still in its graph. */
-export const isAlive = (graph: Graph, node: Node): boolean => graph.nodes.includes(node);

@@ -4,7 +4,7 @@ import { recipeKey } from '../plan/plan.js';
 import type { Pass } from './pass.js';
 
 /** Version of what the metadata of rewritten models says. */
-export const stampVersion = '1';
+const stampVersion = '1';
 
 export const stamp: Pass = {
   name: 'stamp',
