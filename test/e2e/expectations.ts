@@ -59,7 +59,15 @@ export const ladder: readonly Expectation[] = [
     injected: 33.226,
     tolerance: 0.015,
   },
-  { scheme: '… + group 128', recipe: 'atom-w4a4', set: noClip, plain: 26.878, injected: 27.856, tolerance: 0.015 },
+  {
+    scheme: '… + group 128',
+    recipe: 'atom-w4a4',
+    // The simulation pairs rows from the next line on; paired, this line reads 1.0 % (plain) and 1.4 % (injected) higher.
+    set: [...noClip, 'weight.channelGroup=1'],
+    plain: 26.878,
+    injected: 27.856,
+    tolerance: 0.015,
+  },
   { scheme: '… + clip 0.9 / 0.85', recipe: 'atom-w4a4', set: [], plain: 26.094, injected: 27.029, tolerance: 0.015 },
   { scheme: '… + GPTQ', recipe: 'atom-w4a4', set: gptq, plain: 25.946, injected: 26.775, tolerance: 0.015 },
 ];
