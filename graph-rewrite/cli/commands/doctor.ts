@@ -1,5 +1,6 @@
 /** `rewrite doctor`: what this machine has, what is missing, and the fix. */
 import pc from 'picocolors';
+import { environmentVariables } from '../../../native/js/env.js';
 import type { Context } from '../context.js';
 import type { Check } from '../doctor/check.js';
 import { checkCpu } from '../doctor/cpu.js';
@@ -9,19 +10,24 @@ import { probeLibrary } from '../doctor/library.js';
 
 export async function run(context: Context): Promise<number> {
   const library = await probeLibrary(context.signal);
+  const description = library.info?.operatorLibrary.description;
   const checks: Check[] = [
     checkNode(),
-    checkCpu(library.description?.cpu.features),
+    checkCpu(description?.cpu.features),
     ...checkOnnxRuntime(),
     library.check,
-    ...checkCuda(library.description?.cuda),
+    ...checkCuda(library.info),
   ];
+  const environment = Object.fromEntries(environmentVariables.map(({ name }) => [name, process.env[name] ?? null]));
   const ready = checks.every((check) => check.status !== 'missing');
   context.result(
-    { ready, checks, operators: library.description?.ops ?? [], kernels: library.description?.kernels ?? [] },
+    { ready, checks, operators: description?.ops ?? [], kernels: description?.kernels ?? [], environment },
     () =>
       [
         ...checks.flatMap(lines),
+        ...environmentVariables.map(
+          ({ name, about }) => `  ${name} ${process.env[name] ? `= ${process.env[name]}` : 'not set'} (${about})`,
+        ),
         '',
         ready
           ? 'Ready: rewritten models run here.'

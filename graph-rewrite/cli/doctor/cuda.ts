@@ -1,39 +1,38 @@
-import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { cudaProviderFiles } from '../../../native/js/cuda-errors.js';
+import type { NativeInfo } from '../../../native/js/index.js';
+import { formatBytes } from '../ui/format.js';
 import type { Check } from './check.js';
 import { runtimeFolder } from './runtime.js';
 
 /**
- * The four things a CUDA session needs, told apart: driver, toolkit (to build), ONNX Runtime's provider, our kernels.
- * @param built what the operator library says of itself
+ * The four things a CUDA session needs, told apart: driver and device, toolkit (to build), ONNX Runtime's provider, our kernels.
+ * @param info what the native parts found; without it only files are looked for
  */
-export function checkCuda(built: { built: boolean; archs: readonly unknown[] } | undefined): Check[] {
-  return [driver(), toolkit(), provider(), kernels(built)];
+export function checkCuda(info: NativeInfo | undefined): Check[] {
+  return [driver(info), toolkit(), provider(info), kernels(info)];
 }
 
-function driver(): Check {
+function driver(info: NativeInfo | undefined): Check {
   const name = 'CUDA driver';
-  const proc = '/proc/driver/nvidia/version';
-  const query = spawnSync('nvidia-smi', ['--query-gpu=name,driver_version,compute_cap', '--format=csv,noheader'], {
-    encoding: 'utf8',
-    timeout: 10_000,
-  });
-  if (query.status === 0) return { name, status: 'ok', found: query.stdout.trim().split('\n').join('; ') };
-  if (existsSync(proc)) {
-    const version = /Kernel Module[^\d]*([\d.]+)/.exec(readFileSync(proc, 'utf8'))?.[1] ?? 'version unknown';
-    return {
-      name,
-      status: 'absent',
-      found: `kernel module ${version}, but nvidia-smi does not answer`,
-      fix: 'Reinstall the driver, or restart.',
-    };
+  const fix = 'Only for GPU sessions: install the driver of your GPU.';
+  if (!info) {
+    const found = existsSync('/proc/driver/nvidia/version') ? 'a kernel module, not asked further' : 'no NVIDIA driver';
+    return { name, status: 'absent', found };
   }
+  const { driverFound, error, driverVersion, devices } = info.cuda;
+  if (!driverFound) return { name, status: 'absent', found: 'no NVIDIA driver', fix };
+  if (error !== '') return { name, status: 'absent', found: `found, but unusable: ${error}`, fix };
+  const gpus = devices.map(
+    ({ name: gpu, capability, memoryBytes }) =>
+      `${gpu} (sm_${capability.replace('.', '')}, ${formatBytes(memoryBytes)})`,
+  );
   return {
     name,
-    status: 'absent',
-    found: 'no NVIDIA driver',
-    fix: 'Only for GPU sessions: install the driver of your GPU.',
+    status: 'ok',
+    found: `CUDA ${Math.floor(driverVersion / 1000)}.${(driverVersion % 1000) / 10}; ${gpus.join(', ')}`,
   };
 }
 
@@ -54,23 +53,18 @@ function toolkit(): Check {
   };
 }
 
-function provider(): Check {
+function provider(info: NativeInfo | undefined): Check {
   const name = 'CUDA provider';
-  const folder = runtimeFolder()?.folder;
-  const file =
-    folder && existsSync(folder) ? readdirSync(folder).find((each) => each.includes('providers_cuda')) : undefined;
-  return folder && file
-    ? { name, status: 'ok', found: join(folder, file) }
-    : {
-        name,
-        status: 'absent',
-        found: 'onnxruntime-node has no CUDA provider here',
-        fix: 'Only for GPU sessions: reinstall onnxruntime-node with ONNXRUNTIME_NODE_INSTALL=cuda12.',
-      };
+  const folder = info ? dirname(info.runtime.path) : runtimeFolder()?.folder;
+  const missing = cudaProviderFiles.filter((file) => folder === undefined || !existsSync(join(folder, file)));
+  if (missing.length === 0) return { name, status: 'ok', found: join(folder!, cudaProviderFiles[1]) };
+  const fix = 'Only for GPU sessions: reinstall onnxruntime-node with ONNXRUNTIME_NODE_INSTALL=cuda12.';
+  return { name, status: 'absent', found: `ONNX Runtime lacks ${missing.join(' and ')} here`, fix };
 }
 
-function kernels(built: { built: boolean; archs: readonly unknown[] } | undefined): Check {
+function kernels(info: NativeInfo | undefined): Check {
   const name = 'CUDA kernels';
+  const built = info?.operatorLibrary.description.cuda;
   if (built?.built) return { name, status: 'ok', found: `built for ${built.archs.join(', ')}` };
   return { name, status: 'absent', found: 'the operator library has CPU kernels only' };
 }
