@@ -112,5 +112,10 @@ describe('cli: rewrite, inspect, eval, compare on a small model', function () {
   it('--strict ends with 1 when a layer stays float that the recipe wanted', async () => {
     const allowed = await runCli([model, '--recipe', 'w4a16', '-o', folder.file('strict.onnx'), '--strict']);
     assert.equal(allowed.code, 0, allowed.stderr); // lm_head stays because the recipe says so
+
+    const narrow = await writeTinyModel(folder.file('narrow.onnx'), true, { mlp: 16 }); // down_proj has too few channels
+    const refused = await runCli([narrow, '--recipe', 'w4a16', '--strict']);
+    assert.equal(refused.code, 1, refused.stderr);
+    assert.match(refused.stderr, /^--strict: 2 layers stayed in float .*down_proj.*16/m);
   });
 });
