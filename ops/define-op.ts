@@ -7,7 +7,7 @@ export const domain = 'lowbit';
  * Element type of a port. `T` is the graph's float type (float32 or float16), the same for every port of a node; `a|b` means
  * that a node has one of the two.
  */
-export type PortType = 'T' | 'int8|T' | 'uint8|int8' | 'float32' | 'float16' | 'int8' | 'int32';
+export type PortType = 'T' | 'int8|T' | 'uint8|int8' | 'float32' | 'float16' | 'int8' | 'uint8' | 'int32';
 
 /** One input or output. */
 export interface PortSpec {

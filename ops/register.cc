@@ -4,6 +4,7 @@
 #include "ops/gated-act-quantize/op.h"
 #include "ops/norm-quantize/op.h"
 #include "ops/quant-gemm/op.h"
+#include "ops/quant-kv-attention/op.h"
 #include "ops/quantize/op.h"
 
 namespace lowbit {
@@ -12,7 +13,7 @@ std::span<const OpDefinition* const> AllOps() {
   // One line per operator, in the order of ops/index.ts.
   static const OpDefinition* const ops[] = {
       &QuantizeDefinition(),    &NormQuantizeDefinition(), &GatedActQuantizeDefinition(),
-      &ActQuantizeDefinition(), &QuantGemmDefinition(),
+      &ActQuantizeDefinition(), &QuantGemmDefinition(),    &QuantKvAttentionDefinition(),
   };
   return ops;
 }

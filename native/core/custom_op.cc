@@ -95,6 +95,8 @@ ElementType ResolveType(PortType type, const Overload& overload) {
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
     case PortType::kInt8:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+    case PortType::kUint8:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
     case PortType::kInt32:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   }

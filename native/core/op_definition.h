@@ -19,7 +19,7 @@ class Kernel {
 };
 
 /// The element type of an input or output. T (the graph's float type), A and B differ between an operator's overloads.
-enum class PortType { kT, kA, kB, kFloat32, kFloat16, kInt8, kInt32 };
+enum class PortType { kT, kA, kB, kFloat32, kFloat16, kInt8, kUint8, kInt32 };
 
 struct Port {
   const char* name;

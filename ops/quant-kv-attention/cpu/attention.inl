@@ -1,0 +1,289 @@
+// The algorithm over one vector type V (scalar.cc says what V provides). Included inside an unnamed namespace; includes
+// ops/rows/cpu/activations.inl for Exp.
+//
+// attend() is attention with a running softmax: keys and values are unpacked a block at a time into scratch, every
+// query row keeps its maximum, its sum and its weighted values. No score matrix exists beyond one block.
+
+template <class V>
+using Vec = typename V::F;
+
+/// Scratch, laid out for one task.
+struct Buffers {
+  float* q;       // [rows, D], rotated and scaled
+  float* sums;    // [rows, D], weighted values
+  float* keys;    // [kKeyBlock, D]
+  float* values;  // [kKeyBlock, D]
+  float* scores;  // [kKeyBlock]
+  float* top;     // [rows], running maximum
+  float* total;   // [rows], running sum
+
+  Buffers(const Args& args, int64_t rows, float* scratch) {
+    q = scratch;
+    sums = q + rows * args.head_dim;
+    keys = sums + rows * args.head_dim;
+    values = keys + kKeyBlock * args.head_dim;
+    scores = values + kKeyBlock * args.head_dim;
+    top = scores + kKeyBlock;
+    total = top + rows;
+  }
+};
+
+template <class V, class T>
+void LoadRow(const T* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += V::kWidth) V::Store(to + i, V::Load(from + i));
+}
+
+/// RoPE at a position, in place; one rounding an operation.
+template <class V, class T>
+void Rotate(const Args& args, int64_t position, float* row) {
+  const T* cos = static_cast<const T*>(args.cos) + position * args.pairs;
+  const T* sin = static_cast<const T*>(args.sin) + position * args.pairs;
+  const int64_t step = args.rotary == Rotary::kHalf ? 1 : 2;
+  float* other = row + (args.rotary == Rotary::kHalf ? args.pairs : 1);
+  for (int64_t i = 0; i < args.pairs; ++i) {
+    const float c = V::One(cos + i), s = V::One(sin + i);
+    const float a = row[i * step], b = other[i * step];
+    row[i * step] = a * c - b * s;
+    other[i * step] = b * c + a * s;
+  }
+}
+
+inline bool HalfIsFinite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
+
+/// Codes and parameters of one row of `count` floats; overwrites the floats.
+template <class V, int kBits>
+void QuantizeRow(const Args& args, float* row, uint8_t* codes, uint16_t* params) {
+  using F = Vec<V>;
+  const int64_t count = args.head_dim;
+  constexpr float kLast = (1 << kBits) - 1;
+  // The same for every order of the reduction: NaN and infinities are found by their bits.
+  uint32_t amax = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = __builtin_bit_cast(uint32_t, row[i]) & 0x7fffffffu;
+    amax = bits > amax ? bits : amax;
+  }
+  F low = V::Load(row), high = low;
+  for (int64_t i = V::kWidth; i < count; i += V::kWidth) {
+    low = V::Min(low, V::Load(row + i));
+    high = V::Max(high, V::Load(row + i));
+  }
+  const float lo = V::ReduceMin(low) + 0.f, hi = V::ReduceMax(high) + 0.f;
+  const float range = hi - lo;
+  const float step = range * (args.clip / kLast);
+  uint16_t scale = V::ToHalf(step);
+  uint16_t min = V::ToHalf(lo + range * ((1.f - args.clip) / 2.f));
+  if (min == 0x8000) min = 0;
+  if (amax >= 0x7f800000u || !HalfIsFinite(scale) || !HalfIsFinite(min)) scale = min = 0x7e00;
+  params[0] = scale;
+  params[1] = min;
+  if (scale == 0 || scale == 0x7e00) {
+    for (int64_t i = 0; i < args.row_bytes; ++i) codes[i] = 0;
+    return;
+  }
+  const F base = V::Set(V::One(&min)), inverse = V::Set(1.f / V::One(&scale));
+  // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits.
+  for (int64_t i = 0; i < count; i += V::kWidth) {
+    const F t = V::Mul(V::Sub(V::Load(row + i), base), inverse);
+    const F bounded = V::Min(V::Set(kLast), V::Max(V::Set(0.f), t));
+    V::Store(row + i, V::Add(bounded, V::Set(12582912.f)));
+  }
+  const auto code = [&](int64_t i) { return static_cast<uint8_t>(__builtin_bit_cast(uint32_t, row[i])); };
+  for (int64_t i = 0; i < args.row_bytes; ++i) {
+    if constexpr (kBits == 8) {
+      codes[i] = code(i);
+    } else {
+      codes[i] = static_cast<uint8_t>((code(2 * i) & 15) | code(2 * i + 1) << 4);
+    }
+  }
+}
+
+template <class V, class T, int kBits>
+void Store(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, float* scratch) {
+  const int64_t start = args.Start(b), last = args.lengths[b] - start;
+  for (int64_t s = begin; s < end && s < last; ++s) {
+    const int64_t from = (b * args.tokens + s) * args.kv_stride + kv_head * args.head_dim;
+    const auto write = [&](const void* source, const Cache& cache, bool rotate) {
+      const int64_t row = (b * args.kv_heads + kv_head) * cache.rows + start + s;
+      LoadRow<V>(static_cast<const T*>(source) + from, args.head_dim, scratch);
+      if (rotate) Rotate<V, T>(args, start + s, scratch);
+      QuantizeRow<V, kBits>(args, scratch, cache.codes + row * args.row_bytes, cache.params + row * 2);
+    };
+    write(args.k, args.present_k, args.rotary != Rotary::kNone && !args.rotate_on_read);
+    write(args.v, args.present_v, false);
+  }
+}
+
+/// Unpacks rows [first, first + count) of a head.
+template <class V, int kBits>
+void Unpack(const Args& args, const Cache& cache, int64_t head_row, int64_t count, float* to) {
+  for (int64_t j = 0; j < count; ++j) {
+    const uint8_t* codes = cache.codes + (head_row + j) * args.row_bytes;
+    const uint16_t* params = cache.params + (head_row + j) * 2;
+    const Vec<V> scale = V::Set(V::One(params)), min = V::Set(V::One(params + 1));
+    for (int64_t d = 0; d < args.head_dim; d += V::kWidth) {
+      V::Store(to + j * args.head_dim + d, V::MulAdd(V::template Codes<kBits>(codes, d), scale, min));
+    }
+  }
+}
+
+/// Scores of one query with the block's keys, whole vectors of them.
+template <class V>
+void Scores(const float* q, const float* keys, int64_t dim, int64_t begin, int64_t end, float* scores) {
+  for (int64_t j = begin / V::kWidth * V::kWidth; j < end; j += V::kWidth) {
+    Vec<V> sums[V::kWidth];
+    for (int i = 0; i < V::kWidth; ++i) sums[i] = V::Set(0.f);
+    for (int64_t d = 0; d < dim; d += V::kWidth) {
+      const Vec<V> query = V::Load(q + d);
+      for (int i = 0; i < V::kWidth; ++i) sums[i] = V::MulAdd(query, V::Load(keys + (j + i) * dim + d), sums[i]);
+    }
+    V::Store(scores + j, V::SumEach(sums));
+  }
+}
+
+template <class V, class T>
+void AddMask(const T* mask, int64_t begin, int64_t end, float* scores) {
+  for (int64_t j = begin; j < end; ++j) scores[j] += V::One(mask + j);
+}
+
+/// score -> cap * tanh(score / cap)
+template <class V>
+void Cap(float cap, int64_t begin, int64_t end, float* scores) {
+  const Vec<V> one = V::Set(1.f), two = V::Set(2.f), cap_vector = V::Set(cap);
+  for (int64_t j = begin / V::kWidth * V::kWidth; j < end; j += V::kWidth) {
+    // tanh(x) = 1 - 2 / (exp(2x) + 1)
+    const Vec<V> e = Exp<V>(V::Mul(V::Div(V::Load(scores + j), cap_vector), two));
+    V::Store(scores + j, V::Mul(cap_vector, V::Sub(one, V::Div(two, V::Add(e, one)))));
+  }
+}
+
+/// Turns scores into weights against the new maximum, adds them and the weighted values to the row's sums.
+template <class V>
+void Accumulate(const Buffers& at, int64_t row, int64_t dim, int64_t begin, int64_t end) {
+  constexpr int64_t kW = V::kWidth;
+  const float none = -__builtin_inff();
+  const int64_t first = begin / kW * kW, last = (end + kW - 1) / kW * kW;
+  for (int64_t j = first; j < begin; ++j) at.scores[j] = none;
+  for (int64_t j = end; j < last; ++j) at.scores[j] = none;
+  Vec<V> high = V::Set(none);
+  for (int64_t j = first; j < last; j += kW) high = V::Max(V::Load(at.scores + j), high);  // a NaN score leaves `high`
+  const float old_top = at.top[row], block_top = V::ReduceMax(high);
+  const float top = block_top > old_top ? block_top : old_top;
+  bool nan = false;
+  for (int64_t j = begin; j < end; ++j) nan |= at.scores[j] != at.scores[j];
+  if (top == none && !nan) return;  // everything is masked
+  // Without any finite score the maximum is arbitrary: the row is NaN.
+  const float base = top == none ? 0.f : top;
+  Vec<V> weights = V::Set(0.f);
+  for (int64_t j = first; j < last; j += kW) {
+    const Vec<V> weight = Exp<V>(V::Sub(V::Load(at.scores + j), V::Set(base)));
+    V::Store(at.scores + j, weight);
+    weights = V::Add(weights, weight);
+  }
+  alignas(64) float lanes[kW];
+  V::Store(lanes, Exp<V>(V::Set(old_top - base)));
+  at.top[row] = base;
+  at.total[row] = at.total[row] * lanes[0] + V::ReduceAdd(weights);
+  const Vec<V> fade = V::Set(lanes[0]);
+  float* sums = at.sums + row * dim;
+  constexpr int kAtOnce = 4;  // vectors of channels kept in registers
+  const auto add = [&](int64_t d, auto count) {
+    Vec<V> sum[decltype(count)::value];
+    for (int i = 0; i < decltype(count)::value; ++i) sum[i] = V::Mul(V::Load(sums + d + i * kW), fade);
+    for (int64_t j = begin; j < end; ++j) {
+      const Vec<V> weight = V::Set(at.scores[j]);
+      const float* value = at.values + j * dim + d;
+      for (int i = 0; i < decltype(count)::value; ++i) sum[i] = V::MulAdd(weight, V::Load(value + i * kW), sum[i]);
+    }
+    for (int i = 0; i < decltype(count)::value; ++i) V::Store(sums + d + i * kW, sum[i]);
+  };
+  int64_t d = 0;
+  for (; d + kAtOnce * kW <= dim; d += kAtOnce * kW) add(d, Count<kAtOnce>{});
+  for (; d < dim; d += kW) add(d, Count<1>{});
+}
+
+template <class V, class T>
+void LoadQueries(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, const Buffers& at) {
+  const int64_t group = args.heads / args.kv_heads, dim = args.head_dim;
+  const int64_t start = args.Start(b);
+  const Vec<V> scale = V::Set(args.scale);
+  for (int64_t s = begin; s < end; ++s) {
+    const T* from = static_cast<const T*>(args.q) + (b * args.tokens + s) * args.q_stride + kv_head * group * dim;
+    for (int64_t g = 0; g < group; ++g) {
+      const int64_t row = (s - begin) * group + g;
+      float* q = at.q + row * dim;
+      LoadRow<V>(from + g * dim, dim, q);
+      if (args.rotary != Rotary::kNone) Rotate<V, T>(args, start + s, q);
+      for (int64_t d = 0; d < dim; d += V::kWidth) {
+        V::Store(q + d, V::Mul(V::Load(q + d), scale));
+        V::Store(at.sums + row * dim + d, V::Set(0.f));
+      }
+      at.top[row] = -__builtin_inff();
+      at.total[row] = 0;
+    }
+  }
+}
+
+template <class V, class T>
+void StoreOutput(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, const Buffers& at) {
+  const int64_t group = args.heads / args.kv_heads, dim = args.head_dim;
+  for (int64_t s = begin; s < end; ++s) {
+    T* to = static_cast<T*>(args.y) + ((b * args.tokens + s) * args.heads + kv_head * group) * dim;
+    const float* sums = at.sums + (s - begin) * group * dim;
+    for (int64_t g = 0; g < group; ++g) {
+      const float total = at.total[(s - begin) * group + g];
+      const Vec<V> divisor = V::Set(total == 0 ? 1.f : total);
+      for (int64_t d = 0; d < dim; d += V::kWidth) {
+        V::Store(to + g * dim + d, V::Div(V::Load(sums + g * dim + d), divisor));
+      }
+    }
+  }
+}
+
+template <class V, class T, int kBits>
+void Attend(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, float* scratch) {
+  const int64_t group = args.heads / args.kv_heads, dim = args.head_dim;
+  const int64_t start = args.Start(b), length = args.lengths[b];
+  const Buffers at(args, (end - begin) * group, scratch);
+  LoadQueries<V, T>(args, b, kv_head, begin, end, at);
+  const int64_t head_row = (b * args.kv_heads + kv_head) * args.present_k.rows;
+  const int64_t queries = end < length - start ? end : length - start;  // later ones are padding
+  const int64_t last_key = args.causal && start + queries < length ? start + queries : length;
+  const int64_t first_key = args.window > 0 && start + begin >= args.window ? start + begin - args.window + 1 : 0;
+  for (int64_t block = first_key / kKeyBlock * kKeyBlock; block < last_key && begin < queries; block += kKeyBlock) {
+    const int64_t count = last_key - block < kKeyBlock ? last_key - block : kKeyBlock;
+    Unpack<V, kBits>(args, args.present_k, head_row + block, count, at.keys);
+    Unpack<V, kBits>(args, args.present_v, head_row + block, count, at.values);
+    if (args.rotate_on_read) {
+      for (int64_t j = 0; j < count; ++j) Rotate<V, T>(args, block + j, at.keys + j * dim);
+    }
+    for (int64_t s = begin; s < queries; ++s) {
+      const int64_t position = start + s;
+      const int64_t seen_end = args.causal && position + 1 < length ? position + 1 : length;
+      const int64_t seen_begin = args.window > 0 && position >= args.window ? position - args.window + 1 : 0;
+      const int64_t from = seen_begin > block ? seen_begin - block : 0;
+      const int64_t to = seen_end - block < count ? seen_end - block : count;
+      if (from >= to) continue;
+      for (int64_t g = 0; g < group; ++g) {
+        const int64_t row = (s - begin) * group + g;
+        Scores<V>(at.q + row * dim, at.keys, dim, from, to, at.scores);
+        if (args.softcap > 0) Cap<V>(args.softcap, from, to, at.scores);
+        if (args.mask != nullptr) {
+          const int64_t head = kv_head * group + g;
+          const int64_t offset = b * args.mask_batch_stride + head * args.mask_head_stride + s * args.mask_row_stride;
+          AddMask<V>(static_cast<const T*>(args.mask) + offset + block, from, to, at.scores);
+        }
+        Accumulate<V>(at, row, dim, from, to);
+      }
+    }
+  }
+  StoreOutput<V, T>(args, b, kv_head, begin, end, at);
+}
+
+/// The kernel records of one architecture.
+#define LOWBIT_KV_KERNELS(V, arch, needs)                                                    \
+  {                                                                                          \
+    {"f32u4_f32__" arch, needs, false, 4, Store<V, float, 4>, Attend<V, float, 4>},          \
+        {"f32u8_f32__" arch, needs, false, 8, Store<V, float, 8>, Attend<V, float, 8>},      \
+        {"f16u4_f16__" arch, needs, true, 4, Store<V, uint16_t, 4>, Attend<V, uint16_t, 4>}, \
+        {"f16u8_f16__" arch, needs, true, 8, Store<V, uint16_t, 8>, Attend<V, uint16_t, 8>}, \
+  }

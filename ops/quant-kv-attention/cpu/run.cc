@@ -1,0 +1,122 @@
+#include "ops/quant-kv-attention/cpu/run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace lowbit::kv {
+namespace {
+
+/// Floats of queries a task holds at most: with as many sums they stay in the second-level cache.
+constexpr int64_t kQueryFloats = 8192;
+/// Tokens that one task stores.
+constexpr int64_t kStoreTokens = 64;
+
+struct AlignedDelete {
+  void operator()(float* floats) const { ::operator delete[](floats, std::align_val_t{64}); }
+};
+
+/// This thread's scratch, grown when needed; nullptr when there is no memory.
+float* Scratch(int64_t floats) {
+  thread_local std::unique_ptr<float[], AlignedDelete> scratch;
+  thread_local int64_t capacity = 0;
+  if (floats > capacity) {
+    capacity = 0;
+    scratch.reset(new (std::align_val_t{64}, std::nothrow) float[static_cast<size_t>(floats)]);
+    if (scratch == nullptr) return nullptr;
+    capacity = floats;
+  }
+  return scratch.get();
+}
+
+int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// Rows [begin, end) of a head in the present cache that are older than `start`, from the past; those from `length` on
+/// are cleared, so that outputs do not depend on what memory held before.
+template <class T>
+void BringOver(const T* past, int64_t past_rows, T* present, int64_t present_rows, int64_t head, int64_t width,
+               int64_t begin, int64_t end, int64_t start, int64_t length) {
+  if (past == present) return;
+  const int64_t copy_end = std::min(end, start);
+  T* to = present + head * present_rows * width;
+  if (begin < copy_end) {
+    std::memcpy(to + begin * width, past + (head * past_rows + begin) * width,
+                static_cast<size_t>((copy_end - begin) * width) * sizeof(T));
+  }
+  const int64_t clear_begin = std::max(begin, length);
+  if (clear_begin < end) {
+    std::memset(to + clear_begin * width, 0, static_cast<size_t>((end - clear_begin) * width) * sizeof(T));
+  }
+}
+
+void BringOver(const Args& args, const Cache& past, const Cache& present, int64_t b, int64_t head, int64_t begin,
+               int64_t end) {
+  const int64_t start = args.Start(b), length = args.lengths[b];
+  BringOver(past.codes, past.rows, present.codes, present.rows, head, args.row_bytes, begin, end, start, length);
+  BringOver(past.params, past.rows, present.params, present.rows, head, int64_t{2}, begin, end, start, length);
+}
+
+}  // namespace
+
+const Kernel* const* AllKernels(size_t* count) {
+  static const std::vector<const Kernel*> kernels = [] {
+    std::vector<const Kernel*> all;
+    for (const Kernel* table : {
+#if defined(__x86_64__)
+           Avx512Kernels(), Avx2Kernels(),
+#endif
+               ScalarKernels()
+         }) {
+      for (int i = 0; i < kKernelsPerArch; ++i) all.push_back(table + i);
+    }
+    return all;
+  }();
+  *count = kernels.size();
+  return kernels.data();
+}
+
+Status RunAttention(const Kernel& kernel, const Args& args, int64_t batch, const KernelContext& context) {
+  std::atomic<bool> out_of_memory{false};
+  const int64_t all_heads = batch * args.kv_heads;
+  const int64_t group = args.heads / args.kv_heads;
+
+  const int64_t pieces = std::max<int64_t>(1, Ceil(args.tokens, kStoreTokens));
+  LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(all_heads * pieces), [&](size_t task) {
+    const int64_t head = static_cast<int64_t>(task) / pieces, piece = static_cast<int64_t>(task) % pieces;
+    const int64_t b = head / args.kv_heads;
+    for (const auto& [past, present] : {std::pair(&args.past_k, &args.present_k), {&args.past_v, &args.present_v}}) {
+      BringOver(args, *past, *present, b, head, present->rows * piece / pieces, present->rows * (piece + 1) / pieces);
+    }
+    float* scratch = Scratch(args.head_dim);
+    if (scratch == nullptr) {
+      out_of_memory = true;
+      return;
+    }
+    kernel.store(args, b, head % args.kv_heads, piece * kStoreTokens, std::min(args.tokens, (piece + 1) * kStoreTokens),
+                 scratch);
+  }));
+
+  const int64_t tokens =
+      std::clamp<int64_t>(kQueryFloats / (args.head_dim * group), 1, std::max<int64_t>(1, args.tokens));
+  const int64_t blocks = Ceil(args.tokens, tokens);
+  const int64_t floats = ScratchFloats(args, tokens);
+  LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(all_heads * blocks), [&](size_t task) {
+    float* scratch = Scratch(floats);
+    if (scratch == nullptr) {
+      out_of_memory = true;
+      return;
+    }
+    // Late queries see most keys: they go first, so that no long task is left at the end.
+    const int64_t block = blocks - 1 - static_cast<int64_t>(task) / all_heads;
+    const int64_t head = static_cast<int64_t>(task) % all_heads, begin = block * tokens;
+    kernel.attend(args, head / args.kv_heads, head % args.kv_heads, begin, std::min(args.tokens, begin + tokens),
+                  scratch);
+  }));
+  if (out_of_memory) return Status::Error(ORT_FAIL, "out of memory for ", floats * 4, " bytes of scratch.");
+  return Status::Ok();
+}
+
+}  // namespace lowbit::kv

@@ -1,0 +1,281 @@
+/** Every kernel of QuantKvAttention: codes exactly the reference's, output near float64 attention over the dequantized cache. */
+import assert from 'node:assert/strict';
+import { Tensor } from '../../native/js/index.js';
+import { quantKvAttention, type KvCache } from '../../ops/quant-kv-attention/reference.js';
+import { kvSession, prepareKv, type KvCase } from '../helpers/kv-attention.js';
+import { eachArchitecture } from '../helpers/kernels.js';
+import { floatsOf, type GraphType } from '../helpers/op-model.js';
+import { seed } from '../helpers/random.js';
+
+type Outputs = Readonly<Record<string, Tensor>>;
+
+const graphTypes: readonly GraphType[] = ['float32', 'float16'];
+const half = { rotary: 'half' } as const;
+
+const cases: readonly KvCase[] = [
+  { title: 'MHA, empty past', tokens: 5, past: 0, heads: 2, kvHeads: 2, headDim: 32 },
+  { title: 'one token after a past', tokens: 1, past: 70, heads: 4, kvHeads: 2, headDim: 64, ...half },
+  { title: 'GQA 3:1, 8 bits', tokens: 9, past: 31, heads: 6, kvHeads: 2, headDim: 64, bits: 8, ...half },
+  { title: 'MQA, post-RoPE keys', tokens: 40, past: 3, heads: 4, kvHeads: 1, headDim: 80, ...half, kvRope: 'post' },
+  { title: 'interleaved RoPE', tokens: 7, past: 8, heads: 2, kvHeads: 1, headDim: 96, rotary: 'interleaved' },
+  {
+    title: 'interleaved, post',
+    tokens: 3,
+    past: 2,
+    heads: 1,
+    kvHeads: 1,
+    headDim: 32,
+    rotary: 'interleaved',
+    kvRope: 'post',
+  },
+  { title: 'partial RoPE', tokens: 4, past: 5, heads: 2, kvHeads: 2, headDim: 80, ...half, pairs: 16, kvRope: 'post' },
+  { title: 'head size 128', tokens: 33, past: 32, heads: 4, kvHeads: 2, headDim: 128, ...half },
+  {
+    title: 'head size 256, soft cap, scale',
+    tokens: 2,
+    past: 64,
+    heads: 2,
+    kvHeads: 1,
+    headDim: 256,
+    softcap: 5,
+    scale: 0.2,
+  },
+  { title: 'window', tokens: 50, past: 20, heads: 2, kvHeads: 1, headDim: 32, window: 9, ...half },
+  { title: 'not causal, mask', tokens: 6, past: 4, heads: 2, kvHeads: 1, headDim: 32, causal: false, mask: [1, 1, 6] },
+  { title: 'mask for each head', batch: 2, tokens: 3, past: 40, heads: 4, kvHeads: 2, headDim: 32, mask: [2, 4, 3] },
+  { title: 'mask for each sequence', batch: 3, tokens: 2, past: 1, heads: 2, kvHeads: 2, headDim: 32, mask: [3, 1, 1] },
+  { title: 'packed q, k, v', batch: 2, tokens: 4, past: 6, heads: 4, kvHeads: 2, headDim: 64, packed: true, ...half },
+  {
+    title: 'a prompt padded on the right',
+    batch: 3,
+    tokens: 6,
+    past: 0,
+    heads: 2,
+    kvHeads: 1,
+    headDim: 32,
+    lengths: [6, 2, 0],
+    ...half,
+  },
+  {
+    title: 'sequences of different lengths',
+    batch: 3,
+    tokens: 1,
+    past: 37,
+    heads: 2,
+    kvHeads: 1,
+    headDim: 64,
+    lengths: [38, 5, 1],
+    ...half,
+  },
+  {
+    title: 'in place',
+    batch: 2,
+    tokens: 3,
+    past: 45,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 64,
+    lengths: [36, 3],
+    inPlace: true,
+    ...half,
+  },
+  { title: 'clip', tokens: 4, past: 4, heads: 2, kvHeads: 2, headDim: 48, clip: 0.9, bits: 8, kvRope: 'post', ...half },
+  { title: 'a NaN', tokens: 5, past: 2, heads: 2, kvHeads: 2, headDim: 32, oddValue: NaN },
+  { title: 'an infinity', tokens: 5, past: 2, heads: 2, kvHeads: 1, headDim: 32, oddValue: -Infinity, ...half },
+  { title: 'a value with a large range', tokens: 5, past: 2, heads: 2, kvHeads: 1, headDim: 32, oddValue: 60000 },
+  { title: 'no new token', tokens: 0, past: 4, heads: 2, kvHeads: 1, headDim: 32 },
+];
+
+function assertSameCache(actual: Outputs, name: string, expected: KvCache, where: string): void {
+  const equal = (data: ArrayLike<number>, wanted: ArrayLike<number>, what: string) => {
+    assert.equal(data.length, wanted.length, `${where}: ${what}: length`);
+    for (let i = 0; i < wanted.length; i++)
+      if (data[i] !== wanted[i]) assert.fail(`${where}: ${what}[${i}] is ${data[i]}, expected ${wanted[i]}`);
+  };
+  equal(bits16(actual[`${name}_param`]!), expected.parameters, `${name}_param`);
+  equal(actual[name]!.data as Uint8Array, expected.codes, name);
+}
+
+function bits16(tensor: Tensor): Uint16Array {
+  const data = tensor.data as unknown as Uint16Array;
+  return new Uint16Array(data.buffer, data.byteOffset, data.length);
+}
+
+/**
+ * Sums and exponentials in binary32 against float64: relative to the largest value, 5e-5 covers scores near ±20 (the steepest case here)
+ * times 2^-24 times a few hundred roundings; float16 rounds the output once more.
+ */
+function assertNear(actual: Float32Array, expected: Float64Array, type: GraphType, where: string): void {
+  const largest = expected.reduce(
+    (most, value) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most),
+    0,
+  );
+  for (let i = 0; i < expected.length; i++) {
+    const wanted = expected[i]!;
+    if (Number.isNaN(wanted) && Number.isNaN(actual[i])) continue;
+    const allowed = 5e-5 * largest + (type === 'float16' ? 2 ** -11 * Math.abs(wanted) + 2 ** -24 : 0);
+    if (!(Math.abs(actual[i]! - wanted) <= allowed))
+      assert.fail(`${where}: y[${i}] is ${actual[i]}, expected ${wanted}`);
+  }
+}
+
+describe(`QuantKvAttention kernels (seed ${seed})`, () => {
+  for (const type of graphTypes) {
+    eachArchitecture('QuantKvAttention', `${type}: ${cases.length} cases agree with the reference`, async () => {
+      for (const c of cases) {
+        const { inputs, attributes, feeds } = prepareKv(c, type);
+        const session = await kvSession(c, type, feeds);
+        const actual = (await session.run(feeds)) as Outputs;
+        const expected = quantKvAttention(inputs, attributes);
+        assertSameCache(actual, 'present_k', expected.presentK, c.title);
+        assertSameCache(actual, 'present_v', expected.presentV, c.title);
+        assertNear(floatsOf(actual['y']!), expected.y, type, c.title);
+        await session.release();
+      }
+    });
+  }
+
+  eachArchitecture('QuantKvAttention', 'growing and in place are equal bit for bit', async () => {
+    const base: KvCase = {
+      title: 'both forms',
+      batch: 2,
+      tokens: 5,
+      past: 40,
+      heads: 6,
+      kvHeads: 2,
+      headDim: 64,
+      ...half,
+    };
+    const { feeds } = prepareKv(base, 'float32');
+    const growing = await kvSession(base, 'float32', feeds);
+    const grown = (await growing.run(feeds)) as Outputs;
+    const capacity = 64;
+    const padded = Object.entries(feeds).map(([name, tensor]): [string, Tensor] =>
+      name.startsWith('past') ? [name, withRows(tensor, capacity, 0xaa)] : [name, tensor],
+    );
+    const buffers: Record<string, Tensor> = Object.fromEntries(padded);
+    buffers['lengths'] = new Tensor('int32', Int32Array.of(45, 45), [2]);
+    const inPlace = await kvSession({ ...base, inPlace: true }, 'float32', buffers);
+    const kept = (await inPlace.run(buffers)) as Outputs;
+    assert.deepEqual(kept['y']!.data, grown['y']!.data);
+    for (const name of ['present_k', 'present_k_param', 'present_v', 'present_v_param']) {
+      assert.deepEqual(kept[name]!.dims.slice(0, 3), [2, 2, capacity]);
+      assert.deepEqual(withRows(kept[name]!, 45, 0).data, grown[name]!.data, name);
+    }
+    await growing.release();
+    await inPlace.release();
+  });
+
+  eachArchitecture('QuantKvAttention', 'a prompt in one piece equals its tokens one by one, bit for bit', async () => {
+    const whole: KvCase = {
+      title: 'pieces',
+      tokens: 67,
+      past: 0,
+      heads: 4,
+      kvHeads: 2,
+      headDim: 32,
+      window: 40,
+      ...half,
+    };
+    const { feeds } = prepareKv(whole, 'float32');
+    const session = await kvSession(whole, 'float32', feeds);
+    const expected = (await session.run(feeds)) as Outputs;
+    let past = { ...feeds };
+    for (let s = 0; s < whole.tokens; s++) {
+      const token = (name: string) => {
+        const { data, dims } = feeds[name]!;
+        const width = dims[2]!;
+        return new Tensor('float32', (data as Float32Array).subarray(s * width, (s + 1) * width), [1, 1, width]);
+      };
+      const step = (await session.run({ ...past, q: token('q'), k: token('k'), v: token('v') })) as Outputs;
+      const width = expected['y']!.dims[2]!;
+      const row = (expected['y']!.data as Float32Array).subarray(s * width, (s + 1) * width);
+      assert.deepEqual(step['y']!.data, row, `token ${s}`);
+      const names = ['k', 'k_param', 'v', 'v_param'];
+      past = { ...past, ...Object.fromEntries(names.map((name) => [`past_${name}`, step[`present_${name}`]!])) };
+    }
+    assert.deepEqual(past['past_k']!.data, expected['present_k']!.data);
+    await session.release();
+  });
+});
+
+/** A cache tensor cut or extended to `rows` rows a head. */
+function withRows(tensor: Tensor, rows: number, filler: number): Tensor {
+  const [batch, heads, before, width] = tensor.dims as [number, number, number, number];
+  const from = tensor.type === 'uint8' ? (tensor.data as Uint8Array) : bits16(tensor);
+  const to = new (from.constructor as Uint8ArrayConstructor)(batch * heads * rows * width).fill(filler);
+  for (let head = 0; head < batch * heads; head++)
+    to.set(from.subarray(head * before * width, (head * before + Math.min(before, rows)) * width), head * rows * width);
+  return new Tensor(tensor.type as 'uint8', to, [batch, heads, rows, width]);
+}
+
+describe('QuantKvAttention refuses', () => {
+  const base: KvCase = { title: 'errors', batch: 2, tokens: 2, past: 4, heads: 2, kvHeads: 1, headDim: 32, ...half };
+  const inPlace: KvCase = { ...base, past: 8, inPlace: true, lengths: [3, 4] };
+  const zeros = (type: 'uint8' | 'float16' | 'float32', dims: number[]) => {
+    const count = dims.reduce((all, dim) => all * dim, 1);
+    const data = { uint8: new Uint8Array(count), float16: new Uint16Array(count), float32: new Float32Array(count) }[
+      type
+    ];
+    return new Tensor(type as 'uint8', data as Uint8Array, dims);
+  };
+  const wrong: readonly [string, KvCase, Record<string, Tensor>, RegExp][] = [
+    [
+      'a cache of the wrong shape',
+      base,
+      { past_k: zeros('uint8', [2, 1, 4, 32]) },
+      /past_k has shape \[2,1,4,32\], expected \[2,1,T,16\]/,
+    ],
+    [
+      'parameters of another length',
+      base,
+      { past_v_param: zeros('float16', [2, 1, 3, 2]) },
+      /past_v_param has shape \[2,1,3,2\], expected \[2,1,4,2\]/,
+    ],
+    [
+      'a batch that differs',
+      base,
+      { past_v: zeros('uint8', [1, 1, 4, 16]) },
+      /past_v has shape \[1,1,4,16\], expected \[2,1,T,16\]/,
+    ],
+    [
+      'a length over the capacity',
+      inPlace,
+      { lengths: new Tensor('int32', Int32Array.of(3, 9), [2]) },
+      /lengths\[1\] is 9, expected 0 … 8, the capacity/,
+    ],
+    [
+      'lengths of another batch',
+      inPlace,
+      { lengths: new Tensor('int32', Int32Array.of(3), [1]) },
+      /lengths has shape \[1\], expected \[2\]/,
+    ],
+    [
+      'a context beyond the position table',
+      base,
+      { cos: zeros('float32', [5, 16]), sin: zeros('float32', [5, 16]) },
+      /a sequence has 6 tokens, expected at most 5/,
+    ],
+    [
+      'queries of another width',
+      base,
+      { q: zeros('float32', [2, 2, 63]) },
+      /q has shape \[2,2,63\], expected \[B,S,64\]/,
+    ],
+  ];
+  for (const [what, c, feeds, message] of wrong) {
+    it(what, async () => {
+      const good = prepareKv(c, 'float32').feeds;
+      const session = await kvSession(c, 'float32', good);
+      await assert.rejects(session.run({ ...good, ...feeds }), message);
+      await session.release();
+    });
+  }
+  it('a head size that is not a multiple of 16, when the session is made', async () => {
+    const c = { ...base, headDim: 40 };
+    await assert.rejects(
+      kvSession(c, 'float32', prepareKv(c, 'float32').feeds),
+      /head_dim is 40, expected a multiple of 16/,
+    );
+  });
+});
