@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { inputError, usageError } from '../../ops/common/errors.js';
 import { atomW4a4 } from './atom-w4a4.js';
 import { checkRecipe } from './check.js';
-import { fields, type Field } from './fields.js';
+import type { Field } from './fields.js';
 import type { Recipe } from './recipe.js';
 import { w4a16 } from './w4a16.js';
 import { w4a4G128 } from './w4a4-g128.js';
@@ -56,18 +56,4 @@ export function valueAt(recipe: Recipe, { path, fallback }: Field): string {
     .split('.')
     .reduce<unknown>((object, key) => (object as Record<string, unknown> | null | undefined)?.[key], recipe);
   return String(value ?? fallback ?? 'none');
-}
-
-/** A recipe as lines of text: what it is for, and every setting with its value and meaning. */
-export function describeRecipe(recipe: Recipe): string {
-  const width = Math.max(...fields.map((field) => field.path.length));
-  const lines = fields.map((field) => {
-    const { path, about, legal } = field;
-    return `  ${path.padEnd(width)}  ${valueAt(recipe, field).padEnd(12)}  ${about} (${legal})`;
-  });
-  const overrides = recipe.overrides.map(
-    ({ match, keep, set }) =>
-      `  ${JSON.stringify(match)}: ${keep === undefined ? JSON.stringify(set) : `keep, ${keep}`}`,
-  );
-  return [`${recipe.name}: ${recipe.about}`, ...lines, ...overrides].join('\n');
 }

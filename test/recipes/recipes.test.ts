@@ -5,8 +5,6 @@ import { join } from 'node:path';
 import { LowbitError } from '../../ops/common/errors.js';
 import {
   checkRecipe,
-  describeRecipe,
-  fields,
   findRecipe,
   matchesGlob,
   needsCalibration,
@@ -51,12 +49,6 @@ describe('recipes', () => {
   it('need calibration only where channels are sorted', () => {
     deepEqual(recipes.map(needsCalibration), [true, false, false, false, false]);
     ok(needsCalibration(withSettings(findRecipe('w8a8'), ['outliers.channels=16'])));
-  });
-
-  it('describe every setting', () => {
-    const text = describeRecipe(atom);
-    for (const { path } of fields) match(text, new RegExp(`${path.replace('.', '\\.')} `));
-    match(text, /lm_head.*most sensitive/);
   });
 
   it('refuse an unknown name and list the legal ones', () => {
