@@ -14,23 +14,26 @@ constexpr int64_t kBlock = 128;  // columns factored at a time
 constexpr int64_t kStripe =
     192;  // rows or columns of a trailing update handed to a thread at a time: a multiple of the tile's 48
 
-// Factors the small diagonal block in double: its rounding errors would otherwise reach every later column.
+// y -= factor · x
+__attribute__((target_clones("avx512f", "avx2,fma", "default"))) void SubtractScaled(const double* x, double factor,
+                                                                                     double* y, int64_t count) {
+  for (int64_t i = 0; i < count; i++) y[i] -= factor * x[i];
+}
+
+// Factors the small diagonal block in double: its rounding errors would otherwise reach every later column. Column by
+// column, L kept by columns, so that the inner loop runs over rows.
 int64_t FactorDiagonal(float* a, int64_t lda, int64_t n) {
-  std::vector<double> l(n * n, 0.0);
-  for (int64_t i = 0; i < n; i++) {
-    for (int64_t j = 0; j <= i; j++) {
-      double sum = a[i * lda + j];
-      for (int64_t k = 0; k < j; k++) sum -= l[i * n + k] * l[j * n + k];
-      if (i == j) {
-        if (!(sum > 0.0) || !std::isfinite(sum)) return i;
-        l[i * n + i] = std::sqrt(sum);
-      } else {
-        l[i * n + j] = sum / l[j * n + j];
-      }
-    }
+  std::vector<double> columns(n * n, 0.0);
+  for (int64_t j = 0; j < n; j++) {
+    double* column = &columns[j * n];
+    for (int64_t i = j; i < n; i++) column[i] = a[i * lda + j];
+    for (int64_t k = 0; k < j; k++) SubtractScaled(&columns[k * n] + j, columns[k * n + j], column + j, n - j);
+    if (!(column[j] > 0.0) || !std::isfinite(column[j])) return j;
+    const double pivot = std::sqrt(column[j]);
+    for (int64_t i = j; i < n; i++) column[i] /= pivot;
   }
   for (int64_t i = 0; i < n; i++) {
-    for (int64_t j = 0; j <= i; j++) a[i * lda + j] = static_cast<float>(l[i * n + j]);
+    for (int64_t j = 0; j <= i; j++) a[i * lda + j] = static_cast<float>(columns[j * n + i]);
   }
   return -1;
 }
@@ -38,14 +41,11 @@ int64_t FactorDiagonal(float* a, int64_t lda, int64_t n) {
 // inverse[n, n] = the inverse of the lower triangular block at a; upper triangle zero.
 void InvertDiagonal(const float* a, int64_t lda, int64_t n, std::vector<double>* inverse) {
   inverse->assign(n * n, 0.0);
-  std::vector<double>& x = *inverse;
-  for (int64_t j = 0; j < n; j++) {
-    x[j * n + j] = 1.0 / a[j * lda + j];
-    for (int64_t i = j + 1; i < n; i++) {
-      double sum = 0.0;
-      for (int64_t k = j; k < i; k++) sum += static_cast<double>(a[i * lda + k]) * x[k * n + j];
-      x[i * n + j] = -sum / a[i * lda + i];
-    }
+  for (int64_t i = 0; i < n; i++) {
+    double* row = &(*inverse)[i * n];
+    row[i] = 1.0;
+    for (int64_t k = 0; k < i; k++) SubtractScaled(&(*inverse)[k * n], a[i * lda + k], row, k + 1);
+    for (int64_t j = 0; j <= i; j++) row[j] /= a[i * lda + i];
   }
 }
 
@@ -112,12 +112,12 @@ void InvertLowerInPlace(float* l, int64_t n, int threads) {
       ForEach(Stripes(b), threads, [&](int64_t stripe) {
         const int64_t c0 = stripe * kStripe, cc = std::min(kStripe, b - c0);
         for (int64_t r = 0; r < nb; r++) std::fill_n(&product[r * b + c0], cc, 0.0f);
-        // Rows above c0 hold the upper triangle's leftovers in these columns; within the stripe they are masked below.
-        std::vector<float> above((b - c0) * cc);
-        for (int64_t k = c0; k < b; k++) {
-          for (int64_t c = 0; c < cc; c++) above[(k - c0) * cc + c] = k >= c0 + c ? l[k * n + c0 + c] : 0.0f;
-        }
-        SubtractTransposedProduct(&left[c0 * nb], nb, above.data(), cc, &product[c0], b, nb, cc, b - c0);
+        // The stripe's own rows hold what is left of H right of the diagonal, so they are taken from a masked copy.
+        const int64_t below = c0 + cc;
+        std::vector<float> diagonal(cc * cc, 0.0f);
+        for (int64_t k = c0; k < below; k++) std::copy_n(l + k * n + c0, k - c0 + 1, &diagonal[(k - c0) * cc]);
+        SubtractTransposedProduct(&left[c0 * nb], nb, diagonal.data(), cc, &product[c0], b, nb, cc, cc);
+        SubtractTransposedProduct(&left[below * nb], nb, l + below * n + c0, n, &product[c0], b, nb, cc, b - below);
         // product is now -(L_b · X_above); X_b = L_bb⁻¹ · product.
         for (int64_t r = 0; r < nb; r++) std::fill_n(l + (b + r) * n + c0, cc, 0.0f);
         SubtractTransposedProduct(scale.data(), nb, &product[c0], b, l + b * n + c0, n, nb, cc, nb);

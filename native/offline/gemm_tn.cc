@@ -19,16 +19,20 @@ constexpr int64_t kDepth = 256;  // a slab of b of kDepth x kCols floats (48 KiB
 __attribute__((target_clones("avx512f", "avx2,fma", "default"))) void Tile(const float* a, int64_t lda,
                                                                            const float* packed, float* c, int64_t ldc,
                                                                            int64_t depth) {
+  // Every index into acc must be a constant after unrolling, or the accumulators live in memory.
   Lanes acc[kRows][kVectors] = {};
   for (int64_t k = 0; k < depth; k++) {
-    Lanes row[kVectors];
-    std::memcpy(row, packed + k * kCols, sizeof(row));
+    const Lanes* row = reinterpret_cast<const Lanes*>(packed + k * kCols);
     const float* column = a + k * lda;
+#pragma GCC unroll 8
     for (int m = 0; m < kRows; m++) {
+#pragma GCC unroll 3
       for (int v = 0; v < kVectors; v++) acc[m][v] += row[v] * column[m];
     }
   }
+#pragma GCC unroll 8
   for (int m = 0; m < kRows; m++) {
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; v++) {
       Lanes* out = reinterpret_cast<Lanes*>(c + m * ldc + 16 * v);
       *out -= acc[m][v];

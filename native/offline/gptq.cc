@@ -9,12 +9,13 @@
 #include "native/offline/cholesky.h"
 #include "native/offline/gemm_tn.h"
 #include "native/offline/parallel.h"
+#include "native/offline/round_lanes.h"
 
 namespace lowbit::offline {
 namespace {
 
-constexpr int64_t kChunk =
-    48;  // rows of W a thread rounds together: the lanes of the inner loops, and one tile of the update
+constexpr int64_t kChunk = kLanes;   // rows of W a thread rounds together
+constexpr int64_t kTransposed = 32;  // channels that are turned together
 constexpr int64_t kLazyBlock = 128;  // channels after which the later channels are updated
 
 // The order of rounding. step s rounds channel order[s].
@@ -100,13 +101,13 @@ class RowChunk {
   double Run(int64_t row0, int64_t count, float* weights, const std::vector<char>& dead, int8_t* codes,
              uint16_t* scales, uint16_t* outlier_scales) {
     const int64_t k = spec_.cols, group = spec_.group_size ? spec_.group_size : body_, groups = body_ / group;
-    std::fill(w_.begin(), w_.end(), 0.0f);
-    for (int64_t n = 0; n < count; n++) {
-      for (int64_t c = 0; c < k; c++) w_[slot_[c] * kChunk + n] = dead[c] ? 0.0f : weights[(row0 + n) * k + c];
-    }
+    Load(weights + row0 * k, count, dead);
     const int64_t block = LazyBlock(spec_.group_size, body_);
     std::vector<float> error(block * kChunk);
+    std::vector<int8_t> block_codes(block * kChunk);
     float scale[kChunk], inv_scale[kChunk], loss[kChunk] = {};
+    std::fill_n(scale, kChunk, 1.0f);
+    std::fill_n(inv_scale, kChunk, 1.0f);
     for (int64_t s0 = 0; s0 < body_; s0 += block) {
       const int64_t s1 = std::min(body_, s0 + block);
       for (int64_t s = s0; s < s1; s++) {
@@ -117,32 +118,47 @@ class RowChunk {
         }
         const float* u = factor_ + row * k;  // u[row − d] is U(s, s + d)
         const float pivot = 1.0f / u[row];
-        float* value = &w_[row * kChunk];
         float* e = &error[(s1 - 1 - s) * kChunk];  // ascending rows of the factor
-        for (int64_t n = 0; n < count; n++) {
-          const float q = RoundToGrid(value[n] * inv_scale[n], spec_.grid);
-          codes[(row0 + n) * k + channel] = GridCode(q, spec_.grid);
-          e[n] = (value[n] - q * scale[n]) * pivot;
-          loss[n] += e[n] * e[n];
-          value[n] = q * scale[n];
-        }
-        std::fill(e + count, e + kChunk, 0.0f);
+        // Lanes past count hold zeros, which lie on every grid.
+        RoundLanes(spec_.grid, &w_[row * kChunk], scale, inv_scale, pivot, e, loss, &block_codes[(s - s0) * kChunk]);
         UpdateBlock(&w_[(k - s1) * kChunk], e, u + k - s1, row - (k - s1));
+      }
+      for (int64_t n = 0; n < count; n++) {
+        int8_t* out = codes + (row0 + n) * k;
+        for (int64_t s = s0; s < s1; s++) out[order_[s]] = block_codes[(s - s0) * kChunk + n];
       }
       // Rows of the factor for steps s1−1 … s0 are k−s1 … k−1−s0; the channels not yet rounded are rows 0 … k−1−s1.
       SubtractTransposedProduct(factor_ + (k - s1) * k, k, error.data(), kChunk, w_.data(), kChunk, k - s1, kChunk,
                                 s1 - s0);
     }
     RoundOutliers(row0, count, codes, outlier_scales);
-    for (int64_t n = 0; n < count; n++) {
-      for (int64_t c = 0; c < k; c++) weights[(row0 + n) * k + c] = w_[slot_[c] * kChunk + n];
-    }
+    Store(weights + row0 * k, count);
     double total = 0.0;
     for (int64_t n = 0; n < count; n++) total += loss[n];
     return total;
   }
 
  private:
+  // Rows of the layer to channels of the chunk and back, a few channels at a time: their lines stay in the cache.
+  void Load(const float* rows, int64_t count, const std::vector<char>& dead) {
+    std::fill(w_.begin(), w_.end(), 0.0f);
+    for (int64_t c0 = 0; c0 < spec_.cols; c0 += kTransposed) {
+      const int64_t c1 = std::min(spec_.cols, c0 + kTransposed);
+      for (int64_t n = 0; n < count; n++) {
+        for (int64_t c = c0; c < c1; c++) w_[slot_[c] * kChunk + n] = dead[c] ? 0.0f : rows[n * spec_.cols + c];
+      }
+    }
+  }
+
+  void Store(float* rows, int64_t count) const {
+    for (int64_t c0 = 0; c0 < spec_.cols; c0 += kTransposed) {
+      const int64_t c1 = std::min(spec_.cols, c0 + kTransposed);
+      for (int64_t n = 0; n < count; n++) {
+        for (int64_t c = c0; c < c1; c++) rows[n * spec_.cols + c] = w_[slot_[c] * kChunk + n];
+      }
+    }
+  }
+
   // The scale of each row for channels [first, first + length), from the weights as they are now: float16, shared by
   // channel_group rows.
   void FitScale(int64_t first, int64_t length, int64_t count, float* scale, uint16_t* out, int64_t stride) const {

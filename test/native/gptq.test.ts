@@ -181,6 +181,50 @@ describe('gptq', () => {
     for (let r = 0; r < 4; r++) assert.equal(codes[r * 32 + 5], 0);
   });
 
+  const minifloat = (code: number, mantissa: number, bias: number): number => {
+    const exponent = code >> mantissa;
+    const fraction = (code & ((1 << mantissa) - 1)) / (1 << mantissa);
+    const subnormal = exponent === 0 && mantissa > 0;
+    if (exponent === 0 && mantissa === 0) return 0;
+    return subnormal ? fraction * 2 ** (1 - bias) : (1 + fraction) * 2 ** (exponent - bias);
+  };
+  for (const { grid, mantissa, bias, codes, tie } of [
+    { grid: 'e2m1', mantissa: 1, bias: 1, codes: 8, tie: 'even' },
+    { grid: 'e4m3', mantissa: 3, bias: 7, codes: 127, tie: 'even' }, // code 127 is NaN
+    { grid: 'e3m0', mantissa: 0, bias: 3, codes: 8, tie: 'down' },
+  ] as const) {
+    it(`rounds to ${grid}: every value, every halfway, and in between`, async () => {
+      const values = Array.from({ length: codes }, (_, code) => minifloat(code, mantissa, bias));
+      const halves = values.slice(1).map((value, i) => (value + values[i]!) / 2);
+      const next = random(3);
+      const between = Array.from({ length: 500 }, () => Math.abs(next()) * values.at(-1)!);
+      const positive = [...values, ...halves, ...between].map(Math.fround);
+      const weights = Float32Array.from([...positive, ...positive.map((each) => -each)]);
+      const cols = weights.length;
+      const hessian = Float32Array.from({ length: cols * cols }, (_, i) => (i % (cols + 1) === 0 ? 1 : 0));
+      // The largest value of the grid is among the weights, so the scale is 1.
+      const result = await run(weights, hessian, {
+        ...base,
+        rows: 1,
+        cols,
+        grid,
+        rangeMax: values.at(-1)!,
+        percdamp: 0,
+      });
+      assert.equal(fromFloat16Bits(result.scales[0]!), 1);
+      positive.forEach((x, i) => {
+        const distances = values.map((value) => Math.abs(value - x));
+        const least = Math.min(...distances);
+        const nearest = values.flatMap((_, code) => (distances[code] === least ? [code] : []));
+        const expected = nearest.length === 1 || tie === 'down' || nearest[0]! % 2 === 0 ? nearest[0]! : nearest[1]!;
+        const sign = grid === 'e4m3' ? 0x80 : 8;
+        assert.equal(result.codes[i]! & 0xff, expected, `${x}`);
+        const negative = result.codes[positive.length + i]! & 0xff;
+        assert.ok(negative === (expected | sign) || (expected === 0 && negative === 0), `${-x} gave ${negative}`);
+      });
+    });
+  }
+
   it('refuses a Hessian that is not finite', async () => {
     const hessian = makeHessian(16).fill(NaN);
     await assert.rejects(run(makeWeights(2, 16), hessian, { ...base, rows: 2, cols: 16 }), /Hessian diagonal 0 is/);
