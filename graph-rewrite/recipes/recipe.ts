@@ -101,7 +101,7 @@ export const defaultOutliers: OutlierSettings = { channels: 128, rankBy: 'mean-s
 export const defaultGptq: GptqSettings = {
   percdamp: 0.01,
   order: 'body_desc',
-  scale: 'max/7',
+  scale: 'max/7.5',
   hessian: 'float',
   memory: 1024,
 };

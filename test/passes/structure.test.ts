@@ -1,6 +1,6 @@
 import { deepEqual, equal, ok, throws } from 'node:assert/strict';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
-import { applyPlan, findRecipe, makePlan, type Recipe } from '../../graph-rewrite/index.js';
+import { applyPlan, findRecipe, makePlan, withSettings, type Recipe } from '../../graph-rewrite/index.js';
 import {
   attrInt,
   checkModel,
@@ -15,7 +15,7 @@ import { TestGraph } from '../helpers/graph.js';
 import { randomStats } from '../helpers/stats.js';
 import { zooNames, zooPath } from '../helpers/zoo.js';
 
-const atom = findRecipe('atom-w4a4');
+const atom = withSettings(findRecipe('atom-w4a4'), ['weight.rounding=rtn']);
 const w8a8 = findRecipe('w8a8');
 
 function rewriteModel(model: Model, recipe: Recipe) {

@@ -40,15 +40,16 @@ describe('recipes', () => {
   });
 
   it('give atom-w4a4 the numbers of the paper', () => {
-    deepEqual(atom.weight, { format: 's4', groupSize: 128, clip: 0.85, channelGroup: 2, rounding: 'rtn' });
+    deepEqual(atom.weight, { format: 's4', groupSize: 128, clip: 0.85, channelGroup: 2, rounding: 'gptq' });
     deepEqual(atom.activation, { format: 's4', groupSize: 128, clip: 0.9 });
     deepEqual(atom.outliers, { channels: 128, rankBy: 'mean-square', order: 'ascending' });
     equal(atom.oReorder, 'global');
   });
 
-  it('need calibration only where channels are sorted', () => {
+  it('need calibration only where channels are sorted, or weights rounded by GPTQ', () => {
     deepEqual(recipes.map(needsCalibration), [true, false, false, false, false]);
     ok(needsCalibration(withSettings(findRecipe('w8a8'), ['outliers.channels=16'])));
+    ok(needsCalibration(withSettings(findRecipe('w4a16'), ['weight.rounding=gptq'])));
   });
 
   it('refuse an unknown name and list the legal ones', () => {

@@ -2,12 +2,14 @@ import { deepEqual, ok, rejects } from 'node:assert/strict';
 import { tensorOf } from '../../graph-rewrite/ir/index.js';
 import { packLinear, type PackSpec } from '../../graph-rewrite/pack/linear.js';
 import type { Product } from '../../graph-rewrite/plan/index.js';
-import { defaultGptq } from '../../graph-rewrite/recipes/recipe.js';
+import { defaultGptq as defaults } from '../../graph-rewrite/recipes/recipe.js';
 import { roundProduct } from '../../graph-rewrite/round/product.js';
 import { loadNative } from '../../native/js/load.js';
 import { Random } from '../helpers/random.js';
 
 const native = loadNative().addon;
+/** The scale of round to nearest, so that only the codes can differ. */
+const defaultGptq = { ...defaults, scale: 'max/7' } as const;
 const random = new Random('gptq products');
 const K = 96;
 const normals = (count: number) => random.normals('float32', count) as Float32Array;

@@ -30,7 +30,7 @@ const createSession: RoundOptions['createSession'] = async (model, options = {})
 function prepare(...settings: string[]) {
   const model = loadModel(path);
   const analysis = analyze(model);
-  const recipe = withSettings(findRecipe('atom-w4a4'), ['weight.rounding=gptq', ...settings]);
+  const recipe = withSettings(findRecipe('atom-w4a4'), settings);
   const plan = makePlan(analysis, randomStats(analysis), recipe, model);
   const feeds = [1, 2].map((batch) => zooFeeds(model, { batch, tokens: 60 }));
   return { model, analysis, plan, feeds, createSession, native, threads: 1, reload: () => loadModel(path) };
