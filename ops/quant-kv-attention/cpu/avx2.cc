@@ -80,8 +80,9 @@ struct Avx2 {
   }
 };
 
-#include "ops/quant-kv-attention/cpu/attention.inl"
 #include "ops/rows/cpu/activations.inl"
+// Needs the Exp of the file above.
+#include "ops/quant-kv-attention/cpu/attention.inl"
 
 constexpr Kernel kTable[] = LOWBIT_KV_KERNELS(Avx2, "avx2", kCpuAvx2);
 

@@ -70,8 +70,9 @@ struct Avx512 {
   }
 };
 
-#include "ops/quant-kv-attention/cpu/attention.inl"
 #include "ops/rows/cpu/activations.inl"
+// Needs the Exp of the file above.
+#include "ops/quant-kv-attention/cpu/attention.inl"
 
 constexpr Kernel kTable[] = LOWBIT_KV_KERNELS(Avx512, "avx512", kCpuAvx512);
 

@@ -53,8 +53,9 @@ struct Scalar {
   static F SumEach(const F* vectors) { return vectors[0]; }
 };
 
-#include "ops/quant-kv-attention/cpu/attention.inl"
 #include "ops/rows/cpu/activations.inl"
+// Needs the Exp of the file above.
+#include "ops/quant-kv-attention/cpu/attention.inl"
 
 constexpr Kernel kTable[] = LOWBIT_KV_KERNELS(Scalar, "scalar", kCpuAny);
 
