@@ -86,6 +86,7 @@ function operatorAttention(node: Node, index: LinearIndex, shapes: Shapes): Atte
             : usersOutside(value.y, [node]);
   return {
     name: node.name || y!.name,
+    node,
     graph: node.graph,
     form,
     ...given({ q, k: packed ? q : k, v: value, o, headSize, headOrderReason }),
@@ -131,6 +132,7 @@ function decomposedAttention(softmax: Node, index: LinearIndex, shapes: Shapes):
   const known = typeof values === 'string' ? undefined : values;
   return {
     name: softmax.name || softmax.output(0)!.name,
+    node: softmax,
     graph: softmax.graph,
     form: 'decomposed',
     ...given({ q, k, v, o, heads, headSize, kvHeads: known?.kvHeads, valueRow: known?.valueRow }),
@@ -139,7 +141,7 @@ function decomposedAttention(softmax: Node, index: LinearIndex, shapes: Shapes):
 }
 
 /** MatMul(probabilities, values) after a Softmax. */
-function probabilityProduct(softmax: Node): Node | undefined {
+export function probabilityProduct(softmax: Node): Node | undefined {
   for (let at = softmax.output(0), hops = 0; at && hops < 6; hops++) {
     const nodes: Node[] = at.uses.map((use) => use.node);
     const product = nodes.find((node) => node.is('MatMul') && node.input(0) === at);

@@ -4,6 +4,7 @@ import { findActivations } from './activations.js';
 import { findAttentions, indexLinears } from './attention.js';
 import { findLinears, rowSource } from './linears.js';
 import { findNorms } from './norms.js';
+import { findCaches } from './kv-cache.js';
 import { assignRoles } from './assign-roles.js';
 import { Shapes } from './shapes.js';
 import type {
@@ -48,10 +49,11 @@ export function analyze(model: Model): Analysis {
   const named = uniqueNames(linears);
   const index = indexLinears(named, shapes);
   const attentions = graphs.flatMap((graph) => findAttentions(graph, index, shapes));
+  const caches = findCaches(attentions, shapes);
   const inputs = groupInputs(named, { norms, gates, acts, attentions }, shapes);
   assignRoles(named, inputs, attentions, gates, acts, shapes);
   misses.sort((a, b) => b.matched - a.matched);
-  return { linears: named, norms, gates, acts, attentions, inputs, nearMisses: misses, shapes };
+  return { linears: named, norms, gates, acts, attentions, caches, inputs, nearMisses: misses, shapes };
 }
 
 /** Calls of model-local functions: what is inside is not looked at, and whoever finds no layers should know. */

@@ -112,6 +112,8 @@ export interface ActSite {
 /** Attention between q, k, v layers and the layer that reads its output. */
 export interface AttentionSite {
   readonly name: string;
+  /** The operator, or the Softmax of attention taken apart. */
+  readonly node: Node;
   readonly graph: Graph;
   readonly form: 'decomposed' | 'GroupQueryAttention' | 'MultiHeadAttention' | 'Attention';
   readonly q?: LinearSite;
@@ -126,6 +128,66 @@ export interface AttentionSite {
   readonly valueRow?: number;
   /** Why channels cannot be permuted inside heads from v to o; absent if they can. */
   readonly headOrderReason?: string;
+}
+
+/** A cache input and the output that continues it. */
+export interface CacheTensor {
+  readonly past: Value;
+  readonly present: Value;
+  /** A copy of `past` that attention reads in its place (older exports join it with nothing). */
+  readonly copy?: Value;
+}
+
+/** cos and sin of RoPE. */
+export type Angles =
+  /** Constant tables `[positions, pairs]`. */
+  | { readonly kind: 'tables'; readonly cos: Value; readonly sin: Value }
+  /** Those of the new tokens, `[…, S, columns]`, of which the first half of a head's channels are the pairs, and the input they follow from. */
+  | {
+      readonly kind: 'computed';
+      readonly cos: Value;
+      readonly sin: Value;
+      readonly columns: number;
+      readonly positions: Value;
+    };
+
+/** Attention with a cache, from the rows of its q, k, v layers to the rows of its output, as one operator can do it. */
+export interface CachedAttention {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headSize: number;
+  /** `[B, S, heads · headSize]`; queries, keys and values side by side when `k` and `v` are absent. */
+  readonly q: Value;
+  readonly k?: Value;
+  readonly v?: Value;
+  /** Rows like `q`'s, or flattened to rank 2. */
+  readonly y: Value;
+  readonly key: CacheTensor;
+  readonly value: CacheTensor;
+  /** Index of the last token of each sequence, int32; absent when all new tokens continue the whole past. */
+  readonly lastIndex?: Value;
+  readonly rotary: 'none' | 'half' | 'interleaved';
+  readonly angles?: Angles;
+  /** Added to the scores, rank 4; or where it is false, the scores are `lowest`. */
+  readonly mask?:
+    | { readonly kind: 'added'; readonly value: Value }
+    | { readonly kind: 'where'; readonly condition: Value; readonly lowest: Value };
+  readonly scale: number;
+  readonly softcap: number;
+  readonly causal: boolean;
+  /** Keys that a query sees; 0 for all. */
+  readonly window: number;
+}
+
+/** Where attention keeps a cache, or would if it could be taken over. */
+export interface CacheSite {
+  readonly attention: AttentionSite;
+  /** Absent with a reason. */
+  readonly cached?: CachedAttention;
+  /** Why not, with the place. */
+  readonly reason?: string;
+  /** False for attention without a cache input: there is nothing to quantize. */
+  readonly hasCache: boolean;
 }
 
 export type Producer =
@@ -150,6 +212,8 @@ export interface Analysis {
   readonly gates: readonly GateSite[];
   readonly acts: readonly ActSite[];
   readonly attentions: readonly AttentionSite[];
+  /** One for each attention. */
+  readonly caches: readonly CacheSite[];
   readonly inputs: readonly InputGroup[];
   /** Places that nearly match a pattern, nearest first. */
   readonly nearMisses: readonly Rejection[];

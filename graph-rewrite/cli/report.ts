@@ -1,5 +1,5 @@
 /** What a rewrite did, for people: layers by what became of them, sizes, and what it took. */
-import { explain, type Plan, type PlanSite, type RoundingCost } from '../plan/index.js';
+import { explain, type Plan, type PlanCache, type PlanSite, type RoundingCost } from '../plan/index.js';
 import type { RoundedLayer } from '../round/index.js';
 import { formatBytes, formatSeconds, plural } from './ui/format.js';
 import { table } from './ui/table.js';
@@ -23,6 +23,8 @@ export interface RewriteResult {
   readonly output: { readonly path: string; readonly bytes: number; readonly files: readonly string[] };
   readonly sites: { readonly quantized: number; readonly kept: number };
   readonly kept: readonly KeptLayer[];
+  /** What became of key and value caches, if the recipe is about them. */
+  readonly caches?: readonly PlanCache[];
   readonly bitsPerWeight: Bits;
   /** With GPTQ. */
   readonly rounding?: { readonly calibration: string; readonly layers: readonly RoundedLayer[] };
@@ -41,10 +43,13 @@ export function describeResult(result: RewriteResult, plan: Plan): string {
   const ratio = (100 * output.bytes) / input.bytes;
   return [
     sitesByOutcome(plan.sites),
+    ...(plan.caches ? ['', cachesByOutcome(plan.caches)] : []),
     ...(result.rounding ? ['', describeRounding(result.rounding.layers)] : []),
     '',
     `${output.path}: ${formatBytes(output.bytes)}, ${ratio.toFixed(0)} % of the input's ${formatBytes(input.bytes)}`,
-    `linear weights: ${bitsPerWeight.real.toFixed(2)} bits each (planned ${bitsPerWeight.predicted.toFixed(2)})`,
+    ...(result.sites.quantized > 0
+      ? [`linear weights: ${bitsPerWeight.real.toFixed(2)} bits each (planned ${bitsPerWeight.predicted.toFixed(2)})`]
+      : []),
     `${formatSeconds(seconds)}, peak memory ${formatBytes(peakRssBytes)}`,
   ].join('\n');
 }
@@ -107,6 +112,22 @@ function sitesByOutcome(sites: readonly PlanSite[]): string {
   return table(
     ['layers', 'outcome', 'roles'],
     [...outcomes].map(([outcome, { count, roles }]) => [String(count), outcome, [...roles].join(', ')]),
+  );
+}
+
+/** Likewise for key and value caches. */
+function cachesByOutcome(caches: readonly PlanCache[]): string {
+  const outcomes = new Map<string, number>();
+  for (const cache of caches) {
+    const outcome =
+      cache.decision === 'keep'
+        ? `kept in float: ${cache.reason}`
+        : `quantized: ${[`u${cache.bits}`, ...cache.notes].join(', ')}; ${cache.bytesPerToken} bytes a token instead of ${cache.floatBytesPerToken}`;
+    outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+  }
+  return table(
+    ['caches', 'outcome'],
+    [...outcomes].map(([outcome, count]) => [String(count), outcome]),
   );
 }
 

@@ -161,7 +161,8 @@ function emptyPast({ name, type, shape }: Metadata, dims: ReadonlyMap<string, nu
   });
   if (type === 'float32') return new Tensor('float32', new Float32Array(0), zeroLength(sizes));
   if (type === 'float16') return new Tensor('float16', new Uint16Array(0), zeroLength(sizes));
-  throw inputError(name, `is ${type}, expected a float32 or float16 cache`);
+  if (type === 'uint8') return new Tensor('uint8', new Uint8Array(0), zeroLength(sizes));
+  throw inputError(name, `is ${type}, expected a cache of float32, float16 or uint8 (quantized)`);
 }
 
 /** A fixed length (Optimum writes none, some exports 1) cannot be fed empty; the sequence axis of a cache is the third. */

@@ -12,6 +12,7 @@ import { fuseGate } from './fuse-gate.js';
 import { fuseNorm } from './fuse-norm.js';
 import type { Pass } from './pass.js';
 import { prune } from './prune.js';
+import { quantizeCache } from './quantize-cache.js';
 import { quantizeInput } from './quantize-input.js';
 import { stamp } from './stamp.js';
 import { swapLinear } from './swap-linear.js';
@@ -25,12 +26,16 @@ export const pipeline: readonly { readonly pass: Pass; readonly because: string 
   { pass: fuseAct, because: 'likewise' },
   { pass: quantizeInput, because: 'last of the quantizers: it reads what the norms above may have replaced' },
   { pass: swapLinear, because: 'every product finds the codes of its input' },
+  { pass: quantizeCache, because: 'reads the products of q, k and v, and gives to what quantizes its output' },
   { pass: prune, because: 'what the new nodes replaced is dead only now' },
   { pass: stamp, because: 'the model says so once it is rewritten' },
 ];
 
 export interface RewriteReport {
+  /** Linear layers. */
   readonly quantized: number;
+  /** Attentions whose cache is quantized. */
+  readonly caches: number;
   readonly kept: readonly { readonly name: string; readonly reason: string; readonly expected: boolean }[];
   /** Places that each pass changed, in order. */
   readonly passes: readonly { readonly name: string; readonly changed: number }[];
@@ -68,9 +73,11 @@ export function applyPlan(
   });
   checkModel(model);
   checkRewritten(context);
-  const kept = plan.sites.filter((site) => site.decision === 'keep');
+  const kept = [...plan.sites, ...(plan.caches ?? [])].flatMap((site) => (site.decision === 'keep' ? [site] : []));
+  const isQuantized = ({ decision }: { decision: string }) => decision === 'quantize';
   return {
-    quantized: plan.sites.length - kept.length,
+    quantized: plan.sites.filter(isQuantized).length,
+    caches: (plan.caches ?? []).filter(isQuantized).length,
     kept: kept.map(({ site, reason, expected }) => ({ name: site, reason, expected })),
     passes,
     predicted: plan.predicted,

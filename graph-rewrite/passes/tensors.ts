@@ -37,4 +37,7 @@ const empty: Record<GraphType, Tensor> = {
 };
 export const noBias = (type: GraphType): Tensor => empty[type];
 
+/** The number 0. */
+export const zero = (type: GraphType): Tensor => inlineTensor(type, [], new Uint8Array(type === 'float32' ? 4 : 2));
+
 export const orderTensor = (order: Int32Array): Tensor => tensorOf(order);

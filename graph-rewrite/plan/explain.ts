@@ -1,5 +1,5 @@
 /** The plan as rows for people: what happens to every layer, and why. */
-import type { Plan, PlanInput, PlanSite } from './plan.js';
+import type { Plan, PlanCache, PlanInput, PlanSite } from './plan.js';
 
 export interface ExplainedSite {
   readonly site: string;
@@ -13,16 +13,26 @@ export interface ExplainedSite {
   readonly reason: string;
 }
 
-/** One row per linear layer, in graph order. */
+/** One row per linear layer, in graph order, then one per cache. */
 export function explain(plan: Plan): ExplainedSite[] {
   const inputs = new Map(plan.inputs.map((input) => [input.id, input]));
-  return plan.sites.map((site) => ({
+  const layers = plan.sites.map((site) => ({
     site: site.site,
     role: site.role,
     layer: site.layer,
     shape: `${site.K}×${site.N}`,
     ...decision(site, site.decision === 'quantize' ? inputs.get(site.input) : undefined),
   }));
+  return [...layers, ...(plan.caches ?? []).map(explainCache)];
+}
+
+function explainCache(cache: PlanCache): ExplainedSite {
+  const { site, layer } = cache;
+  const base = { site, role: 'kv_cache', layer, shape: '-' };
+  if (cache.decision === 'keep') return { ...base, decision: 'float', reason: cache.reason };
+  const { bits, bytesPerToken, floatBytesPerToken, notes } = cache;
+  const size = `${bytesPerToken} bytes a token instead of ${floatBytesPerToken}`;
+  return { ...base, decision: `u${bits} keys and values`, reason: [size, ...notes].join('; ') };
 }
 
 function decision(site: PlanSite, input: PlanInput | undefined): { decision: string; reason: string } {

@@ -7,6 +7,7 @@ export type {
   InputDecision,
   KeptSite,
   Plan,
+  PlanCache,
   PlanInput,
   PlanSite,
   PlanWeight,

@@ -6,6 +6,7 @@ import { ascendingOrder } from '../calibrate/rank.js';
 import type { ChannelStats } from '../calibrate/stats.js';
 import type { Recipe } from '../recipes/recipe.js';
 
+import { decideCaches } from './caches.js';
 import { fingerprint } from './fingerprint.js';
 import { decideMerges } from './merge.js';
 import { embed, headOrder, rank } from './order.js';
@@ -34,7 +35,9 @@ interface Orders {
  */
 export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, recipe: Recipe, model: Model): Plan {
   const { batches, kept } = resolveSites(analysis, recipe);
-  if (batches.length === 0) throw nothingToDo(analysis, model);
+  const caches = decideCaches(analysis, recipe);
+  const useful = caches?.some((cache) => cache.decision === 'quantize') ?? false;
+  if (batches.length === 0 && !useful) throw nothingToDo(analysis, model);
   const quantized = new Set(batches.flatMap((batch) => batch.members.map(({ site }) => site)));
   const claims: Claims = { quantized, producers: new Set(), adds: new Set() };
   const statsOf = sharedStats(batches, stats);
@@ -93,6 +96,7 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
     format: 1,
     model: { sha256: fingerprint(model, analysis), path: model.path ?? '' },
     ...{ recipe, inputs, sites: ordered },
+    ...(caches ? { caches } : {}),
     predicted: {
       ...predictBytes(model, analysis, inputs, ordered),
       ...predictRounding(recipe, analysis, inputs, ordered),

@@ -75,6 +75,22 @@ const quantizedSite = object({
 });
 const keptSite = object({ ...base, decision: oneOf('keep'), reason: text, expected: flag });
 
+const cacheBase = { site: text, 'layer?': count };
+const quantizedCache = object({
+  ...cacheBase,
+  decision: oneOf('quantize'),
+  bits: oneOf(4, 8),
+  rope: oneOf('pre', 'post', 'none'),
+  clip: ratio,
+  bytesPerToken: count,
+  floatBytesPerToken: count,
+  notes: listOf(text),
+});
+const keptCache = object({ ...cacheBase, decision: oneOf('keep'), reason: text, expected: flag });
+
+/** Either form of an entry, by its decision. */
+const kept = (value: unknown): boolean => (value as { decision?: unknown } | null)?.decision === 'keep';
+
 const checkPlan = object({
   format: oneOf(1),
   model: object({ sha256: text, path: text }),
@@ -98,10 +114,8 @@ const checkPlan = object({
       notes: listOf(text),
     }),
   ),
-  sites: listOf((value, at) => {
-    const kept = (value as { decision?: unknown } | null)?.decision === 'keep';
-    (kept ? keptSite : quantizedSite)(value, at);
-  }),
+  sites: listOf((value, at) => (kept(value) ? keptSite : quantizedSite)(value, at)),
+  'caches?': listOf((value, at) => (kept(value) ? keptCache : quantizedCache)(value, at)),
   predicted: object({
     linearBytes: count,
     outputBytes: count,

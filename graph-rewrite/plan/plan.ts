@@ -96,6 +96,29 @@ export interface KeptSite extends PlanSiteBase {
 
 export type PlanSite = QuantizedSite | KeptSite;
 
+export type PlanCache =
+  | {
+      /** Name of the attention. */
+      readonly site: string;
+      readonly layer?: number;
+      readonly decision: 'quantize';
+      readonly bits: 4 | 8;
+      readonly rope: 'pre' | 'post' | 'none';
+      readonly clip: number;
+      /** Cache of one token, keys and values, codes and parameters; and in float. */
+      readonly bytesPerToken: number;
+      readonly floatBytesPerToken: number;
+      readonly notes: readonly string[];
+    }
+  | {
+      readonly site: string;
+      readonly layer?: number;
+      readonly decision: 'keep';
+      readonly reason: string;
+      /** True if there is no cache; false makes `--strict` fail. */
+      readonly expected: boolean;
+    };
+
 /** What GPTQ will take, see `rounding.ts`. */
 export interface RoundingCost {
   /** Runs over the calibration data. */
@@ -112,6 +135,8 @@ export interface Plan {
   readonly recipe: Recipe;
   readonly inputs: readonly PlanInput[];
   readonly sites: readonly PlanSite[];
+  /** Only with a recipe that quantizes the cache. */
+  readonly caches?: readonly PlanCache[];
   /** Bytes of all packed weights, and of all tensors of the rewritten model. */
   readonly predicted: {
     readonly linearBytes: number;

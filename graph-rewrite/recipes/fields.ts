@@ -1,5 +1,5 @@
 import { clipRange } from '../../ops/formats/quantize-segment.js';
-import { defaultGptq, type GptqSettings } from './recipe.js';
+import { defaultGptq, defaultKv, type GptqSettings, type KvSettings } from './recipe.js';
 
 /** One scalar setting of a recipe: where it lives, what it may be. The table below drives checks, `--set` and help. */
 export interface Field {
@@ -49,6 +49,11 @@ function gptq(key: keyof GptqSettings, field: (path: string) => Field): Field {
   return { ...field(`gptq.${key}`), fallback: defaultGptq[key] };
 }
 
+/** A cache setting: likewise. */
+function kv(key: keyof KvSettings, field: (path: string) => Field): Field {
+  return { ...field(`kv.${key}`), fallback: defaultKv[key] };
+}
+
 /** Settings that an override may change for some layers. */
 export const siteFields: readonly Field[] = [
   oneOf('weight.format', 'weight codes', 's4', 's8'),
@@ -70,6 +75,9 @@ export const fields: readonly Field[] = [
   oneOf('oReorder', 'channel order in front of o_proj', 'global', 'head', 'none'),
   oneOf('merge.qkv', 'one GEMM for q, k and v', true, false, 'auto'),
   oneOf('merge.gateUp', 'one GEMM for gate and up', true, false),
+  kv('bits', (path) => oneOf(path, 'of the key and value cache, 0 = as it is', 0, 4, 8)),
+  kv('rope', (path) => oneOf(path, 'cached keys are those before or after RoPE', 'pre', 'post')),
+  kv('clip', (path) => ratio(path, 'share of the range of keys and values that cache codes span')),
   gptq('percdamp', (path) => between(path, "damping, as a share of the Hessian's mean diagonal", 0, 1)),
   gptq('order', (path) =>
     oneOf(path, 'channels in stored order, or the body from its last to its first', 'atom', 'body_desc'),

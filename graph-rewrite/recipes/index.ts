@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { inputError, usageError } from '../../ops/common/errors.js';
 import { atomW4a4 } from './atom-w4a4.js';
+import { atomW4a4kv4 } from './atom-w4a4kv4.js';
 import { checkRecipe } from './check.js';
 import type { Field } from './fields.js';
+import { kv4 } from './kv4.js';
 import type { Recipe } from './recipe.js';
 import { w4a16 } from './w4a16.js';
 import { w4a4G128 } from './w4a4-g128.js';
@@ -13,12 +15,20 @@ export { checkRecipe } from './check.js';
 export { defineRecipe } from './define.js';
 export { fields, listFields } from './fields.js';
 export type * from './recipe.js';
-export { gptqSettings, matchesGlob, needsCalibration, needsRounding, needsStatistics, resolveSite } from './resolve.js';
+export {
+  gptqSettings,
+  kvSettings,
+  matchesGlob,
+  needsCalibration,
+  needsRounding,
+  needsStatistics,
+  resolveSite,
+} from './resolve.js';
 export type { Resolution } from './resolve.js';
 export { withSettings } from './set.js';
 
 /** The recipes that have a name, in the order in which help shows them. */
-export const recipes: readonly Recipe[] = [atomW4a4, w4a4G128, w4a4, w8a8, w4a16];
+export const recipes: readonly Recipe[] = [atomW4a4, atomW4a4kv4, w4a4G128, w4a4, w8a8, w4a16, kv4];
 
 /**
  * A recipe by its name, or from a JSON file (anything that ends in `.json`).

@@ -44,6 +44,16 @@ export interface OutlierSettings {
   readonly order: 'ascending';
 }
 
+/** The key and value cache of attention. */
+export interface KvSettings {
+  /** Of a cache code; 0 leaves cache and attention as they are. */
+  readonly bits: 0 | 4 | 8;
+  /** Keys are quantized before RoPE (Atom: they have steadier ranges there) or after it. */
+  readonly rope: 'pre' | 'post';
+  /** Share of the range of a token's head that the codes span. */
+  readonly clip: number;
+}
+
 /** The part of a recipe that an override may change for some layers. */
 export interface SiteSettings {
   readonly weight: WeightSettings;
@@ -83,6 +93,8 @@ export interface Recipe extends SiteSettings {
   readonly merge: { readonly qkv: boolean | 'auto'; readonly gateUp: boolean };
   /** Used where weight.rounding is gptq; what is absent has its default. */
   readonly gptq?: Partial<GptqSettings>;
+  /** What is absent has its default: no quantized cache. */
+  readonly kv?: Partial<KvSettings>;
   /** The first override that matches a layer is the only one applied to it. */
   readonly overrides: readonly Override[];
 }
@@ -105,6 +117,9 @@ export const defaultGptq: GptqSettings = {
   hessian: 'float',
   memory: 1024,
 };
+
+/** Cache settings of a recipe that does not say otherwise. */
+export const defaultKv: KvSettings = { bits: 0, rope: 'pre', clip: 1 };
 
 /** Override that every recipe here starts from. */
 export const keepLmHead: Override = {

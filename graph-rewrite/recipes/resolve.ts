@@ -1,6 +1,6 @@
 import { mergeSettings } from './check.js';
-import { defaultGptq } from './recipe.js';
-import type { GptqSettings, Recipe, SiteLabel, SiteMatch, SiteSettings } from './recipe.js';
+import { defaultGptq, defaultKv } from './recipe.js';
+import type { GptqSettings, KvSettings, Recipe, SiteLabel, SiteMatch, SiteSettings } from './recipe.js';
 
 /** What a recipe says about one layer: its settings, or the reason why it stays float. */
 export type Resolution = ({ readonly keep?: undefined } & SiteSettings) | { readonly keep: string };
@@ -43,6 +43,11 @@ export function needsStatistics(recipe: Recipe): boolean {
 /** Whether any layer is rounded by GPTQ. */
 export function needsRounding(recipe: Recipe): boolean {
   return recipe.weight.rounding === 'gptq' || recipe.overrides.some((each) => each.set?.weight?.rounding === 'gptq');
+}
+
+/** All cache settings of a recipe. */
+export function kvSettings(recipe: Recipe): KvSettings {
+  return { ...defaultKv, ...recipe.kv };
 }
 
 /** All GPTQ settings of a recipe. */

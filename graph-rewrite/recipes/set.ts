@@ -1,10 +1,13 @@
 import { usageError } from '../../ops/common/errors.js';
 import { checkRecipe } from './check.js';
 import { fields, listFields } from './fields.js';
-import { defaultGptq, defaultOutliers } from './recipe.js';
+import { defaultGptq, defaultKv, defaultOutliers } from './recipe.js';
 import type { Recipe } from './recipe.js';
 
 type Draft = Record<string, unknown>;
+
+/** What a part that a recipe leaves out begins with when one of its settings is given. */
+const defaults: Readonly<Record<string, object>> = { gptq: defaultGptq, kv: defaultKv, outliers: defaultOutliers };
 
 function parseScalar(text: string): unknown {
   if (text === 'true' || text === 'false') return text === 'true';
@@ -55,7 +58,7 @@ function setField(draft: Draft, at: string, key: string, value: unknown): void {
   if (inner === undefined) draft[outer] = value;
   else
     draft[outer] = {
-      ...((draft[outer] ?? (outer === 'gptq' ? defaultGptq : defaultOutliers)) as Draft),
+      ...((draft[outer] ?? defaults[outer]) as Draft),
       [inner]: value,
     };
 }

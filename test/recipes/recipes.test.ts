@@ -6,6 +6,7 @@ import { LowbitError } from '../../ops/common/errors.js';
 import {
   checkRecipe,
   findRecipe,
+  kvSettings,
   matchesGlob,
   needsCalibration,
   recipes,
@@ -27,10 +28,10 @@ function usage(pattern: RegExp) {
 }
 
 describe('recipes', () => {
-  it('are the five named ones, each its own JSON', () => {
+  it('are the named ones, each its own JSON', () => {
     deepEqual(
       recipes.map((recipe) => recipe.name),
-      ['atom-w4a4', 'w4a4-g128', 'w4a4', 'w8a8', 'w4a16'],
+      ['atom-w4a4', 'atom-w4a4kv4', 'w4a4-g128', 'w4a4', 'w8a8', 'w4a16', 'kv4'],
     );
     for (const recipe of recipes) {
       const copy: unknown = JSON.parse(JSON.stringify(recipe));
@@ -47,13 +48,26 @@ describe('recipes', () => {
   });
 
   it('need calibration only where channels are sorted, or weights rounded by GPTQ', () => {
-    deepEqual(recipes.map(needsCalibration), [true, false, false, false, false]);
+    deepEqual(
+      recipes.filter(needsCalibration).map(({ name }) => name),
+      ['atom-w4a4', 'atom-w4a4kv4'],
+    );
     ok(needsCalibration(withSettings(findRecipe('w8a8'), ['outliers.channels=16'])));
     ok(needsCalibration(withSettings(findRecipe('w4a16'), ['weight.rounding=gptq'])));
   });
 
+  it('leave the cache alone unless asked, each setting on its own', () => {
+    equal(kvSettings(atom).bits, 0);
+    deepEqual(kvSettings(findRecipe('atom-w4a4kv4')), { bits: 4, rope: 'pre', clip: 1 });
+    deepEqual(kvSettings(withSettings(atom, ['kv.bits=8', 'kv.rope=post'])), { bits: 8, rope: 'post', clip: 1 });
+    throws(() => withSettings(atom, ['kv.bits=5']), usage(/value is 5, expected 0 \| 4 \| 8/));
+  });
+
   it('refuse an unknown name and list the legal ones', () => {
-    throws(() => findRecipe('atom'), usage(/unknown recipe "atom".*atom-w4a4, w4a4-g128, w4a4, w8a8, w4a16/));
+    throws(
+      () => findRecipe('atom'),
+      usage(/unknown recipe "atom".*atom-w4a4, atom-w4a4kv4, w4a4-g128, w4a4, w8a8, w4a16, kv4/),
+    );
   });
 
   it('are read from a JSON file, which is checked by name', () => {

@@ -65,7 +65,11 @@ export async function run(context: Context, args: readonly string[], options: Op
     sites: { quantized: plan.sites.length - kept.length, kept: kept.length },
     kept,
     ...(rounded ? { rounding: { calibration: options.calibration!, layers: rounded.layers } } : {}),
-    bitsPerWeight: { predicted: (8 * plan.predicted.linearBytes) / size.weights, real: size.bitsPerWeight },
+    ...(plan.caches ? { caches: plan.caches } : {}),
+    bitsPerWeight: {
+      predicted: size.weights > 0 ? (8 * plan.predicted.linearBytes) / size.weights : 0,
+      real: size.bitsPerWeight,
+    },
     seconds: (performance.now() - started) / 1000,
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
   };
@@ -97,7 +101,7 @@ function writeWhole(path: string, text: string): void {
 
 /** 1 if --strict forbids what happened. The model is there: it may be looked at. */
 function strictCode(plan: Plan, strict: boolean): number {
-  const unexpected = plan.sites.flatMap((each) =>
+  const unexpected = [...plan.sites, ...(plan.caches ?? [])].flatMap((each) =>
     each.decision === 'keep' && !each.expected ? [{ name: each.site, reason: each.reason }] : [],
   );
   if (!strict || unexpected.length === 0) return 0;

@@ -1,0 +1,165 @@
+/** Attention with a float cache → QuantKvAttention with a quantized one. */
+import { internalError } from '../../ops/common/errors.js';
+import { kvRowBytes } from '../../ops/formats/kv.js';
+import { QuantKvAttention } from '../../ops/quant-kv-attention/contract.js';
+import type { CachedAttention, CacheTensor } from '../analyze/sites.js';
+import { tensorOf, type Node, type Value } from '../ir/index.js';
+import type { PlanCache } from '../plan/plan.js';
+import { cachesKey, type CacheEntry } from './cache-metadata.js';
+import type { PassContext } from './context.js';
+import type { Pass } from './pass.js';
+import { rotaryTables } from './rotary-tables.js';
+import { zero } from './tensors.js';
+
+export const quantizeCache: Pass = {
+  name: 'quantize-cache',
+  run(context) {
+    const planned = (context.plan.caches ?? []).flatMap((cache) => (cache.decision === 'quantize' ? [cache] : []));
+    const shared = new Map<Value, Value>();
+    const entries = planned.flatMap((cache) => {
+      const site = context.analysis.caches.find((each) => each.attention.name === cache.site);
+      if (!site?.cached)
+        throw internalError('quantize-cache', `the plan speaks of "${cache.site}", which has no cache`);
+      return takeOver(site.cached, site.attention.node, cache, context, shared);
+    });
+    if (entries.length > 0) context.model.metadata.set(cachesKey, JSON.stringify(entries));
+    return planned.length;
+  },
+};
+
+type Planned = Extract<PlanCache, { decision: 'quantize' }>;
+
+function takeOver(
+  cached: CachedAttention,
+  before: Node,
+  planned: Planned,
+  context: PassContext,
+  shared: Map<Value, Value>,
+): CacheEntry[] {
+  const { heads, kvHeads, headSize, q, k, v } = cached;
+  const { name } = before;
+  const [key, value] = [cached.key, cached.value].map((tensor) => quantizeInput(tensor, cached, planned)) as [
+    CacheInput,
+    CacheInput,
+  ];
+  const tables = rotaryTables(cached, before, context, shared);
+  const parts = QuantKvAttention.node<Value>(
+    {
+      q: context.current(q),
+      ...(k && v ? { k: context.current(k), v: context.current(v) } : {}),
+      ...{ past_k: key.codes, past_k_param: key.parameters },
+      ...{ past_v: value.codes, past_v_param: value.parameters },
+      lengths: cached.lastIndex && lengths(cached.lastIndex, before, context, shared),
+      ...tables,
+      mask: mask(cached, before, context, shared),
+    },
+    {
+      ...{ num_heads: heads, kv_num_heads: kvHeads, head_dim: headSize },
+      ...{ bits: planned.bits, clip: planned.clip },
+      ...{ scale: cached.scale, softcap: cached.softcap, causal: Number(cached.causal), window: cached.window },
+      ...{ rotary: cached.rotary, kv_rope: planned.rope === 'post' ? 'post' : 'pre' },
+    },
+  );
+  const presents = [cached.key, cached.value].flatMap(({ present }) => [
+    `${name}/${present.name}`,
+    parametersOf(present.name),
+  ]);
+  const node = context.add(parts, `${name}/QuantKvAttention`, [`${name}/y`, ...presents], before);
+  context.replace(cached.y, asRows(node.output(0)!, cached, before, context));
+  return [
+    quantizeOutput('key', cached.key, key, node, 1, planned, context),
+    quantizeOutput('value', cached.value, value, node, 3, planned, context),
+  ];
+}
+
+/** The operator's output in the rank that its reader wants. */
+function asRows(y: Value, { y: old, heads, headSize }: CachedAttention, before: Node, context: PassContext): Value {
+  if (context.analysis.shapes.dims(old)?.length !== 2) return y;
+  const shape = context.constant(`${before.name}/rows`, tensorOf([-1, heads * headSize]));
+  const add = { opType: 'Reshape', domain: '', inputs: [y, shape] };
+  return context.add(add, `${before.name}/Reshape`, [`${before.name}/rows_y`], before).output(0)!;
+}
+
+interface CacheInput {
+  readonly codes: Value;
+  readonly parameters: Value;
+  readonly rowBytes: number;
+}
+
+/** The name of the parameters that go with codes. */
+const parametersOf = (name: string): string => `${name}_param`;
+
+/** Gives the cache input its new type and adds the one for its parameters. */
+function quantizeInput(
+  { past, copy }: CacheTensor,
+  { headSize, kvHeads }: CachedAttention,
+  { bits }: Planned,
+): CacheInput {
+  const rowBytes = kvRowBytes(headSize, bits);
+  const [batch, , length] = past.shape ?? [];
+  if (copy) copy.graph.replaceAllUses(copy, past);
+  past.dtype = 'uint8';
+  past.shape = [batch, kvHeads, length, rowBytes];
+  const parameters = past.graph.addInput(parametersOf(past.name), 'float16', [batch, kvHeads, length, 2]);
+  return { codes: past, parameters, rowBytes };
+}
+
+/** Lets the operator's output take the place and the name of the cache output; adds one for its parameters. */
+function quantizeOutput(
+  kind: CacheEntry['kind'],
+  { past, present }: CacheTensor,
+  { parameters, rowBytes }: CacheInput,
+  node: Node,
+  index: number,
+  { bits, rope, layer }: Planned,
+  context: PassContext,
+): CacheEntry {
+  const { name, graph } = present;
+  const [batch, heads, length] = present.shape ?? [];
+  const codes = node.output(index)!;
+  context.replace(present, codes);
+  codes.dtype = 'uint8';
+  codes.shape = [batch, heads, length, rowBytes];
+  const presentParameters = node.output(index + 1)!;
+  presentParameters.dtype = 'float16';
+  presentParameters.shape = [batch, heads, length, 2];
+  graph.addOutput(presentParameters);
+  return {
+    ...(layer === undefined ? {} : { layer }),
+    ...{ kind, bits, rope, past: past.name, present: name },
+    ...{ past_param: parameters.name, present_param: presentParameters.name },
+  };
+}
+
+/** Lengths of the sequences: GroupQueryAttention is given one less. Made once for all layers. */
+function lengths(lastIndex: Value, before: Node, context: PassContext, shared: Map<Value, Value>): Value {
+  const known = shared.get(lastIndex);
+  if (known) return known;
+  const at = 'lowbit/kv_lengths';
+  const flat = context.constant(`${at}/shape`, tensorOf([-1]));
+  const one = context.constant(`${at}/one`, tensorOf(Int32Array.of(1)));
+  const add = (opType: string, inputs: Value[]) =>
+    context.add({ opType, domain: '', inputs }, `${at}/${opType}`, [`${at}/${opType}_y`], before).output(0)!;
+  const made = add('Add', [add('Reshape', [lastIndex, flat]), one]);
+  shared.set(lastIndex, made);
+  return made;
+}
+
+/** What is added to the scores; a condition becomes 0 or the lowest score, once for all layers. */
+function mask(
+  { mask: given }: CachedAttention,
+  before: Node,
+  context: PassContext,
+  shared: Map<Value, Value>,
+): Value | undefined {
+  if (given?.kind !== 'where') return given?.value;
+  const known = shared.get(given.condition);
+  if (known) return known;
+  const visible = context.constant('lowbit/kv_visible', zero(context.typeOf(given.lowest)));
+  const inputs = [given.condition, visible, given.lowest];
+  const made = context
+    .add({ opType: 'Where', domain: '', inputs }, 'lowbit/kv_mask', ['lowbit/kv_mask_y'], before)
+    .output(0)!;
+  shared.set(given.condition, made);
+  return made;
+}
