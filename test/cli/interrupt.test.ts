@@ -16,21 +16,32 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
   });
   after(() => folder.remove());
 
-  for (const stage of ['calibrate', 'save']) {
+  const data = ['--calibration', folder.file('ids.npy'), '--calibration-windows'];
+  const words = [folder.file('model.onnx'), '-o', folder.file('out.onnx'), ...data];
+
+  for (const [stage, windows] of [
+    ['calibrate', '64'],
+    ['save', '1'],
+  ] as const) {
     it(`Ctrl-C during "${stage}": exit 130`, async () => {
-      const calibration = [
-        '--calibration',
-        folder.file('ids.npy'),
-        '--calibration-windows',
-        stage === 'save' ? '1' : '64',
-      ];
-      const words = [folder.file('model.onnx'), '-o', folder.file('out.onnx'), ...calibration];
-      const result = await runCli(words, { interruptAt: new RegExp(`^${stage}: \\d+ %`, 'm') });
+      const interruptAt = new RegExp(`^${stage}: \\d+ %`, 'm');
+      const result = await runCli([...words, windows, '--set', 'weight.rounding=rtn'], { interruptAt });
       assert.equal(result.code, 130, result.stderr);
       assert.match(result.stderr, /interrupted/);
       assert.deepEqual(folder.entries(), inputs);
     });
   }
+
+  it('Ctrl-C during GPTQ: exit 130, rounded layers are kept for the next try, which tidies up', async () => {
+    const gptq = [...words, '1', '--set', 'weight.rounding=gptq'];
+    const result = await runCli(gptq, { interruptAt: /^gptq: \d+ %/m });
+    assert.equal(result.code, 130, result.stderr);
+    assert.match(result.stderr, /out\.onnx\.rounding: holds rounded layers/);
+    assert.deepEqual(folder.entries(), [...inputs, 'out.onnx.rounding']);
+    const again = await runCli(gptq);
+    assert.equal(again.code, 0, again.stderr);
+    assert.deepEqual(folder.entries(), [...inputs, 'out.onnx', 'out.onnx_data']);
+  });
 
   it('a full disk: exit 3', async function () {
     const small = folder.file('small');
