@@ -1,6 +1,7 @@
 /** Symmetric quantization of one segment, step by step as in `ops/formats/README.md`. */
 import { fromFloat16Bits, toFloat16Bits } from '../common/float16.js';
-import { codeFormats, type FormatName } from './formats.js';
+import { codeFormats, largestOf, type ActivationFormat, type WeightFormat } from './formats.js';
+import { isMinifloat, toMinifloat } from './minifloat.js';
 
 const f = Math.fround;
 const infinityBits = 0x7f800000;
@@ -30,9 +31,20 @@ export function roundHalfEven(x: number): number {
 }
 
 /** Writes the codes of `values` for a given scale; values must be finite and the scale positive. */
-export function quantizeWithScale(values: Float32Array, format: FormatName, scale: number, codes: Int8Array): void {
-  const { min, max } = codeFormats[format];
+export function quantizeWithScale(
+  values: Float32Array,
+  format: ActivationFormat | WeightFormat,
+  scale: number,
+  codes: Int8Array,
+): void {
   const inverse = f(1 / scale);
+  if (isMinifloat(format)) {
+    values.forEach((value, i) => {
+      codes[i] = toMinifloat(f(value * inverse), format);
+    });
+    return;
+  }
+  const { min, max } = codeFormats[format];
   values.forEach((value, i) => {
     codes[i] = Math.min(max, Math.max(min, roundHalfEven(f(value * inverse))));
   });
@@ -45,14 +57,19 @@ export function quantizeWithScale(values: Float32Array, format: FormatName, scal
  * @param codes receives one code a value
  * @returns the scale (binary32): 1 for zeros, NaN if a value is infinite or NaN
  */
-export function quantizeSegment(values: Float32Array, format: FormatName, clip: number, codes: Int8Array): number {
+export function quantizeSegment(
+  values: Float32Array,
+  format: ActivationFormat,
+  clip: number,
+  codes: Int8Array,
+): number {
   const bits = amaxBits(values);
   if (bits >= infinityBits || bits < smallestAmaxBits) {
     codes.fill(0);
     return bits >= infinityBits ? NaN : 1;
   }
   word[0] = bits;
-  const scale = f(single[0]! * f(f(clip) / codeFormats[format].qmax));
+  const scale = f(single[0]! * f(f(clip) / largestOf(format)));
   quantizeWithScale(values, format, scale, codes);
   return scale;
 }
@@ -63,8 +80,8 @@ export function quantizeSegment(values: Float32Array, format: FormatName, clip: 
  * @param amax largest magnitude of the segment, finite
  * @returns the float16 bits to store and their value
  */
-export function weightScale(amax: number, format: FormatName, clip: number): { bits: number; scale: number } {
-  const exact = f(f(amax) * f(f(clip) / codeFormats[format].qmax));
+export function weightScale(amax: number, format: WeightFormat, clip: number): { bits: number; scale: number } {
+  const exact = f(f(amax) * f(f(clip) / largestOf(format)));
   const bits = toFloat16Bits(exact) || 1;
   return { bits, scale: fromFloat16Bits(bits) };
 }

@@ -1,12 +1,12 @@
 /** How a row of K channels is cut into segments that each have one scale. */
 import { usageError } from '../common/errors.js';
-import { codeFormats, type FormatName } from './formats.js';
+import { activationFormats, type ActivationFormat } from './formats.js';
 import { clipRange, quantizeSegment } from './quantize-segment.js';
 
 /** The attributes that say how a row is quantized; the same on every operator that quantizes. */
 export interface RowFormat {
   /** Format of the body's codes; outliers are always s8. */
-  readonly format: FormatName;
+  readonly format: ActivationFormat;
   /** Channels of the body that share a scale; 0: the whole body. */
   readonly groupSize: number;
   /** The last channels of a row, quantized as one s8 segment of their own. */
@@ -18,15 +18,15 @@ export interface RowFormat {
 export interface Segment {
   readonly start: number;
   readonly length: number;
-  readonly format: FormatName;
+  readonly format: ActivationFormat;
   readonly clip: number;
 }
 
 /** Checks a row format against K channels; `at` names the node in the error. */
 export function checkRowFormat(at: string, row: RowFormat, K: number): void {
   const body = K - row.outlierChannels;
-  if (!(row.format in codeFormats)) {
-    throw usageError(at, `format is '${row.format}', expected one of ${Object.keys(codeFormats).join(', ')}`);
+  if (!activationFormats.includes(row.format)) {
+    throw usageError(at, `format is '${row.format}', expected one of ${activationFormats.join(', ')}`);
   }
   if (!Number.isInteger(row.outlierChannels) || row.outlierChannels < 0 || body < 1) {
     throw usageError(at, `outlier_channels is ${row.outlierChannels}, expected 0 … K - 1 (${K - 1})`);

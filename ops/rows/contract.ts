@@ -1,5 +1,6 @@
 /** The parts that the contracts of all row operators share. Row operators quantize rows; `ops/formats/README.md` says how. */
 import { activationNames } from '../common/activations.js';
+import { activationFormats } from '../formats/formats.js';
 
 export const reorderIndex = {
   type: 'int32',
@@ -14,7 +15,7 @@ export const quantizedOutputs = {
 } as const;
 
 export const formatAttributes = {
-  format: { type: 'string', oneOf: ['s4', 's8'], about: 'range of the codes of the body; outliers are s8' },
+  format: { type: 'string', oneOf: activationFormats, about: 'codes of the body; outliers are s8' },
   group_size: { type: 'int', default: 0, about: 'G: channels of the body that share a scale, 0 for all of it' },
   outlier_channels: { type: 'int', default: 0, about: 'O: the last channels, one s8 segment of their own' },
   clip: {

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <new>
+
+#include "ops/formats/minifloat.h"
 
 namespace lowbit {
 namespace {
@@ -28,6 +31,27 @@ float* Scratch(int64_t floats) {
     capacity = floats;
   }
   return scratch.get();
+}
+
+Status CheckFormat(const std::string& format, const std::string& where) {
+  const bool known = format == "s4" || format == "s8" || format == "e4m3" || format == "e5m2";
+  LOWBIT_EXPECT(known, where, ": format is '", format, "', expected one of s4, s8, e4m3, e5m2.");
+  return Status::Ok();
+}
+
+CodeRange MinifloatRange(const Minifloat& format, float clip) {
+  // The code of the smallest normal value is 1 << mantissa, its binary32 exponent 128 - bias.
+  const auto offset = static_cast<uint32_t>(127 - format.bias) << format.mantissa;
+  const int unit =
+      1 - format.bias - format.mantissa + 23;  // the power of two whose last place is the smallest subnormal
+  return {-format.max, format.max, clip / format.max, format.mantissa, offset, std::ldexp(1.f, unit)};
+}
+
+CodeRange CodesOf(const std::string& format, float clip) {
+  if (format == "e4m3") return MinifloatRange(kE4M3, clip);
+  if (format == "e5m2") return MinifloatRange(kE5M2, clip);
+  if (format == "s4") return {-8.f, 7.f, clip / 7.f};
+  return {-128.f, 127.f, clip / 127.f};
 }
 
 }  // namespace
@@ -72,12 +96,12 @@ Status RowFormat::Read(const KernelInfo& info, const std::string& where) {
   LOWBIT_TRY(info.Int("group_size", &group_, &zero));
   LOWBIT_TRY(info.Int("outlier_channels", &outliers_, &zero));
   LOWBIT_TRY(info.Float("clip", &clip, &one));
-  LOWBIT_EXPECT(format == "s4" || format == "s8", where, ": format is '", format, "', expected one of s4, s8.");
+  LOWBIT_TRY(CheckFormat(format, where));
   LOWBIT_EXPECT(group_ >= 0 && group_ % 16 == 0, where, ": group_size is ", group_,
                 ", expected 0 or a multiple of 16.");
   LOWBIT_EXPECT(outliers_ >= 0, where, ": outlier_channels is ", outliers_, ", expected 0 … K - 1.");
   LOWBIT_EXPECT(clip >= 0.01f && clip <= 1.f, where, ": clip is ", clip, ", expected 0.01 … 1.");
-  codes_ = format == "s4" ? CodeRange{-8.f, 7.f, clip / 7.f} : CodeRange{-128.f, 127.f, clip / 127.f};
+  codes_ = CodesOf(format, clip);
   return Status::Ok();
 }
 

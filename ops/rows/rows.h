@@ -21,6 +21,12 @@ enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu };
 struct CodeRange {
   float min, max;
   float clip_over_qmax;  // scale = amax * this
+  /// Explicit mantissa bits of a minifloat; 0: integer codes.
+  int mantissa = 0;
+  /// Minifloats: the bits of the smallest normal value as binary32, less its code.
+  uint32_t exponent_offset = 0;
+  /// Minifloats: adding it to a value below the smallest normal one leaves the code in the low bits of the sum.
+  float subnormal_unit = 0;
 };
 
 /// Pointers named void hold the graph type (float, or binary16 bits). Strides are elements between rows.

@@ -1,12 +1,14 @@
 /** Shapes that tests run: row counts around every tile size, channel counts with and without tails. */
 
+import type { ActivationFormat } from '../../ops/formats/formats.js';
+
 export const rowCounts = [0, 1, 2, 7, 16, 17, 64, 129] as const;
 
 export interface RowCase {
   readonly K: number;
   readonly groupSize: number;
   readonly outlierChannels: number;
-  readonly format: 's4' | 's8';
+  readonly format: ActivationFormat;
   readonly clip: number;
 }
 
@@ -23,6 +25,11 @@ export const rowCases: readonly RowCase[] = [
   { K: 1024, groupSize: 0, outlierChannels: 128, format: 's8', clip: 1 },
   { K: 1500, groupSize: 0, outlierChannels: 0, format: 's4', clip: 0.01 },
   { K: 2336, groupSize: 32, outlierChannels: 0, format: 's8', clip: 0.95 },
+  { K: 1, groupSize: 0, outlierChannels: 0, format: 'e5m2', clip: 1 },
+  { K: 37, groupSize: 0, outlierChannels: 5, format: 'e4m3', clip: 0.5 },
+  { K: 384, groupSize: 128, outlierChannels: 128, format: 'e4m3', clip: 1 },
+  { K: 1031, groupSize: 0, outlierChannels: 0, format: 'e4m3', clip: 0.01 },
+  { K: 1056, groupSize: 96, outlierChannels: 0, format: 'e5m2', clip: 0.9 },
 ];
 
 export const caseTitle = (c: RowCase): string =>

@@ -57,5 +57,8 @@ typename V::F Activate(typename V::F x) {
   if constexpr (kActivation == Activation::kSilu) return SigmoidTimes<V>(x, x);
   if constexpr (kActivation == Activation::kGelu) return Gelu<V>(x);
   if constexpr (kActivation == Activation::kGeluTanh) return GeluTanh<V>(x);
-  if constexpr (kActivation == Activation::kRelu) return V::Max(V::Set(0.f), x);  // this order keeps NaN
+  if constexpr (kActivation == Activation::kRelu) {
+    // This order keeps NaN, and -0, which the sum makes +0.
+    return V::Add(V::Max(V::Set(0.f), x), V::Set(0.f));
+  }
 }

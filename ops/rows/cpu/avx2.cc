@@ -77,6 +77,26 @@ struct Avx2 {
     return Add(_mm256_permute2f128_ps(quad[0], quad[1], 0x20), _mm256_permute2f128_ps(quad[0], quad[1], 0x31));
   }
 
+  static I Bits(F value) { return _mm256_castps_si256(value); }
+  static I SetI(uint32_t value) { return _mm256_set1_epi32(static_cast<int32_t>(value)); }
+  static I AddI(I a, I b) { return _mm256_add_epi32(a, b); }
+  static I SubI(I a, I b) { return _mm256_sub_epi32(a, b); }
+  static I AndI(I a, I b) { return _mm256_and_si256(a, b); }
+  static I ShiftRight(I a, int count) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(count)); }
+  static I SelectI(Mask mask, I yes, I no) { return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(mask)); }
+  static uint64_t ToBytes(I codes) {
+    const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(halves, halves)));
+  }
+  static void StoreBytes(int8_t* q, I codes, Whole) {
+    const uint64_t bytes = ToBytes(codes);
+    __builtin_memcpy(q, &bytes, sizeof bytes);
+  }
+  static void StoreBytes(int8_t* q, I codes, Part part) {
+    const uint64_t bytes = ToBytes(codes);
+    __builtin_memcpy(q, &bytes, static_cast<size_t>(part.count));
+  }
+
   static uint64_t ToCodes(F value) {
     const __m256i words = _mm256_cvtps_epi32(value);  // MXCSR rounds half to even
     const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));

@@ -70,6 +70,18 @@ struct Avx512 {
     return AddLanes(AddLanes(quad[0], quad[1]), AddLanes(quad[2], quad[3]));
   }
 
+  static I Bits(F value) { return _mm512_castps_si512(value); }
+  static I SetI(uint32_t value) { return _mm512_set1_epi32(static_cast<int32_t>(value)); }
+  static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
+  static I SubI(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static I AndI(I a, I b) { return _mm512_and_si512(a, b); }
+  static I ShiftRight(I a, int count) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(count)); }
+  static I SelectI(Mask mask, I yes, I no) { return _mm512_mask_blend_epi32(mask, no, yes); }
+  static void StoreBytes(int8_t* q, I codes, Whole) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(codes));
+  }
+  static void StoreBytes(int8_t* q, I codes, Part part) { _mm512_mask_cvtepi32_storeu_epi8(q, MaskOf(part), codes); }
+
   static __m512i ToCodes(F value) {
     return _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }

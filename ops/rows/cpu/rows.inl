@@ -163,6 +163,23 @@ inline void GatherRow(const float* row, const int32_t* index, int64_t n, float* 
   for (int64_t k = 0; k < n; ++k) gathered[k] = row[index[k]];
 }
 
+// The codes of values that lie in the format's range. Normal ones: binary32 with its mantissa rounded to the format's,
+// half to even. Smaller ones: the addition rounds to multiples of the smallest subnormal, half to even.
+template <class V>
+inline typename V::I MinifloatCodes(typename V::F value, const CodeRange& codes) {
+  using I = typename V::I;
+  const int shift = 23 - codes.mantissa;
+  const typename V::F magnitude = V::Abs(value), unit = V::Set(codes.subnormal_unit);
+  const I bits = V::Bits(magnitude);
+  const I half = V::AddI(V::SetI((1u << (shift - 1)) - 1), V::AndI(V::ShiftRight(bits, shift), V::SetI(1)));
+  const I normal = V::SubI(V::ShiftRight(V::AddI(bits, half), shift), V::SetI(codes.exponent_offset));
+  const I small = V::SubI(V::Bits(V::Add(magnitude, unit)), V::Bits(unit));
+  const uint32_t smallest_normal = (codes.exponent_offset + (1u << codes.mantissa)) << shift;
+  const auto is_small = V::Less(magnitude, V::Set(__builtin_bit_cast(float, smallest_normal)));
+  const I sign = V::AndI(V::ShiftRight(V::Bits(value), 24), V::SetI(0x80));
+  return V::AddI(V::SelectI(is_small, small, normal), sign);
+}
+
 // Writes the codes of n values and returns their scale.
 template <class V>
 inline float QuantizeSegment(const float* values, int64_t n, const CodeRange& codes, int8_t* q) {
@@ -178,6 +195,13 @@ inline float QuantizeSegment(const float* values, int64_t n, const CodeRange& co
   __builtin_memcpy(&amax, &amax_bits, sizeof amax);
   const float scale = amax * codes.clip_over_qmax;
   const typename V::F inverse = V::Set(1.f / scale), low = V::Set(codes.min), high = V::Set(codes.max);
+  if (codes.mantissa > 0) {
+    ForVectors<V>(n, [&](int64_t k, auto part) {
+      const typename V::F value = V::Mul(V::Load(values + k, part), inverse);
+      V::StoreBytes(q + k, MinifloatCodes<V>(V::Max(low, V::Min(high, value)), codes), part);
+    });
+    return scale;
+  }
   ForVectors<V>(n, [&](int64_t k, auto part) {
     // Clamping to integers before rounding is the same as after it, and keeps the conversion in range.
     const typename V::F value = V::Mul(V::Load(values + k, part), inverse);

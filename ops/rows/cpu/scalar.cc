@@ -64,6 +64,19 @@ struct Scalar {
     return bits > largest ? bits : largest;
   }
   static uint32_t LargestOf(I bits) { return bits; }
+  // Integer arithmetic on the bits of floats.
+  static I Bits(F value) { return std::bit_cast<uint32_t>(value); }
+  static I SetI(uint32_t value) { return value; }
+  static I AddI(I a, I b) { return a + b; }
+  static I SubI(I a, I b) { return a - b; }
+  static I AndI(I a, I b) { return a & b; }
+  static I ShiftRight(I a, int count) { return a >> count; }
+  static I SelectI(Mask mask, I yes, I no) { return mask ? yes : no; }
+  // Stores the low byte of each element; values lie in 0 … 255.
+  template <class Count>
+  static void StoreBytes(int8_t* q, I codes, Count) {
+    *q = static_cast<int8_t>(codes);
+  }
   // Element i is the pairwise sum of vectors[i].
   static F SumEach(const F* vectors) { return vectors[0]; }
   // Rounds half to even and stores int8; values lie in -128 … 127.
