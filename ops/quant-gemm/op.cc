@@ -1,7 +1,7 @@
 #include "ops/quant-gemm/op.h"
 
+#include <algorithm>
 #include <string>
-#include <string_view>
 
 #include "ops/quant-gemm/attributes.h"
 #include "ops/quant-gemm/cpu/run.h"
@@ -84,7 +84,7 @@ class QuantGemm : public Kernel {
     LOWBIT_TRY(context.Output(0, y.dims.data(), y.rank, &y.data));
     const int64_t rows = inputs[kA].Rows();
     if (rows == 0 || y.data == nullptr) return Status::Ok();
-    return RunGemm(Choose(), MakeArgs(inputs, y.data), rows, context);
+    return RunGemm(Choose(rows), MakeArgs(inputs, y.data), rows, context);
   }
 
  private:
@@ -139,12 +139,16 @@ class QuantGemm : public Kernel {
     return Status::Ok();
   }
 
-  const GemmKernel& Choose() {
+  /// A few rows have kernels of their own, so there is a choice for each small number and one for the others.
+  const GemmKernel& Choose(int64_t rows) {
     const auto kernels = gemm::Kernels();
+    const int64_t group = attributes_.product_group();
+    const gemm::Shape shape{rows, attributes_.n, group, attributes_.body() / group};
     const auto accepts = [&](size_t i) {
-      return (kernels[i].a == Codes::kFloat) == weight_only() && kernels[i].b == attributes_.b;
+      const GemmKernel& kernel = kernels[i];
+      return (kernel.a == Codes::kFloat) == weight_only() && kernel.b == attributes_.b && kernel.accepts(shape);
     };
-    return kernels[choice_.Get("QuantGemm", KernelRows, accepts)];
+    return kernels[choices_[std::min(rows, gemm::kFewRows + 1)].Get("QuantGemm", KernelRows, accepts)];
   }
 
   gemm::Args MakeArgs(const TensorView (&inputs)[kInputs], void* y) const {
@@ -179,7 +183,7 @@ class QuantGemm : public Kernel {
   QuantGemmAttributes attributes_;
   bool constant_[kInputs] = {};
   TensorView constants_[kInputs];
-  KernelChoice choice_;
+  KernelChoice choices_[gemm::kFewRows + 2];
 };
 
 Status InferShapes(ShapeInference& shapes) {

@@ -88,51 +88,173 @@ struct Isa {
   }
 
   /// rows[i] lane j -> rows[j] lane i
-  static void Transpose(I (&rows)[16]) {
+  LOWBIT_INLINE static void Transpose(I (&rows)[16]) {
     I t[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-      t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-      t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {
-      rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-      rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-      rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-      rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
+    Unroll<8>([&](auto i) LOWBIT_INLINE {
+      const I a = rows[2 * i.value], b = rows[2 * i.value + 1];
+      t[2 * i.value] = _mm512_unpacklo_epi32(a, b);
+      t[2 * i.value + 1] = _mm512_unpackhi_epi32(a, b);
+    });
+    Unroll<4>([&](auto i) LOWBIT_INLINE {
+      constexpr int k = 4 * i.value;
+      rows[k] = _mm512_unpacklo_epi64(t[k], t[k + 2]);
+      rows[k + 1] = _mm512_unpackhi_epi64(t[k], t[k + 2]);
+      rows[k + 2] = _mm512_unpacklo_epi64(t[k + 1], t[k + 3]);
+      rows[k + 3] = _mm512_unpackhi_epi64(t[k + 1], t[k + 3]);
+    });
     // Now 128-bit lane l of rows[4g + j] holds column 4l + j of rows 4g .. 4g+3.
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const I a = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0x88),
-              b = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0x88);
-      const I c = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0xdd),
-              d = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0xdd);
-      t[j] = _mm512_shuffle_i32x4(a, b, 0x88);
-      t[8 + j] = _mm512_shuffle_i32x4(a, b, 0xdd);
-      t[4 + j] = _mm512_shuffle_i32x4(c, d, 0x88);
-      t[12 + j] = _mm512_shuffle_i32x4(c, d, 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) rows[i] = t[i];
+    Unroll<4>([&](auto j) LOWBIT_INLINE {
+      constexpr int k = j.value;
+      const I a = _mm512_shuffle_i32x4(rows[k], rows[4 + k], 0x88),
+              b = _mm512_shuffle_i32x4(rows[8 + k], rows[12 + k], 0x88);
+      const I c = _mm512_shuffle_i32x4(rows[k], rows[4 + k], 0xdd),
+              d = _mm512_shuffle_i32x4(rows[8 + k], rows[12 + k], 0xdd);
+      t[k] = _mm512_shuffle_i32x4(a, b, 0x88);
+      t[8 + k] = _mm512_shuffle_i32x4(a, b, 0xdd);
+      t[4 + k] = _mm512_shuffle_i32x4(c, d, 0x88);
+      t[12 + k] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    });
+    Unroll<16>([&](auto i) LOWBIT_INLINE { rows[i.value] = t[i.value]; });
   }
 
-  /// float16 [column][count], columns `row` apart -> float [count][32]; absent columns get 0.
-  static void FillScales(float* scales, const uint16_t* from, int64_t row, int64_t count, int64_t columns) {
+  static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
+  static I LoadBytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
+  static I LoadBytes(const uint8_t* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
+  static void Prefetch(const void* from) { _mm_prefetch(from, _MM_HINT_T0); }
+  static F LoadFirst(const float* from, int64_t lanes) { return _mm512_maskz_loadu_ps(First(lanes), from); }
+
+  /// Calls use(index, quad) for the quads of unsigned codes in a word of weights, in product order.
+  template <Codes kB, class Use>
+  LOWBIT_INLINE static void ForQuads(I word, const Use& use) {
+    if constexpr (kB == Codes::kS4) {
+      // (word & 0x0f) ^ 8 turns a two's complement nibble into code + 8.
+      const I low = _mm512_set1_epi8(0x0f), eight = _mm512_set1_epi8(8);
+      use(Int<0>{}, _mm512_ternarylogic_epi32(word, low, eight, 0x6a));
+      use(Int<1>{}, _mm512_ternarylogic_epi32(_mm512_srli_epi32(word, 4), low, eight, 0x6a));
+    } else {
+      use(Int<0>{}, _mm512_xor_si512(word, _mm512_set1_epi8(-128)));
+    }
+  }
+
+  /// acc += a quad of weights (u8) times one of activations (s8), the same for all lanes.
+  template <Codes>
+  LOWBIT_INLINE static I DotQuad(I acc, I weights, const int8_t* a) {
+    int32_t quad;
+    __builtin_memcpy(&quad, a, 4);
+    return _mm512_dpbusd_epi32(acc, weights, _mm512_set1_epi32(quad));
+  }
+
+  /// Puts the codes that meet one register of weights into product order: for s4 the 64 even ones, then the 64 odd
+  /// ones. Codes behind `count` are zero. Returns the sum of the codes.
+  template <Codes kB>
+  static int32_t OrderChunk(const int8_t* a, int64_t count, char* out) {
+    const I ones = _mm512_set1_epi8(1), zero = _mm512_setzero_si512();
+    const I low = count > 0 ? LoadBytes(reinterpret_cast<const uint8_t*>(a), count) : zero;
+    if constexpr (kB == Codes::kS8) {
+      _mm512_store_si512(out, low);
+      return _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(zero, ones, low));
+    }
+    const I high = count > 64 ? LoadBytes(reinterpret_cast<const uint8_t*>(a) + 64, count - 64) : zero;
+    const auto join = [](__m256i first, __m256i second) {
+      return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+    };
+    const I even = join(_mm512_cvtepi16_epi8(low), _mm512_cvtepi16_epi8(high));
+    const I odd =
+        join(_mm512_cvtepi16_epi8(_mm512_srli_epi16(low, 8)), _mm512_cvtepi16_epi8(_mm512_srli_epi16(high, 8)));
+    _mm512_store_si512(out, even);
+    _mm512_store_si512(out + 64, odd);
+    return _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, ones, even), ones, odd));
+  }
+
+  /// Codes ordered by OrderChunk, in registers.
+  template <Codes kB>
+  struct Ordered {
+    I even, odd;  // s8: all in even
+    LOWBIT_INLINE explicit Ordered(const char* codes)
+        : even(_mm512_load_si512(codes)), odd(kB == Codes::kS4 ? _mm512_load_si512(codes + 64) : even) {}
+    LOWBIT_INLINE I Dot(I acc, I weights) const {
+      asm("" : "+v"(weights));  // one load: the compiler would read memory again for the shift
+      ForQuads<kB>(weights, [&](auto q, I unsigned_codes) LOWBIT_INLINE {
+        acc = _mm512_dpbusd_epi32(acc, unsigned_codes, q.value == 0 ? even : odd);
+      });
+      return acc;
+    }
+  };
+
+  static I AddLanes(I a, I b) { return AddI(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd)); }
+  /// Lane 4i + j of the result is the sum of the lanes 4k + j of four[i].
+  static I SumFour(const I (&four)[4]) { return AddLanes(AddLanes(four[0], four[1]), AddLanes(four[2], four[3])); }
+
+  /// Lane l of the result is the sum of all lanes of acc[l].
+  static I SumEach(const I (&acc)[16]) {
+    I four[4];
+    Unroll<4>([&](auto i) LOWBIT_INLINE {
+      const I *a = acc + 4 * i.value, *b = a + 2;
+      const I low = AddI(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
+      const I high = AddI(_mm512_unpacklo_epi32(b[0], b[1]), _mm512_unpackhi_epi32(b[0], b[1]));
+      four[i.value] = AddI(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+    });
+    return SumFour(four);
+  }
+
+  /// The same for lanes that hold 8 products of u4 and s8 codes: below 2^14 each and 2^15 in pairs, so that they fit in
+  /// 16 bits and one instruction adds neighbours.
+  static I SumEachSmall(const I (&acc)[16]) {
+    const I ones = _mm512_set1_epi16(1);
+    I four[4];
+    Unroll<4>([&](auto i) LOWBIT_INLINE {
+      const I* a = acc + 4 * i.value;
+      const I low = _mm512_madd_epi16(_mm512_packs_epi32(a[0], a[1]), ones);
+      const I high = _mm512_madd_epi16(_mm512_packs_epi32(a[2], a[3]), ones);
+      four[i.value] = _mm512_madd_epi16(_mm512_packs_epi32(low, high), ones);
+    });
+    return SumFour(four);
+  }
+
+  /// Lane 4i + c of the result is the sum of lanes 4c .. 4c + 3 of parts[i].
+  static F SumSegments(const F (&parts)[4]) {
+    const F low = Add(_mm512_unpacklo_ps(parts[0], parts[1]), _mm512_unpackhi_ps(parts[0], parts[1]));
+    const F high = Add(_mm512_unpacklo_ps(parts[2], parts[3]), _mm512_unpackhi_ps(parts[2], parts[3]));
+    const F sums = Add(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));  // lane 4c + i
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), sums);
+  }
+
+  /// Four values, repeated in all 128-bit lanes.
+  static I Repeat4(const int32_t* from) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static F Repeat4(const float* from) { return _mm512_broadcast_f32x4(_mm_loadu_ps(from)); }
+
+  /// Lane 4c + s is half s of row c, for s < count, else 0; step 0: half 0 of row c.
+  static F LoadHalves4(const uint16_t* from, int64_t row, int64_t count, int64_t step) {
+    const __mmask8 mask = static_cast<__mmask8>((1u << (step == 0 ? 1 : count)) - 1);
+    const auto load = [&](int64_t c) { return _mm_maskz_loadu_epi16(mask, from + c * row); };
+    const __m128i low = _mm_unpacklo_epi64(load(0), load(1)), high = _mm_unpacklo_epi64(load(2), load(3));
+    const F halves = _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
+    return step == 0 ? _mm512_permute_ps(halves, 0) : halves;
+  }
+
+  /// float16 [column][count], columns `row` apart -> float [count][width]; absent columns get 0. The next columns' are
+  /// fetched.
+  static void FillScales(float* scales, int64_t width, const uint16_t* from, int64_t row, int64_t count,
+                         int64_t columns) {
     for (int64_t g = 0; g < count; g += 16) {
-      const __mmask16 mask = First(count - g < 16 ? count - g : 16);
-      for (int64_t half = 0; half < 32; half += 16) {
+      const int64_t groups = count - g < 16 ? count - g : 16;
+      const __mmask16 mask = First(groups);
+      for (int64_t half = 0; half < width; half += 16) {
         I rows[16];
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) {
-          const __m256i halves =
-              half + i < columns ? _mm256_maskz_loadu_epi16(mask, from + (half + i) * row + g) : _mm256_setzero_si256();
-          rows[i] = _mm512_castps_si512(_mm512_cvtph_ps(halves));
-        }
+        const uint16_t* at = from + half * row + g;
+        Unroll<16>([&](auto i) LOWBIT_INLINE {
+          const __m256i halves = _mm256_maskz_loadu_epi16(half + i.value < columns ? mask : 0, at);
+          Prefetch(at + width * row);
+          rows[i.value] = _mm512_castps_si512(_mm512_cvtph_ps(halves));
+          at += row;
+        });
         Transpose(rows);
-        for (int64_t i = 0; i < 16 && g + i < count; ++i)
-          StoreI(reinterpret_cast<int32_t*>(scales) + (g + i) * 32 + half, rows[i]);
+        float* to = scales + g * width + half;
+        Unroll<16>([&](auto i) LOWBIT_INLINE {
+          if (i.value < groups) StoreF(to + i.value * width, _mm512_castsi512_ps(rows[i.value]));
+        });
       }
     }
   }
@@ -147,8 +269,9 @@ struct Isa {
     }
   }
 
-  /// Unpacks `codes` codes of `columns` weight rows into quads of unsigned codes, [quad][32 columns]. Absent columns
-  /// give rubbish that nothing reads; codes after the last one meet zero activations.
+  /// Unpacks `codes` codes of `columns` weight rows into quads of unsigned codes, [quad][32 columns], and fetches as
+  /// many bytes from `next`. Absent columns give rubbish that nothing reads; codes after the last one meet zero
+  /// activations.
   template <Codes kA, Codes kB>
   static void FillTile(uint8_t* tile, const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes,
                        const uint8_t* next) {
@@ -156,54 +279,83 @@ struct Isa {
     const int64_t bytes = kB == Codes::kS4 ? (codes + 1) / 2 : codes;
     for (int64_t half = 0; half < 32; half += 16) {
       uint8_t* out = tile + half * 4;
-      const auto put = [&](I quad) {
-        if constexpr (kA == Codes::kFloat) {
-          StoreFloats<kB>(reinterpret_cast<float*>(out), quad);
-        } else {
-          _mm512_store_si512(out, quad);
-        }
-        out += kQuadBytes;
-      };
       for (int64_t at = 0; at < bytes; at += 64) {
-        const __mmask64 mask = FirstBytes(bytes - at);
+        const uint8_t *from = b + half * b_row + at, *ahead = next + at * 32 + half * 64;
+        const bool full = half + 16 <= columns && at + 64 <= bytes;
         I rows[16];
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) {
-          _mm_prefetch(next + (half + i) * b_row + at, _MM_HINT_T0);
-          rows[i] =
-              half + i < columns ? _mm512_maskz_loadu_epi8(mask, b + (half + i) * b_row + at) : _mm512_setzero_si512();
+        if (full) {
+          Unroll<16>([&](auto i) LOWBIT_INLINE {
+            Prefetch(ahead + i.value * 64);
+            rows[i.value] = LoadBytes(from);
+            from += b_row;
+          });
+        } else {
+          Unroll<16>([&](auto i) LOWBIT_INLINE {
+            rows[i.value] = LoadBytes(from, half + i.value < columns ? bytes - at : 0);
+            from += b_row;
+          });
         }
         Transpose(rows);
-        const int64_t words = (bytes - at < 64 ? bytes - at + 3 : 64) / 4;
-        for (int64_t i = 0; i < words; ++i) {
-          if constexpr (kB == Codes::kS4) {
-            // (word & 0x0f) ^ 8 turns a two's complement nibble into code + 8.
-            const I low = _mm512_set1_epi8(0x0f), eight = _mm512_set1_epi8(8);
-            put(_mm512_ternarylogic_epi32(rows[i], low, eight, 0x6a));
-            put(_mm512_ternarylogic_epi32(_mm512_srli_epi32(rows[i], 4), low, eight, 0x6a));
-          } else {
-            put(_mm512_xor_si512(rows[i], _mm512_set1_epi8(-128)));
+        const int64_t words = (bytes - at + 3) / 4;
+        Unroll<16>([&](auto i) LOWBIT_INLINE {
+          if (full || i.value < words) {
+            ForQuads<kB>(rows[i.value], [&](auto, I quad) LOWBIT_INLINE {
+              if constexpr (kA == Codes::kFloat) {
+                StoreFloats<kB>(reinterpret_cast<float*>(out), quad);
+              } else {
+                _mm512_store_si512(out, quad);
+              }
+              out += kQuadBytes;
+            });
           }
-        }
+        });
       }
     }
   }
 };
 
 #include "ops/quant-gemm/cpu/panel.inl"
+#include "ops/quant-gemm/cpu/row.inl"
+#include "ops/quant-gemm/cpu/stream.inl"
 
 template <Codes kA, Codes kB>
-constexpr GemmKernel Make(const char* name) {
-  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB>;
-  return {name, kCpuAvx512Vnni,   kA, kB, 1, 252, Isa::kRows, kCols, PackedBytes<kA, kB>, ScratchBytes,
+constexpr GemmKernel PanelKernel(const char* name) {
+  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB, Isa::kRows>;
+  return {name, kCpuAvx512Vnni,   kA, kB, 252, Isa::kRows, kCols, AcceptsAny, PackedBytes<kA, kB>, ScratchBytes,
           pack, RunPanels<kA, kB>};
 }
 
+template <Codes kB>
+constexpr GemmKernel StreamKernel(const char* name) {
+  return {name,
+          kCpuAvx512Vnni,
+          Codes::kS8,
+          kB,
+          kFewRows,
+          kFewRows,
+          kLanes,
+          StreamAccepts<kB>,
+          PackedBytes<Codes::kS8, kB>,
+          StreamScratchBytes,
+          PackCodePanels<kB, kFewRows>,
+          RunStream<kB>};
+}
+
+template <Codes kB>
+constexpr GemmKernel RowKernel(const char* name) {
+  return {name,   kCpuAvx512Vnni, Codes::kS8,         kB,        kFewRows,    1,
+          kLanes, RowAccepts<kB>, RowPackedBytes<kB>, NoScratch, PackRow<kB>, RunRow<kB>};
+}
+
 constexpr GemmKernel kTable[] = {
-    Make<Codes::kS8, Codes::kS4>("s8s4_f32_12x32__avx512vnni"),
-    Make<Codes::kS8, Codes::kS8>("s8s8_f32_12x32__avx512vnni"),
-    Make<Codes::kFloat, Codes::kS4>("f32s4_f32_12x32__avx512vnni"),
-    Make<Codes::kFloat, Codes::kS8>("f32s8_f32_12x32__avx512vnni"),
+    RowKernel<Codes::kS4>("s8s4_f32_1x16__avx512vnni"),
+    RowKernel<Codes::kS8>("s8s8_f32_1x16__avx512vnni"),
+    StreamKernel<Codes::kS4>("s8s4_f32_8x16__avx512vnni"),
+    StreamKernel<Codes::kS8>("s8s8_f32_8x16__avx512vnni"),
+    PanelKernel<Codes::kS8, Codes::kS4>("s8s4_f32_12x32__avx512vnni"),
+    PanelKernel<Codes::kS8, Codes::kS8>("s8s8_f32_12x32__avx512vnni"),
+    PanelKernel<Codes::kFloat, Codes::kS4>("f32s4_f32_12x32__avx512vnni"),
+    PanelKernel<Codes::kFloat, Codes::kS8>("f32s8_f32_12x32__avx512vnni"),
 };
 
 }  // namespace

@@ -43,17 +43,25 @@ struct Block {
   int64_t row, rows, n_begin, n_end;
 };
 
+/// What decides whether a kernel can do a product.
+struct Shape {
+  int64_t rows, n, segment, segments;
+};
+
+/// Up to this many rows the number is part of the choice; above, kernels are for any.
+constexpr int64_t kFewRows = 8;
+
 /// A kernel for one pair of operand formats. Functions neither allocate nor lock, and may run on several threads at
 /// once.
 struct GemmKernel {
   const char* name;    // "<a><b>_<out>_<rows>x<columns>__<arch>"
   uint32_t needs;      // CpuFeature bits
   Codes a, b;          // kS4 activations are stored and computed like kS8 ones: a is kS8 or kFloat
-  int64_t min_rows;    // chosen for products of at least this many rows …
-  int64_t max_rows;    // … and of any number more: those are done in blocks of at most this many
+  int64_t max_rows;    // more rows are done in blocks of at most this many
   int64_t panel_rows;  // rows packed and computed together, at most
   int64_t tile_cols;   // run works on ranges of output channels that begin at multiples of this
 
+  bool (*accepts)(const Shape& shape);
   /// Bytes of the packed form of `rows` activation rows (0: the kernel reads `a` itself), and of a task's scratch.
   int64_t (*packed_bytes)(const Args& args, int64_t rows);
   int64_t (*scratch_bytes)(const Args& args, int64_t rows);

@@ -11,8 +11,10 @@
 //   weight tile          [quad][column][4 codes], one piece of K at a time, in L1, used by every panel of the block
 //   sums                 float [row][column] of the tile; int32 [row][column] for a segment that spans several pieces
 
-constexpr int64_t kCols = 2 * Isa::kLanes;
-constexpr int64_t kPieceQuads = 128;  // tile of one piece: 128 * kCols * 4 bytes = 16 KiB for 16 lanes
+constexpr int64_t kLanes = Isa::kLanes;
+constexpr int64_t kCols = 2 * kLanes;
+constexpr int64_t kChunk = kLanes * 4;  // bytes in a register
+constexpr int64_t kPieceQuads = 128;    // tile of one piece: 128 * kCols * 4 bytes = 16 KiB for 16 lanes
 constexpr int64_t kFloatPieceQuads = 32;
 
 constexpr int64_t kLine = 64;
@@ -94,10 +96,11 @@ void PackPanelRow(const Args& args, const PackedLayout<kB>& layout, const int8_t
   }
 }
 
-template <Codes kB>
+/// Rows in panels of at most kPanelRows.
+template <Codes kB, int64_t kPanelRows>
 void PackCodePanels(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed) {
   const PackedLayout<kB> layout(args, block.rows, false);
-  const Panels panels(block.rows, Isa::kRows);
+  const Panels panels(block.rows, kPanelRows);
   int32_t* start = reinterpret_cast<int32_t*>(static_cast<char*>(packed) + layout.start_offset);
   for (int64_t p = begin; p < end; ++p) {
     const int64_t first = panels.Begin(p), rows = panels.Size(p);
@@ -253,23 +256,22 @@ void ComputeSegments(const Args& args, const Block& block, const uint8_t* b, int
       }
       const int64_t code = s * segment + q * 4;
       const int64_t codes = Min(whole * run * 4, segments * segment - code);
-      const bool last = s + whole >= segments && q + run >= segment_quads;
-      // The next piece's weights are fetched while this one is computed: rows are too far apart for the hardware to
-      // guess.
-      const uint8_t* next = last ? b + kCols * b_row : b + (code + codes) / kCodesPerByte;
+      // Meanwhile the next tile is fetched, from front to back: rows are too far apart for the hardware to guess.
+      const uint8_t* next = b + kCols * (b_row + code / kCodesPerByte);
       Isa::template FillTile<kA, kB>(scratch.tile, b + code / kCodesPerByte, b_row, columns, codes, next);
       ComputePiece<kA, kB>(args, block, parts, static_cast<int>(whole), packed, quads, start, scratch);
     }
   }
 }
 
-/// sums + bias + residual, rounded once to the graph type.
-inline void Finish(const Args& args, const Block& block, const float* sums) {
-  const int64_t columns = Min(kCols, args.n - block.n_begin);
+/// sums [row][kWidth] + bias + residual, rounded once to the graph type.
+template <int64_t kWidth>
+void Finish(const Args& args, const Block& block, const float* sums) {
+  const int64_t columns = Min(kWidth, block.n_end - block.n_begin);
   for (int64_t r = 0; r < block.rows; ++r) {
     for (int64_t c = 0; c < columns; c += Isa::kLanes) {
       const int64_t lanes = Min(Isa::kLanes, columns - c), index = (block.row + r) * args.n + block.n_begin + c;
-      typename Isa::F y = Isa::LoadF(sums + r * kCols + c);
+      typename Isa::F y = Isa::LoadF(sums + r * kWidth + c);
       if (args.bias != nullptr) y = Isa::Add(y, Isa::LoadAny(args.bias, block.n_begin + c, lanes, args.half));
       if (args.residual != nullptr) y = Isa::Add(y, Isa::LoadAny(args.residual, index, lanes, args.half));
       Isa::StoreAny(args.y, index, lanes, args.half, y);
@@ -283,18 +285,18 @@ void RunTile(const Args& args, const Block& block, const void* packed, const Scr
   const char* panels = static_cast<const char*>(packed);
   const int32_t* start = reinterpret_cast<const int32_t*>(panels + layout.start_offset);
   const int64_t columns = Min(kCols, args.n - block.n_begin);
-  Isa::FillScales(scratch.scales, args.b_scale + block.n_begin * args.b_scale_row, args.b_scale_row, args.b_scale_row,
-                  columns);
+  Isa::FillScales(scratch.scales, kCols, args.b_scale + block.n_begin * args.b_scale_row, args.b_scale_row,
+                  args.b_scale_row, columns);
   for (int64_t i = 0; i < block.rows * kCols; i += Isa::kLanes) Isa::StoreF(scratch.sums + i, Isa::SetF(0));
   ComputeSegments<kA, kB>(args, block, args.b + block.n_begin * args.b_row, args.b_row, 0, args.segments, args.segment,
                           0, panels, layout.quads, start, scratch);
   if (args.outliers > 0 && kA != Codes::kFloat) {
-    Isa::FillScales(scratch.scales + args.segments * kCols, args.b_outlier_scale + block.n_begin, 1, 1, columns);
+    Isa::FillScales(scratch.scales + args.segments * kCols, kCols, args.b_outlier_scale + block.n_begin, 1, 1, columns);
     const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + block.n_begin * args.outliers;
     ComputeSegments<kA, Codes::kS8>(args, block, b, args.outliers, args.segments, 1, args.outliers, layout.body_quads,
                                     panels, layout.quads, start, scratch);
   }
-  Finish(args, block, scratch.sums);
+  Finish<kCols>(args, block, scratch.sums);
 }
 
 template <Codes kA, Codes kB>
@@ -311,3 +313,5 @@ int64_t PackedBytes(const Args& args, int64_t rows) {
 }
 
 inline int64_t ScratchBytes(const Args& args, int64_t rows) { return Scratch(nullptr, args, rows).bytes; }
+
+inline bool AcceptsAny(const Shape&) { return true; }

@@ -69,12 +69,13 @@ void Run(const Args& args, const Block& block, const void*, void*) {
   }
 }
 
+bool Any(const Shape&) { return true; }
 int64_t NoBytes(const Args&, int64_t) { return 0; }
 void NoPack(const Args&, const Block&, int64_t, int64_t, void*) {}
 
 template <Codes kA, Codes kB>
 constexpr GemmKernel Make(const char* name) {
-  return {name, kCpuAny, kA, kB, 1, 64, 1, 1, NoBytes, NoBytes, NoPack, Run<kA, kB>};
+  return {name, kCpuAny, kA, kB, 64, 1, 1, Any, NoBytes, NoBytes, NoPack, Run<kA, kB>};
 }
 
 constexpr GemmKernel kTable[] = {
