@@ -11,7 +11,10 @@ export interface RoundedLayer {
   readonly name: string;
   readonly K: number;
   readonly N: number;
-  /** tr(ΔW·H·ΔWᵀ) relative to tr(W·H·Wᵀ): the share of the output's energy that is lost on the calibration data. */
+  /**
+   * tr(ΔW·H·ΔWᵀ) relative to tr(W·H·Wᵀ), over at most 1024 rows: the share of the output's energy that is lost on the calibration
+   * data.
+   */
   readonly loss: number;
   /** The same, rounded to nearest. */
   readonly nearestLoss: number;
