@@ -113,7 +113,10 @@ function quantizedSite(
   merge: string | undefined,
 ): QuantizedSite {
   const groupSize = settings.groupSize === 0 ? 0 : fitted.groupSize;
-  const { format, clip, channelGroup, rounding } = settings;
+  const { format, clip, channelGroup } = settings;
+  // Calibration hands out values of the main graph only.
+  const inside = settings.rounding === 'gptq' && site.graph !== site.graph.model.graph;
+  const rounding = inside ? 'rtn' : settings.rounding;
   const weight = { format, groupSize, clip, channelGroup, outlierChannels: fitted.outlierChannels, rounding };
   return {
     ...describeSite(site),
@@ -121,7 +124,7 @@ function quantizedSite(
     ...(rowOrder ? { rowOrder: encodeOrder(rowOrder) } : {}),
     ...(merge === undefined ? {} : { merge }),
     bytes: packedBytes(site.K, site.N, weight),
-    notes: [],
+    notes: inside ? ['inside a subgraph, where GPTQ sees no rows: rounded to nearest'] : [],
   };
 }
 

@@ -16,7 +16,9 @@ import { hessianGroups, listProducts, parsePlan, roundingPasses } from '../../gr
 import { defaultGptq } from '../../graph-rewrite/recipes/recipe.js';
 import { InferenceSession } from '../../native/js/index.js';
 import { loadNative } from '../../native/js/load.js';
+import { Graph } from '../../graph-rewrite/ir/index.js';
 import { temporaryFolder } from '../helpers/files.js';
+import { TestGraph } from '../helpers/graph.js';
 import { randomStats } from '../helpers/stats.js';
 import { sqnr, zooFeeds, zooPath } from '../helpers/zoo.js';
 
@@ -144,6 +146,27 @@ describe('rounding a model by GPTQ', () => {
       equal(same, parts[0]!.planned.layer === 0, `product ${i}`);
     });
     for (const { name, loss, nearestLoss } of layers) ok(loss < nearestLoss, name);
+  });
+
+  it('leaves layers inside subgraphs to round to nearest, and says so', () => {
+    const g = new TestGraph();
+    const flag = g.input('flag', [1], 'bool');
+    const x = g.input('x', ['rows', 64]);
+    const branch = (name: string) => {
+      const inner = new TestGraph(18, new Graph(g.model, name, g.graph));
+      inner.output(inner.op('MatMul', [x, inner.weight('w', [64, 48])], { name: `${name}_layer` }), ['rows', 48]);
+      return { type: 'graph', value: inner.graph } as const;
+    };
+    const attributes = { then_branch: branch('then'), else_branch: branch('else') };
+    g.output(g.op('If', [flag], { attributes, name: 'if' }), ['rows', 48]);
+    const recipe = withSettings(findRecipe('w4a16'), ['weight.rounding=gptq']);
+    const { sites, predicted } = makePlan(analyze(g.model), undefined, recipe, g.model);
+    for (const site of sites) {
+      ok(site.decision === 'quantize');
+      equal(site.weight.rounding, 'rtn');
+      deepEqual(site.notes, ['inside a subgraph, where GPTQ sees no rows: rounded to nearest']);
+    }
+    equal(predicted.rounding, undefined);
   });
 
   it('refuses a plan with GPTQ when no rounded weights are given', () => {
