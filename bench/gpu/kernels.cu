@@ -1,0 +1,53 @@
+// The kernels behind a plain C interface, for bench/gpu/run.py, which has the peers (PyTorch) in the same process.
+#include <cstring>
+
+#include "ops/norm-quantize/cuda/launch.h"
+#include "ops/quant-gemm/cuda/decode.h"
+#include "ops/quant-gemm/cuda/launch.h"
+
+using namespace lowbit::cuda;
+
+extern "C" {
+
+// Formats: 4 or 8 bits, 0 for float16 activations. Float tensors are float16. Returns the CUDA error, -1 for no kernel.
+// `row_warps` > 0 forces the decode kernel with that configuration.
+__attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers, int group,
+                                                      int a_group, int weight_bits, int a_bits, const void* a,
+                                                      const float* a_scale, const void* b, const uint16_t* b_scale,
+                                                      const int8_t* b_outlier, const uint16_t* b_outlier_scale, void* y,
+                                                      int row_warps, int split, cudaStream_t stream) {
+  GemmArgs args;
+  args.type = DType::kF16;
+  args.weight_format = weight_bits == 4 ? Format::kS4 : Format::kS8;
+  args.a_format = a_bits == 0 ? Format::kNone : a_bits == 4 ? Format::kS4 : Format::kS8;
+  args.m = m, args.n = n, args.k = k, args.outliers = outliers, args.group_size = group, args.a_group_size = a_group;
+  args.a = a, args.a_scale = a_scale, args.b = b, args.b_scale = b_scale;
+  args.b_outlier = b_outlier, args.b_outlier_scale = b_outlier_scale, args.y = y;
+  args.constant_weights = true;
+  if (row_warps > 0) return LaunchDecodeWith(args, {row_warps, split}, stream);
+  const GemmKernel* chosen = ChooseGemmKernel(args, 90, kernel);
+  if (kernel && std::strcmp(chosen->name, kernel) != 0) return -1;
+  return chosen->run(args, stream);
+}
+
+__attribute__((visibility("default"))) const char* bench_choice(int64_t m, int n, int k, int outliers, int group,
+                                                                int a_group, int weight_bits, int a_bits) {
+  GemmArgs args;
+  args.type = DType::kF16;
+  args.weight_format = weight_bits == 4 ? Format::kS4 : Format::kS8;
+  args.a_format = a_bits == 0 ? Format::kNone : a_bits == 4 ? Format::kS4 : Format::kS8;
+  args.m = m, args.n = n, args.k = k, args.outliers = outliers, args.group_size = group, args.a_group_size = a_group;
+  return ChooseGemmKernel(args, 90, nullptr)->name;
+}
+
+__attribute__((visibility("default"))) int bench_norm_quantize(int64_t m, int k, int group, int outliers, const void* x,
+                                                               const void* weight, const int32_t* order, int8_t* q,
+                                                               float* scale, cudaStream_t stream) {
+  NormQuantizeArgs args;
+  args.type = DType::kF16;
+  args.x = x, args.weight = weight, args.reorder_index = order, args.q = q, args.scale = scale, args.rows = m;
+  args.format.channels = k, args.format.group_size = group, args.format.outliers = outliers;
+  args.format.format = group ? Format::kS4 : Format::kS8;
+  return LaunchNormQuantize(args, stream);
+}
+}

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Times the CUDA kernels beside their peers on one GPU: cuBLAS fp16, fp8 and int8 through PyTorch, one process, interleaved.
+
+usage: run.py LIBRARY OUT.json [--sweep] [--quick]
+
+Every method is captured into a CUDA graph of many calls that rotate through copies of the weights (200 MB and more), so
+that L2 does not hold them and launches cost what they cost inside a captured model. A method's time is the median over
+interleaved repeats. Weights' bytes are codes and scales.
+"""
+import ctypes
+import json
+import statistics
+import sys
+
+import torch
+
+lib = ctypes.CDLL(sys.argv[1])
+lib.bench_choice.restype = ctypes.c_char_p
+sweep, quick = "--sweep" in sys.argv, "--quick" in sys.argv
+dev = "cuda"
+torch.manual_seed(0)
+P = ctypes.c_void_p
+
+
+def ptr(t):
+    return P(t.data_ptr()) if t is not None else P(0)
+
+
+class Weights:
+    """Codes of one linear layer, `copies` of them one after the other."""
+
+    def __init__(self, n, k, bits, group, outliers, copies):
+        body = k - outliers
+        self.n, self.k, self.bits, self.group, self.outliers = n, k, bits, group, outliers
+        self.groups = body // group if group else 1
+        rand = lambda *s: torch.randint(-128, 128, s, dtype=torch.int8, device=dev)
+        self.b = [rand(n, body // 2 if bits == 4 else body) for _ in range(copies)]
+        self.scale = [(torch.rand(n, self.groups, device=dev) * 0.01).half() for _ in range(copies)]
+        self.outlier = [rand(n, outliers) for _ in range(copies)] if outliers else [None] * copies
+        self.outlier_scale = [(torch.rand(n, device=dev) * 0.01).half() for _ in range(copies)]
+        self.bytes = self.b[0].numel() + self.scale[0].numel() * 2 + n * outliers + (2 * n if outliers else 0)
+
+
+def ours(w, m, a_bits, kernel=None, row_warps=0, split=0):
+    """A function that runs call i, or None when the kernel does not take the shape."""
+    a_group = w.group if a_bits else 0
+    scales = (w.groups if a_group else 1) + (1 if w.outliers else 0)
+    if a_bits:
+        high = 8 if a_bits == 4 else 128
+        a = torch.randint(-high, high, (m, w.k), dtype=torch.int8, device=dev)
+        a_scale = torch.rand(m, scales, device=dev) * 0.1
+    else:
+        a, a_scale = torch.randn(m, w.k, device=dev, dtype=torch.half), None
+    y = torch.empty(m, w.n, device=dev, dtype=torch.half)
+    name = kernel.encode() if kernel else None
+
+    def call(i):
+        i %= len(w.b)
+        e = lib.bench_gemm(name, ctypes.c_int64(m), w.n, w.k, w.outliers, w.group, a_group, w.bits, a_bits, ptr(a), ptr(a_scale),
+                           ptr(w.b[i]), ptr(w.scale[i]), ptr(w.outlier[i]), ptr(w.outlier_scale[i]), ptr(y), row_warps, split,
+                           P(torch.cuda.current_stream().cuda_stream))
+        if e != 0:
+            raise RuntimeError(f"bench_gemm gave {e}")
+
+    call(0)
+    torch.cuda.synchronize()
+    return call
+
+
+class Method:
+    def __init__(self, name, call, calls):
+        self.name, self.calls, self.times = name, calls, []
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            call(0)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=side):
+            for i in range(calls):
+                call(i)
+        self.graph.replay()
+        torch.cuda.synchronize()
+
+    def time(self):
+        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        a.record()
+        self.graph.replay()
+        b.record()
+        b.synchronize()
+        self.times.append(a.elapsed_time(b) * 1e3 / self.calls)
+
+    @property
+    def us(self):
+        return statistics.median(self.times)
+
+
+def measure(makers, calls, repeats):
+    """Methods by name; a method that cannot run is reported and left out."""
+    methods = []
+    for name, make in makers.items():
+        try:
+            methods.append(Method(name, make(), calls))
+        except Exception as e:  # a peer may lack a shape; ours must not
+            print(f"  {name}: {str(e)[:100]}")
+    for _ in range(repeats):
+        for m in methods:
+            m.time()
+    return {m.name: m.us for m in methods}
+
+
+def copy_bandwidth():
+    a = torch.empty(2**31, dtype=torch.uint8, device=dev)
+    b = torch.empty_like(a)
+    t = measure({"copy": lambda: lambda i: b.copy_(a)}, 2, 5)["copy"]
+    return 2 * a.numel() / t / 1e6
+
+
+def peers(m, n, k, copies):
+    x = torch.randn(m, k, device=dev, dtype=torch.half)
+    ws = [torch.randn(n, k, device=dev, dtype=torch.half) * 0.02 for _ in range(copies)]
+    y = torch.empty(m, n, device=dev, dtype=torch.half)
+    w8 = [w.to(torch.float8_e4m3fn) for w in ws]
+    x8, one = x.to(torch.float8_e4m3fn), torch.ones((), device=dev)
+    wi, xi = [(w * 1000).to(torch.int8) for w in ws], (x * 20).to(torch.int8)
+    found = {"cublas_fp16": lambda: lambda i: torch.matmul(x, ws[i % copies].t(), out=y),
+             "cublas_fp8": lambda: lambda i: torch._scaled_mm(x8, w8[i % copies].t(), scale_a=one, scale_b=one, out_dtype=torch.half)}
+    if m > 16:
+        found["cublas_int8"] = lambda: lambda i: torch._int_mm(xi, wi[i % copies].t())
+    return found
+
+
+shapes = [(4096, 4096), (4096, 11008), (11008, 4096), (8192, 28672)]
+tokens = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
+if quick:
+    shapes, tokens = [(4096, 4096), (4096, 11008)], [1, 16, 64, 256, 1024, 2048, 4096]
+copy = copy_bandwidth()
+result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_GBps": copy, "gemm": [], "norm": [], "sweep": []}
+print(f"{result['device']}, copy {copy:.0f} GB/s (read and written)")
+for k, n in shapes:
+    copies = max(2, int(2.2e8 / (n * k / 2)))
+    few = min(copies, max(2, int(3e8 / (n * k))))
+    atom = Weights(n, k, 4, 128, 128, copies)
+    g128 = Weights(n, k, 4, 128, 0, copies)
+    channel = Weights(n, k, 8, 0, 0, few)
+    for m in tokens:
+        makers = peers(m, n, k, few)
+        makers["atom_w4a4"] = lambda: ours(atom, m, 4)
+        makers["w4a4_g128"] = lambda: ours(g128, m, 4)
+        makers["w8a8"] = lambda: ours(channel, m, 8)
+        makers["w4a16"] = lambda: ours(g128, m, 0)
+        flop = 2e-6 * m * n * k
+        calls = max(4, min(2 * copies, int(3e3 / max(flop / 6e2, 5))))
+        t = measure(makers, calls, 7)
+        row = {"M": m, "K": k, "N": n, "us": t, "atom_bytes": atom.bytes,
+               "kernel": lib.bench_choice(ctypes.c_int64(m), n, k, 128, 128, 128, 4, 4).decode()}
+        result["gemm"].append(row)
+        text = " ".join(f"{name} {us:.1f}us({flop / us:.0f}T)" for name, us in t.items())
+        gb = atom.bytes / t["atom_w4a4"] / 1e3
+        print(f"{m} {k} {n} | {text} | atom {gb:.0f} GB/s = {100 * gb / copy:.0f}% copy, {t['cublas_fp16'] / t['atom_w4a4']:.2f}x fp16", flush=True)
+    if sweep:
+        for m in (1, 16, 64):
+            makers = {f"{rw}x{sp}": (lambda rw=rw, sp=sp: ours(atom, m, 4, row_warps=rw, split=sp)) for rw in (1, 2, 4, 8) for sp in (1, 2, 4, 8)}
+            t = measure(makers, 2 * copies, 3)
+            result["sweep"].append({"M": m, "K": k, "N": n, "us": t})
+            print(f"sweep {m} {k} {n} " + " ".join(f"{c}:{us:.1f}" for c, us in sorted(t.items(), key=lambda e: e[1])[:8]), flush=True)
+    del atom, g128, channel
+    torch.cuda.empty_cache()
+
+for m in (1, 64, 1024, 2048, 8192):
+    k = 4096
+    sets = max(2, int(3e8 / (m * k * 3)) if m > 1 else 8)
+    xs = [torch.randn(m, k, device=dev, dtype=torch.half) for _ in range(sets)]
+    w = torch.ones(k, device=dev, dtype=torch.half)
+    order = torch.randperm(k, device=dev).int()
+    q = [torch.empty(m, k, device=dev, dtype=torch.int8) for _ in range(sets)]
+    s = torch.empty(m, 32, device=dev)
+
+    def norm(group, outliers, order):
+        return lambda: lambda i: lib.bench_norm_quantize(ctypes.c_int64(m), k, group, outliers, ptr(xs[i % sets]), ptr(w), ptr(order), ptr(q[i % sets]), ptr(s), P(torch.cuda.current_stream().cuda_stream))
+
+    t = measure({"reorder_g128_o128": norm(128, 128, order), "g128": norm(128, 0, None), "per_token": norm(0, 0, None)}, max(sets, 20), 5)
+    moved = m * k * 3 + m * 32 * 4
+    result["norm"].append({"M": m, "K": k, "us": t, "bytes": moved})
+    print(f"norm_quantize M {m} K {k} " + " ".join(f"{name} {us:.2f}us {moved / us / 1e3:.0f}GB/s={100 * moved / us / 1e3 / copy:.0f}%" for name, us in t.items()), flush=True)
+json.dump(result, open(sys.argv[2], "w"), indent=1)

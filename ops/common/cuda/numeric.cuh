@@ -1,0 +1,106 @@
+// Exact binary32 arithmetic of ops/formats/README.md on the device: conversions, activations, and one segment's scale.
+// Every operation is an intrinsic that rounds once, so no compiler flag can contract or reassociate it.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "ops/common/cuda/types.h"
+
+namespace lowbit::cuda {
+
+__device__ __forceinline__ float Widen(float x) { return x; }
+__device__ __forceinline__ float Widen(__half x) { return __half2float(x); }
+__device__ __forceinline__ float Widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <class T>
+__device__ __forceinline__ T Narrow(float x);
+template <>
+__device__ __forceinline__ float Narrow<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __half Narrow<__half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 Narrow<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// exp as the README writes it: range reduction in two steps, a degree 6 polynomial, exponent addition.
+__device__ __forceinline__ float Exp(float x) {
+  if (x <= -86.0f) return 0.0f;
+  const float clamped = x >= 88.0f ? 88.0f : x;
+  const float n = rintf(__fmul_rn(clamped, 1.44269502f));
+  const float r = __fsub_rn(__fsub_rn(clamped, __fmul_rn(n, 0.693359375f)), __fmul_rn(n, -2.12194440e-4f));
+  float p = 1.0f / 720.0f;
+  p = __fadd_rn(__fmul_rn(p, r), 1.0f / 120.0f);
+  p = __fadd_rn(__fmul_rn(p, r), 1.0f / 24.0f);
+  p = __fadd_rn(__fmul_rn(p, r), 1.0f / 6.0f);
+  p = __fadd_rn(__fmul_rn(p, r), 0.5f);
+  p = __fadd_rn(__fmul_rn(p, r), 1.0f);
+  p = __fadd_rn(__fmul_rn(p, r), 1.0f);
+  if (x != x) return x;
+  return __int_as_float(__float_as_int(p) + (static_cast<int>(n) << 23));
+}
+
+__device__ __forceinline__ float Sigmoid(float x, float u) { return __fdiv_rn(x, __fadd_rn(1.0f, Exp(-u))); }
+
+// Abramowitz and Stegun 7.1.26.
+__device__ __forceinline__ float Gelu(float x) {
+  const float z = __fmul_rn(fabsf(x), 0.707106781f);
+  const float t = __fdiv_rn(1.0f, __fadd_rn(1.0f, __fmul_rn(0.3275911f, z)));
+  float e = __fmul_rn(1.061405429f, t);
+  e = __fmul_rn(__fsub_rn(e, 1.453152027f), t);
+  e = __fmul_rn(__fadd_rn(e, 1.421413741f), t);
+  e = __fmul_rn(__fsub_rn(e, 0.284496736f), t);
+  e = __fmul_rn(__fadd_rn(e, 0.254829592f), t);
+  e = __fmul_rn(e, Exp(-__fmul_rn(z, z)));
+  const float half_e = __fmul_rn(0.5f, e);
+  return __fmul_rn(x, x < 0.0f ? half_e : __fsub_rn(1.0f, half_e));
+}
+
+__device__ __forceinline__ float GeluTanh(float x) {
+  const float cube = __fmul_rn(__fmul_rn(x, x), x);
+  const float u = __fmul_rn(0.7978845608f, __fadd_rn(x, __fmul_rn(0.044715f, cube)));
+  return Sigmoid(x, __fadd_rn(u, u));
+}
+
+__device__ __forceinline__ float Activate(Activation kind, float x) {
+  switch (kind) {
+    case Activation::kSilu:
+      return Sigmoid(x, x);
+    case Activation::kGelu:
+      return Gelu(x);
+    case Activation::kGeluTanh:
+      return GeluTanh(x);
+    case Activation::kRelu:
+      return x > 0.0f ? x : (x != x ? x : 0.0f);
+    case Activation::kNone:
+      break;
+  }
+  return x;
+}
+
+// A segment's scale and its reciprocal from the largest magnitude's bit pattern.
+struct SegmentScale {
+  float scale;
+  float inv;  // 0 where every code is 0
+};
+
+__device__ __forceinline__ SegmentScale ScaleOf(uint32_t amax_bits, float clip_over_qmax) {
+  if (amax_bits >= 0x7f800000u) return {__uint_as_float(0x7fc00000u), 0.0f};
+  if (amax_bits < 0x0d800000u) return {1.0f, 0.0f};  // below 2^-100
+  const float scale = __fmul_rn(__uint_as_float(amax_bits), clip_over_qmax);
+  return {scale, __fdiv_rn(1.0f, scale)};
+}
+
+// qmin and qmax bound the code; a NaN can only meet inv == 0, where the code is 0.
+__device__ __forceinline__ int CodeOf(float x, float inv, int qmin, int qmax) {
+  if (inv == 0.0f) return 0;
+  return min(max(__float2int_rn(__fmul_rn(x, inv)), qmin), qmax);
+}
+
+}  // namespace lowbit::cuda

@@ -1,0 +1,56 @@
+// Host side of the row kernels: what a launch needs besides pointers.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "ops/common/cuda/row_quantize.cuh"
+
+namespace lowbit::cuda {
+
+inline RowTarget MakeRowTarget(const RowFormat& f, const int32_t* reorder_index, int8_t* q, float* scale) {
+  RowTarget t;
+  t.format = f;
+  t.reorder_index = reorder_index;
+  t.q = q;
+  t.scale = scale;
+  t.qmax = f.format == Format::kS4 ? 7.0f : 127.0f;
+  t.qmin = -t.qmax - 1.0f;
+  t.body_factor = f.clip / t.qmax;
+  t.outlier_factor = 1.0f / 127.0f;
+  const int body_units = f.body() / kUnitChannels;
+  const int units = f.group_size ? f.group_size / kUnitChannels : body_units;
+  t.merge_lanes = units > 0 ? std::min(32, units & -units) : 1;
+  t.one_pass = f.group_size > 0 && t.merge_lanes == units && f.outliers <= f.group_size &&
+               f.outliers % kUnitChannels == 0 && f.body() % kUnitChannels == 0;
+  return t;
+}
+
+// Enough blocks to fill the device, each then walks over rows.
+template <class Kernel>
+cudaError_t PersistentRowGrid(Kernel kernel, size_t shared_bytes, int64_t rows, int* blocks) {
+  int device = 0, sms = 0, per_sm = 0;
+  cudaError_t e = cudaGetDevice(&device);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  if (e == cudaSuccess) {
+    e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  }
+  if (e == cudaSuccess) e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, kRowThreads, shared_bytes);
+  *blocks = static_cast<int>(std::min<int64_t>(rows, static_cast<int64_t>(sms) * std::max(per_sm, 1)));
+  return e;
+}
+
+template <class Fn>
+cudaError_t WithType(DType type, Fn&& fn) {
+  switch (type) {
+    case DType::kF32:
+      return fn(float{});
+    case DType::kF16:
+      return fn(__half{});
+    case DType::kBF16:
+      return fn(__nv_bfloat16{});
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace lowbit::cuda

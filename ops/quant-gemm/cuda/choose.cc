@@ -1,0 +1,40 @@
+// The QuantGemm kernels for CUDA, the best first.
+#include <cstring>
+
+#include "ops/quant-gemm/cuda/launch.h"
+
+namespace lowbit::cuda {
+namespace {
+
+// Below this many tokens reading the weights takes longer than multiplying them.
+constexpr int64_t kFewTokens = 64;
+
+bool Anything(const GemmArgs&) { return true; }
+bool ManyS8(const GemmArgs& args) { return args.m > kFewTokens && AcceptsS8Sm90(args); }
+bool ManyGroup(const GemmArgs& args) { return args.m > kFewTokens && AcceptsGroupSm90(args); }
+
+}  // namespace
+
+const GemmKernel kGemmKernels[] = {
+    {"s8s8_wgmma__sm90", 90, 90, ManyS8, AcceptsS8Sm90, LaunchS8Sm90},
+    {"s8s4_wgmma__sm90", 90, 90, ManyGroup, AcceptsGroupSm90, LaunchGroupSm90},
+    {"s4s4_mma__sm80", 80, 89, AcceptsS4Sm80, AcceptsS4Sm80, LaunchS4Sm80},
+    {"s8s4_mma__sm80", 80, 1000, AcceptsDecode, AcceptsDecode, LaunchDecode},
+    {"f16s4_mma__sm80", 80, 1000, AcceptsWeightOnly, AcceptsWeightOnly, LaunchWeightOnly},
+    {"portable__cuda", 0, 1000, Anything, Anything, LaunchPortable},
+};
+const int kGemmKernelCount = sizeof(kGemmKernels) / sizeof(kGemmKernels[0]);
+
+const GemmKernel* ChooseGemmKernel(const GemmArgs& args, int arch, const char* forced) {
+  const GemmKernel* const end = kGemmKernels + kGemmKernelCount;
+  for (const GemmKernel* k = kGemmKernels; forced && k != end; ++k) {
+    // INT4 instructions run on newer chips too, only slowly: a forced kernel may exceed max_arch, except Hopper's own.
+    const bool runs = arch >= k->min_arch && (arch <= k->max_arch || k->min_arch < 90);
+    if (std::strcmp(k->name, forced) == 0 && runs && k->accepts(args)) return k;
+  }
+  const GemmKernel* k = kGemmKernels;
+  while (arch < k->min_arch || arch > k->max_arch || !k->prefers(args)) ++k;
+  return k;
+}
+
+}  // namespace lowbit::cuda

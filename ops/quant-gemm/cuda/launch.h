@@ -1,0 +1,71 @@
+// QuantGemm on the device: the facts of a product, the kernels there are, and the choice among them.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "ops/common/cuda/types.h"
+
+namespace lowbit::cuda {
+
+// y[m, n] = bias[n] + residual[m, n] + sum over segments; layouts as in ops/formats/README.md. All pointers are on the
+// device; a, bias, residual and y are in `type` where they are floats.
+struct GemmArgs {
+  DType type = DType::kF32;
+  Format weight_format = Format::kS4;
+  Format a_format = Format::kS8;       // kNone: a holds floats (weight-only)
+  int64_t m = 0;
+  int n = 0;
+  int k = 0;                           // including outliers
+  int outliers = 0;                    // O
+  int group_size = 0;                  // of the weights; 0: per channel
+  int a_group_size = 0;                // of the activations; 0: per token
+  const void* a = nullptr;             // [M, K] codes or floats
+  const float* a_scale = nullptr;      // [M, S]
+  const void* b = nullptr;             // [N, ceil((K-O)/2)] nibbles or [N, K-O] bytes
+  const uint16_t* b_scale = nullptr;   // float16 [N, groups]
+  const int8_t* b_outlier = nullptr;   // [N, O]
+  const uint16_t* b_outlier_scale = nullptr;  // float16 [N]
+  const void* bias = nullptr;          // [N] or null
+  const void* residual = nullptr;      // [M, N] or null
+  void* y = nullptr;                   // [M, N]
+  bool constant_weights = false;       // b and its scales are never written: may be read before the stream is reached
+
+  constexpr int body() const { return k - outliers; }
+  // Channels of a body segment: both sides' scales are constant on it.
+  constexpr int segment() const { return group_size ? group_size : a_group_size ? a_group_size : body(); }
+  constexpr int segments() const { return body() / segment(); }
+  constexpr int a_scales() const { return (a_group_size ? body() / a_group_size : 1) + (outliers > 0 ? 1 : 0); }
+  constexpr int b_scales() const { return group_size ? body() / group_size : 1; }
+};
+
+// One kernel, as the choice and the force variable see it. Tables are ordered: the first that prefers the product is taken.
+struct GemmKernel {
+  const char* name;
+  int min_arch, max_arch;  // compute capability x 10, inclusive
+  bool (*prefers)(const GemmArgs& args);  // is the right one
+  bool (*accepts)(const GemmArgs& args);  // gives the right result
+  cudaError_t (*run)(const GemmArgs& args, cudaStream_t stream);
+};
+
+extern const GemmKernel kGemmKernels[];
+extern const int kGemmKernelCount;
+
+// The kernel for these facts on a device of this architecture. `forced`, a kernel's name, is taken if it accepts; null
+// lets the table decide. Never null: the portable kernel accepts everything.
+const GemmKernel* ChooseGemmKernel(const GemmArgs& args, int arch, const char* forced);
+
+// Kernels' entry points; each is asynchronous on `stream` and neither allocates nor synchronizes.
+bool AcceptsDecode(const GemmArgs& args);
+cudaError_t LaunchDecode(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsGroupSm90(const GemmArgs& args);
+cudaError_t LaunchGroupSm90(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsS8Sm90(const GemmArgs& args);
+cudaError_t LaunchS8Sm90(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsS4Sm80(const GemmArgs& args);
+cudaError_t LaunchS4Sm80(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsWeightOnly(const GemmArgs& args);
+cudaError_t LaunchWeightOnly(const GemmArgs& args, cudaStream_t stream);
+cudaError_t LaunchPortable(const GemmArgs& args, cudaStream_t stream);
+
+}  // namespace lowbit::cuda

@@ -1,0 +1,20 @@
+// Runs the kernels' checks on the GPU. usage: gpu_test [--quick] [--rows|--gemm]
+#include "test/gpu/check.h"
+
+int main(int argc, char** argv) {
+  bool quick = false, rows = true, gemm = true;
+  for (int i = 1; i < argc; ++i) {
+    if (!std::strcmp(argv[i], "--quick")) quick = true;
+    if (!std::strcmp(argv[i], "--rows")) gemm = false;
+    if (!std::strcmp(argv[i], "--gemm")) rows = false;
+  }
+  cudaDeviceProp device{};
+  CHECK_CUDA(cudaGetDeviceProperties(&device, 0));
+  std::printf("%s, compute capability %d.%d, %d multiprocessors\n", device.name, device.major, device.minor,
+              device.multiProcessorCount);
+  lowbit::test::Tally tally;
+  if (rows) lowbit::test::TestRows(tally, quick);
+  if (gemm) lowbit::test::TestGemm(tally, quick);
+  std::printf("%d checks passed, %d failed\n", tally.passed, tally.failed);
+  return tally.failed == 0 ? 0 : 1;
+}
