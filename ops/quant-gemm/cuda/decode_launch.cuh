@@ -14,7 +14,9 @@ inline bool DecodeTakes(const GemmArgs& args, int activation_bytes) {
   const int block_channels = nibbles ? 2 * kBlockBytes : kBlockBytes;
   const int segment = args.segment();
   const bool blocks = args.body() > 0 && args.body() % block_channels == 0 && args.outliers % kBlockBytes == 0;
-  const bool groups = args.segments() == 1 || segment % block_channels == 0 || (nibbles && (segment == 32 || segment == 64));
+  const int unit = segment / block_channels;  // a power of two, so that a block's segment is a shift away
+  const bool groups = args.segments() == 1 || (segment % block_channels == 0 && (unit & (unit - 1)) == 0) ||
+                      (nibbles && (segment == 32 || segment == 64));
   return blocks && groups && args.k <= 65536 && CopyEngineTakes(args.a, static_cast<uint64_t>(args.k) * activation_bytes) &&
          CopyEngineTakes(args.b, args.body()) && reinterpret_cast<uintptr_t>(args.b_outlier) % 16 == 0;
 }
@@ -30,28 +32,29 @@ inline DecodePlan MakeDecodePlan(const GemmArgs& args, DecodeConfig config) {
   p.whole = args.segments() == 1;
   p.subs = p.whole ? 1 : std::max(1, p.block_channels / args.segment());
   p.unit_blocks = p.whole ? 1 : std::max(1, args.segment() / p.block_channels);
-  p.units = p.body_blocks / p.unit_blocks + (p.outlier_blocks > 0 ? 1 : 0);
+  while (1 << p.unit_shift < p.unit_blocks) ++p.unit_shift;
   return p;
 }
 
-// Fills in the shared memory's layout; returns its bytes.
+// Fills in the slices and the shared memory's layout; returns its bytes.
 template <class Math, int kTiles>
-size_t LayOutShared(DecodePlan& p) {
-  const int rows = 16 * p.config.row_warps, slices = kDecodeWarps / p.config.row_warps;
+size_t LayOut(DecodePlan& p) {
+  const int rows = 16 * p.config.row_warps, block_slices = p.block_slices(), slices = block_slices * p.config.split;
+  const int units = p.body_blocks / p.unit_blocks + (p.outlier_blocks > 0 ? 1 : 0);
+  for (int i = 0; i <= slices; ++i) {
+    const int unit = static_cast<int>(static_cast<int64_t>(units) * i / slices);
+    p.slice_begin[i] = static_cast<uint16_t>(unit == units ? p.body_blocks + p.outlier_blocks : unit * p.unit_blocks);
+  }
   int channels = 0, scales = 0;
-  const auto slot = [&](int k) {
-    return k >= p.args.body() ? p.args.a_scales() - 1 : p.args.a_group_size ? k / p.args.a_group_size : 0;
-  };
   for (int rank = 0; rank < p.config.split; ++rank) {
-    const int begin = p.channel(p.first_block(p.unit_of_slice(rank * slices)));
-    const int end = p.channel(p.first_block(p.unit_of_slice((rank + 1) * slices)));
-    channels = std::max(channels, end - begin);
-    scales = std::max(scales, slot(std::max(end - 1, begin)) - slot(begin) + 1);
+    const int begin = p.slice_begin[rank * block_slices], end = p.slice_begin[(rank + 1) * block_slices];
+    if (begin == end) continue;
+    channels = std::max(channels, p.channel(end) - p.channel(begin));
+    scales = std::max(scales, p.scale_slot(end - 1) + p.subs - p.scale_slot(begin));
   }
   p.row_stride = channels * Math::kActivationBytes + 16;  // + 16: neighbouring tokens start in different banks
-  p.scale_slots = p.args.a_scale ? scales : 0;
-  const size_t staged = static_cast<size_t>(8 * kTiles) * p.row_stride + static_cast<size_t>(p.scale_slots) * 8 * kTiles * 4;
-  const size_t sums = static_cast<size_t>(slices) * 8 * kTiles * rows * 4;
+  const size_t staged = static_cast<size_t>(8 * kTiles) * (p.row_stride + (p.args.a_scale ? 4 * scales : 0));
+  const size_t sums = static_cast<size_t>(block_slices) * 8 * kTiles * rows * 4;
   p.reduce_offset = p.whole ? static_cast<int>(sums) : 0;
   return std::max(staged, p.whole && p.args.outliers ? 2 * sums : sums);
 }
@@ -75,10 +78,10 @@ inline cudaError_t QueryDecodeDevice(DecodeDevice* d) {
 template <class Math, int kTiles>
 cudaError_t LaunchDecodeTiles(DecodePlan plan, const DecodeDevice& device, cudaStream_t stream) {
   if (!device.clusters) plan.config.split = 1;
-  size_t shared_bytes = LayOutShared<Math, kTiles>(plan);
+  size_t shared_bytes = LayOut<Math, kTiles>(plan);
   while (shared_bytes > device.shared_limit && device.clusters && plan.config.split < 8) {
     plan.config.split *= 2;
-    shared_bytes = LayOutShared<Math, kTiles>(plan);
+    shared_bytes = LayOut<Math, kTiles>(plan);
   }
   if (shared_bytes > device.shared_limit) {  // fewer tokens a block
     if constexpr (kTiles > 1) {
@@ -88,7 +91,9 @@ cudaError_t LaunchDecodeTiles(DecodePlan plan, const DecodeDevice& device, cudaS
     }
   }
   constexpr int kDepth = kTiles == 1 || (kTiles == 2 && std::is_same_v<Math, CodeMath>) ? 4 : 2;
-  auto* kernel = DecodeKernel<Math, kTiles, kDepth>;
+  auto* kernel = !plan.nibbles    ? DecodeKernel<Math, kTiles, kDepth, false, false>
+                 : plan.subs == 1 ? DecodeKernel<Math, kTiles, kDepth, true, false>
+                                  : DecodeKernel<Math, kTiles, kDepth, true, true>;
   const cudaError_t e =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (e != cudaSuccess) return e;

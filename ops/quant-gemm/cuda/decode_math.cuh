@@ -21,9 +21,10 @@ struct CodeMath {
   static constexpr bool kPacked = false;
   static constexpr float kNibbleFactor = 1.0f / 16.0f;
 
-  // Eight activations as two words, in the order of nibbles.
-  __device__ __forceinline__ static uint2 NibbleOrder(uint2 v) {
-    return make_uint2(__byte_perm(v.x, v.y, 0x6420), __byte_perm(v.x, v.y, 0x7531));
+  // 16 bytes of activations in the order of nibbles.
+  __device__ __forceinline__ static uint4 NibbleOrder(uint4 v) {
+    return make_uint4(__byte_perm(v.x, v.y, 0x6420), __byte_perm(v.x, v.y, 0x7531), __byte_perm(v.z, v.w, 0x6420),
+                      __byte_perm(v.z, v.w, 0x7531));
   }
 
   // acc[t] += weights . activations for one block. `staged` is this thread's place in token tile 0, `tile_stride` the bytes

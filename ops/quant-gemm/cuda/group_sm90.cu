@@ -4,14 +4,15 @@
 // left operand from registers and the weights are what has to be unpacked. A block is 128 channels x 128 tokens:
 //
 //   warp 0          copy engine: tokens [128 x 128 B, half of them from the cluster's other block] and weights [128 x 64 B]
-//   warps 1 ... 3   scales of a step (every third one each) into shared memory, as floats
-//   warpgroups 1, 2 unpack the next step's weights while the tensor cores work on this one, then add the finished group's
-//                   integer sums, times both scales, to the result in binary32. The two warpgroups take turns by
-//                   themselves: one's promotion runs under the other's wgmma.
+//   warps 1 ... 3   every third step each: put its nibbles, in place, in the order of wgmma's fragments, and its scales as
+//                   floats into shared memory
+//   warpgroups 1, 2 64 channels each: widen the next step's weights and load those after while the tensor cores work on
+//                   this one, then add the finished group's integer sums, times both scales, to the result in
+//                   binary32. The two warpgroups take turns by themselves: one's promotion runs under the other's wgmma.
 //
 // A step is 64 bytes of weights per channel: 128 channels of nibbles, or 64 of bytes (s8 bodies and outliers).
-// Nibbles become bytes of 16 times their value (one shift, two masks, two permutes for eight of them); 1/16 is in the
-// weight's scale, exactly. A group of 32 or 64 is promoted inside a step (kSubs 4 or 2).
+// Nibbles become bytes of 16 times their value (a shift and two masks for eight of them); 1/16 is in the weight's scale,
+// exactly. A group of 32 or 64 is promoted inside a step (kSubs 4 or 2).
 #include <algorithm>
 #include <type_traits>
 
@@ -27,6 +28,9 @@ constexpr int kStepBytes = 64;                 // of a weight row
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kTokenBytes = kTokens * 128, kWeightBytes = kChannels * kStepBytes;
 constexpr int kMathWarps = 8;
+// Token scales lie by quarter q of a warp's columns, so that a thread finds the ones of two column blocks in one load:
+// token 8j + 2q + e at q * kQuarter + 2j + e. The padding puts the quarters into different banks.
+constexpr int kQuarter = 36;
 
 struct GroupPlan {
   GemmArgs args;
@@ -34,7 +38,6 @@ struct GroupPlan {
   int body_steps = 0, outlier_steps = 0;
   int step_channels = 0;   // of a body step: 128 or 64
   int segment_steps = 0;   // body steps between promotions
-  float body_factor = 1;   // 1/16 for nibbles
 };
 
 template <int kSubs>
@@ -42,9 +45,11 @@ struct alignas(1024) Shared {
   static constexpr int kStages = kSubs == 4 ? 7 : 8;
   uint8_t tokens[kStages][kTokenBytes];
   uint8_t weights[kStages][kWeightBytes];
-  float token_scale[kStages][kSubs][kTokens];
+  float token_scale[kStages][kSubs][4 * kQuarter];
   float weight_scale[kStages][kSubs][kChannels];
-  uint64_t full[kStages], empty[kStages];
+  uint64_t full[kStages];   // the copy engine has written tokens and weights
+  uint64_t ready[kStages];  // weights are reordered and scales are there
+  uint64_t empty[kStages];  // both blocks' warpgroups are done with the stage
 };
 
 template <int kSubs>
@@ -73,9 +78,18 @@ __device__ __forceinline__ void ProduceTiles(const GroupPlan& plan, Shared<kSubs
   }
 }
 
-// Warp `helper` of three writes the scales of every third step; the others' turns it only counts.
-template <int kSubs>
-__device__ __forceinline__ void ProduceScales(const GroupPlan& plan, Shared<kSubs>& s, int helper, uint32_t rank) {
+// A 16-byte chunk of nibbles is 32 channels. In fragment order, word q holds channels 4q ... 4q+3 in its low nibbles and
+// 16+4q ... 16+4q+3 in its high ones: what thread q of four feeds to wgmma.
+__device__ __forceinline__ uint4 FragmentOrder(uint4 w) {
+  const auto low = [](uint32_t a, uint32_t b) { return (a & 0x0f0f0f0fu) | (b & 0xf0f0f0f0u); };
+  const uint32_t e0 = low(w.x, w.z << 4), o0 = low(w.x >> 4, w.z), e1 = low(w.y, w.w << 4), o1 = low(w.y >> 4, w.w);
+  return make_uint4(__byte_perm(e0, o0, 0x5140), __byte_perm(e0, o0, 0x7362), __byte_perm(e1, o1, 0x5140),
+                    __byte_perm(e1, o1, 0x7362));
+}
+
+// Warp `helper` of three prepares every third step; the others' turns it only counts.
+template <int kSubs, bool kNibbles>
+__device__ __forceinline__ void PrepareSteps(const GroupPlan& plan, Shared<kSubs>& s, int helper, uint32_t rank) {
   const GemmArgs& args = plan.args;
   RingPosition<Shared<kSubs>::kStages> ring;
   const int lane = threadIdx.x % 32;
@@ -85,73 +99,73 @@ __device__ __forceinline__ void ProduceScales(const GroupPlan& plan, Shared<kSub
   for (int tile = blockIdx.x / kClusterBlocks; tile < plan.tiles.count(); tile += gridDim.x / kClusterBlocks) {
     int token_tile, pair;
     plan.tiles.Locate(tile, &token_tile, &pair);
-    const int64_t m0 = static_cast<int64_t>(token_tile) * kTokens;
-    const int n0 = (pair * kClusterBlocks + static_cast<int>(rank)) * kChannels;
+    const int64_t m0 = static_cast<int64_t>(token_tile) * kTokens + lane;
+    const int n0 = (pair * kClusterBlocks + static_cast<int>(rank)) * kChannels + lane;
+    const int tokens_left = static_cast<int>(min(args.m - m0, static_cast<int64_t>(kTokens)));
+    const int channels_left = args.n - n0;
+    const float* a_scale = args.a_scale + m0 * a_scales;
     for (int step = 0; step < steps; ++step, ring.Advance(), turn = turn == 2 ? 0 : turn + 1) {
       if (turn != helper) continue;
       const bool body = step < plan.body_steps;
-      // With one set of scales a step, their loads are under way while the stage is still in use.
-      if (kSubs > 1) BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
-#pragma unroll 1
+      const int segment = plan.segment_steps == 1 ? step : step / plan.segment_steps;
+      const uint16_t* b_scale = body ? args.b_scale + static_cast<int64_t>(n0) * b_scales : args.b_outlier_scale + n0;
+      const int b_stride = body ? b_scales : 1;
+      float token[kSubs][4];
+      uint16_t weight[kSubs][4];
+#pragma unroll
       for (int sub = 0; sub < kSubs; ++sub) {
-        const int k = step * plan.step_channels + sub * (plan.step_channels / kSubs);
-        const int a_index = !body ? a_scales - 1 : args.a_group_size ? k / args.a_group_size : 0;
-        const int b_index = args.group_size ? k / args.group_size : 0;
-        float token[4], weight[4];
+        const int a_index = !body ? a_scales - 1 : args.a_group_size ? segment * kSubs + sub : 0;
+        const int b_index = body && args.group_size ? segment * kSubs + sub : 0;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int64_t m = m0 + lane + 32 * i;
-          const int n = n0 + lane + 32 * i;
-          token[i] = m < args.m ? __ldg(args.a_scale + m * a_scales + a_index) : 0.0f;
-          const uint16_t* from =
-              body ? args.b_scale + static_cast<int64_t>(n) * b_scales + b_index : args.b_outlier_scale + n;
-          weight[i] = n < args.n ? Widen(__ushort_as_half(__ldg(from))) : 0.0f;
-        }
-        if (kSubs == 1) BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          s.token_scale[ring.stage][sub][lane + 32 * i] = token[i];
-          s.weight_scale[ring.stage][sub][lane + 32 * i] = body ? weight[i] * plan.body_factor : weight[i];
+          token[sub][i] = 32 * i < tokens_left ? __ldg(a_scale + 32 * i * a_scales + a_index) : 0.0f;
+          weight[sub][i] = 32 * i < channels_left ? __ldg(b_scale + 32 * i * b_stride + b_index) : 0;
         }
       }
+      BarrierWait(&s.full[ring.stage], ring.parity);
+      if (kNibbles && body) {
+        uint4* chunks = reinterpret_cast<uint4*>(s.weights[ring.stage]) + lane;
+#pragma unroll 4
+        for (int i = 0; i < kWeightBytes / 512; ++i) chunks[32 * i] = FragmentOrder(chunks[32 * i]);
+      }
+#pragma unroll
+      for (int sub = 0; sub < kSubs; ++sub) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          s.token_scale[ring.stage][sub][lane / 2 % 4 * kQuarter + 2 * (lane / 8 + 4 * i) + lane % 2] = token[sub][i];
+          const float w = Widen(__ushort_as_half(weight[sub][i]));
+          s.weight_scale[ring.stage][sub][lane + 32 * i] = kNibbles && body ? w * (1.0f / 16.0f) : w;
+        }
+      }
+      FenceAsyncProxy();  // the copy engine overwrites the stage later
       __syncwarp();
-      if (lane == 0) BarrierArrive(&s.full[ring.stage]);
+      if (lane == 0) BarrierArrive(&s.ready[ring.stage]);
     }
   }
 }
 
-// One step's weights of this thread as wgmma's left operand: rows r and r + 8 of the warp's 16, four blocks of 32
-// channels. The copy engine wrote 16-byte chunk c of row r at c ^ ((r >> 1) & 3).
-//
-//   nibbles: bytes 2q, 2q+1 of each 8-byte half of chunk i are channels 4q ... 4q+3 and 16+4q ... of block i
-//   bytes:   word q of chunks 2i and 2i+1 are the same channels of block i
+// One step's weights of this thread as they lie in shared memory: [pair of chunks][rows r and r + 8 of the first chunk,
+// then of the second]. The copy engine wrote 16-byte chunk c of row r at c ^ ((r >> 1) & 3); `address` is this lane's
+// row and first chunk for ldmatrix.
+__device__ __forceinline__ void LoadWeights(uint32_t address, uint32_t (&raw)[2][4]) {
+  LoadMatrix4(address, raw[0]);
+  LoadMatrix4(address ^ (2 << 4), raw[1]);
+}
+
+// The same as wgmma's left operand, [block of 32 channels][register]. A step of bytes has two such blocks and two of
+// zeros, so that all steps are multiplied alike.
 template <bool kNibbles>
-__device__ __forceinline__ void UnpackWeights(const uint8_t* tile, int row, int q, uint32_t (&a)[4][4]) {
-  const uint8_t* row0 = tile + row * kStepBytes;
-  const int swizzle = (row >> 1) & 3;  // the same for row + 8
-  if constexpr (kNibbles) {
-    const uint32_t select = q & 1 ? 0x7632 : 0x5410;
+__device__ __forceinline__ void WidenWeights(const uint32_t (&raw)[2][4], uint32_t (&a)[4][4]) {
+#pragma unroll
+  for (int pair = 0; pair < 2; ++pair) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint8_t* chunk = row0 + ((i ^ swizzle) << 4) + (q >> 1) * 4;
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const uint32_t lo = *reinterpret_cast<const uint32_t*>(chunk + h * 8 * kStepBytes);
-        const uint32_t hi = *reinterpret_cast<const uint32_t*>(chunk + h * 8 * kStepBytes + 8);
-        const uint32_t codes = __byte_perm(lo, hi, select);
-        const uint32_t even = (codes << 4) & 0xf0f0f0f0u, odd = codes & 0xf0f0f0f0u;
-        a[i][h] = __byte_perm(even, odd, 0x5140);
-        a[i][h + 2] = __byte_perm(even, odd, 0x7362);
-      }
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const uint8_t* r = row0 + h * 8 * kStepBytes + q * 4;
-        a[i][h] = *reinterpret_cast<const uint32_t*>(r + (((2 * i) ^ swizzle) << 4));
-        a[i][h + 2] = *reinterpret_cast<const uint32_t*>(r + (((2 * i + 1) ^ swizzle) << 4));
+      if constexpr (kNibbles) {
+        a[2 * pair + i / 2][i % 2] = (raw[pair][i] << 4) & 0xf0f0f0f0u;
+        a[2 * pair + i / 2][i % 2 + 2] = raw[pair][i] & 0xf0f0f0f0u;
+      } else {
+        a[pair][i] = raw[pair][i];
+        a[pair + 2][i] = 0;
       }
     }
   }
@@ -159,14 +173,16 @@ __device__ __forceinline__ void UnpackWeights(const uint8_t* tile, int row, int 
 
 // result += float(sum) * weight scale * token scale; element 4j + i is channel r + 8 * (i / 2), token 8j + 2q + i % 2.
 __device__ __forceinline__ void Promote(const int (&sum)[64], const float* token_scale, float weight0, float weight1,
-                                        int q, float (&result)[64]) {
+                                        float (&result)[64]) {
 #pragma unroll
-  for (int j = 0; j < 16; ++j) {
-    const float2 t = *reinterpret_cast<const float2*>(token_scale + 8 * j + 2 * q);
-    result[4 * j + 0] += static_cast<float>(sum[4 * j + 0]) * weight0 * t.x;
-    result[4 * j + 1] += static_cast<float>(sum[4 * j + 1]) * weight0 * t.y;
-    result[4 * j + 2] += static_cast<float>(sum[4 * j + 2]) * weight1 * t.x;
-    result[4 * j + 3] += static_cast<float>(sum[4 * j + 3]) * weight1 * t.y;
+  for (int j = 0; j < 16; j += 2) {
+    const float4 t = *reinterpret_cast<const float4*>(token_scale + 2 * j);
+    const float scale[4] = {t.x, t.y, t.z, t.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float weight = i & 2 ? weight1 : weight0;
+      result[4 * j + i] += static_cast<float>(sum[4 * j + i]) * weight * scale[i / 4 * 2 + i % 2];
+    }
   }
 }
 
@@ -213,13 +229,35 @@ __device__ __forceinline__ void WriteTile(const GemmArgs& args, int64_t m0, int 
 
 template <int kSubs, bool kNibbles>
 __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs>& s, uint32_t rank) {
+  constexpr int kBlocks = 4 / kSubs;  // of 32 channels, between promotions
   const int warpgroup = threadIdx.x / kWarpgroup - 1;
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const int q = lane % 4;
   const int row = warpgroup * 64 + warp * 16 + lane / 4;
-  RingPosition<Shared<kSubs>::kStages> ring;
+  const int matrix_row = warpgroup * 64 + warp * 16 + lane % 16;
+  const uint32_t fragments =
+      SharedAddress(s.weights[0]) + matrix_row * kStepBytes + ((lane / 16 ^ ((matrix_row >> 1) & 3)) << 4);
+  const uint64_t first_tokens = WgmmaDescriptor(s.tokens[0]);
+  const float* token_scales = s.token_scale[0][0] + lane % 4 * kQuarter;
+  const float* weight_scales = s.weight_scale[0][0] + row;
+  const int steps = plan.body_steps + plan.outlier_steps;
+  RingPosition<Shared<kSubs>::kStages> ring;   // of the step that is multiplied
+  RingPosition<Shared<kSubs>::kStages> ahead;  // of the step whose weights are loaded next
   int sum[64];
-  uint32_t even[4][4], odd[4][4];  // operands of this step and the next, by turns
+  uint32_t raw[2][4];
+  uint32_t even[4][4], odd[4][4];  // left operands of even and odd steps
+
+  const auto load = [&] {
+    BarrierWait(&s.ready[ahead.stage], ahead.parity);
+    LoadWeights(fragments + ahead.stage * kWeightBytes, raw);
+    ahead.Advance();
+  };
+  const auto widen = [&](int step, uint32_t (&a)[4][4]) {
+    if (kNibbles && step < plan.body_steps) {
+      WidenWeights<true>(raw, a);
+    } else {
+      WidenWeights<false>(raw, a);
+    }
+  };
 
   for (int tile = blockIdx.x / kClusterBlocks; tile < plan.tiles.count(); tile += gridDim.x / kClusterBlocks) {
     int token_tile, pair;
@@ -227,84 +265,49 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
     float result[64];
 #pragma unroll
     for (int i = 0; i < 64; ++i) result[i] = 0.0f;
-    int in_segment = 0;
+    int in_segment = 0, segment_steps = plan.segment_steps;
 
-    // Multiplies blocks `from` ... `to` of the stage and waits; `meanwhile` runs beside the tensor cores.
-    const auto multiply = [&](uint32_t (&now)[4][4], auto from, auto to, int accumulate, auto&& meanwhile) {
-      const uint64_t tokens = WgmmaDescriptor(s.tokens[ring.stage]);
-      WgmmaFence();
+    // Multiplies step `step`, whose operand is `now`; meanwhile makes the next step's and loads the weights after it.
+    const auto run_step = [&](int step, uint32_t (&now)[4][4], uint32_t (&next)[4][4]) {
+      const int stage = ring.stage;
+      const uint64_t tokens = first_tokens + stage * (kTokenBytes / 16);
 #pragma unroll
-      for (int i = from; i < to; ++i) WgmmaS8N128(sum, now[i], tokens + 2 * i, i > from ? 1 : accumulate);
-      WgmmaCommit();
-      meanwhile();
-      WgmmaWait<0>();
-    };
-    const auto promote = [&](int sub) {
-      const float* weight = s.weight_scale[ring.stage][sub];
-      Promote(sum, s.token_scale[ring.stage][sub], weight[row], weight[row + 8], q, result);
-    };
-    // Unpacks the following step's weights into `next`, as nibbles before step `nibbles_end` and as bytes before `end`.
-    const auto prefetch = [&](int step, int nibbles_end, int end, uint32_t (&next)[4][4]) {
-      if (step + 1 >= end) return;
-      RingPosition<Shared<kSubs>::kStages> ahead = ring;
-      ahead.Advance();
-      BarrierWait(&s.full[ahead.stage], ahead.parity);
-      if (kNibbles && step + 1 < nibbles_end) {
-        UnpackWeights<true>(s.weights[ahead.stage], row, q, next);
-      } else {
-        UnpackWeights<false>(s.weights[ahead.stage], row, q, next);
-      }
-    };
-    const auto release = [&] {
-      __syncwarp();
-      if (lane < kClusterBlocks) BarrierArriveRemote(&s.empty[ring.stage], lane);
-      ring.Advance();
-    };
-    const int body = plan.body_steps, steps = plan.body_steps + plan.outlier_steps;
-    const auto body_step = [&](int step, uint32_t (&now)[4][4], uint32_t (&next)[4][4]) {
-      constexpr int kBlocks = kNibbles ? 4 : 2;
-      if constexpr (kSubs == 1) {
-        multiply(now, std::integral_constant<int, 0>{}, std::integral_constant<int, kBlocks>{}, in_segment,
-                 [&] { prefetch(step, body, steps, next); });
-        if (++in_segment == plan.segment_steps) {
-          promote(0);
+      for (int sub = 0; sub < kSubs; ++sub) {
+        WgmmaFence();
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i) {
+          const int block = sub * kBlocks + i;
+          WgmmaS8N128(sum, now[block], tokens + 2 * block, i > 0 ? 1 : kSubs == 1 ? in_segment : 0);
+        }
+        WgmmaCommit();
+        if (sub == 0) {
+          if (step + 1 < steps) widen(step + 1, next);
+          if (step + 2 < steps) load();
+        }
+        const float* token = token_scales + (stage * kSubs + sub) * 4 * kQuarter;
+        const float* weight = weight_scales + (stage * kSubs + sub) * kChannels;
+        const float weight0 = weight[0], weight1 = weight[8];
+        WgmmaWait<0>();
+        if (kSubs > 1 || ++in_segment == segment_steps) {
+          Promote(sum, token, weight0, weight1, result);
           in_segment = 0;
         }
-      } else {
-#pragma unroll
-        for (int sub = 0; sub < kSubs; ++sub) {
-          const int first = sub * (4 / kSubs);
-          multiply(now, first, first + 4 / kSubs, 0, [&] {
-            if (sub == 0) prefetch(step, body, steps, next);
-          });
-          promote(sub);
-        }
       }
-      release();
-    };
-    const auto outlier_step = [&](int step, uint32_t (&now)[4][4], uint32_t (&next)[4][4]) {
-      multiply(now, std::integral_constant<int, 0>{}, std::integral_constant<int, 2>{}, step > body,
-               [&] { prefetch(step, 0, steps, next); });
-      if (step + 1 == steps) promote(0);
-      release();
-    };
-    const auto all_steps = [&](int begin, int end, auto&& step) {
-      int i = begin;
-      for (; i + 1 < end; i += 2) {
-        step(i, even, odd);
-        step(i + 1, odd, even);
-      }
-      if (i < end) {
-        step(i, even, odd);
-#pragma unroll
-        for (int b = 0; b < 16; ++b) even[b / 4][b % 4] = odd[b / 4][b % 4];
-      }
+      if (step + 1 == plan.body_steps) segment_steps = plan.outlier_steps;
+      __syncwarp();
+      if (lane < kClusterBlocks) BarrierArriveRemote(&s.empty[stage], lane);
+      ring.Advance();
     };
 
-    BarrierWait(&s.full[ring.stage], ring.parity);
-    UnpackWeights<kNibbles>(s.weights[ring.stage], row, q, even);
-    all_steps(0, body, body_step);
-    all_steps(body, steps, outlier_step);
+    load();
+    widen(0, even);
+    if (steps > 1) load();
+    int step = 0;
+    for (; step + 1 < steps; step += 2) {
+      run_step(step, even, odd);
+      run_step(step + 1, odd, even);
+    }
+    if (step < steps) run_step(step, even, odd);
     WriteTile(plan.args, static_cast<int64_t>(token_tile) * kTokens,
               (pair * kClusterBlocks + static_cast<int>(rank)) * kChannels + warpgroup * 64 + warp * 16, result);
   }
@@ -319,7 +322,8 @@ __global__ __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   const uint32_t rank = ClusterRank();
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shared<kSubs>::kStages; ++i) {
-      BarrierInit(&s.full[i], 2);  // the copy engine's thread and the scales' warp
+      BarrierInit(&s.full[i], 1);
+      BarrierInit(&s.ready[i], 1);
       BarrierInit(&s.empty[i], kMathWarps * kClusterBlocks);
     }
     BarrierInitFence();
@@ -328,15 +332,15 @@ __global__ __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   }
   ClusterSync();
   if (threadIdx.x < kWarpgroup) {
-    GiveRegisters<56>();
+    GiveRegisters<72>();
     const int warp = threadIdx.x / 32;
     if (warp == 0) {
       if (threadIdx.x == 0) ProduceTiles(plan, s, &token_map, &body_map, &outlier_map, rank);
     } else {
-      ProduceScales(plan, s, warp - 1, rank);
+      PrepareSteps<kSubs, kNibbles>(plan, s, warp - 1, rank);
     }
   } else {
-    TakeRegisters<224>();
+    TakeRegisters<216>();
     ConsumeTiles<kSubs, kNibbles>(plan, s, rank);
   }
   ClusterSync();  // the other block may still multicast into this one, or arrive at its barriers
@@ -400,7 +404,6 @@ cudaError_t LaunchGroupSm90(const GemmArgs& args, cudaStream_t stream) {
   const int segment = args.segment();
   const int subs = segment < plan.step_channels && args.segments() > 1 ? plan.step_channels / segment : 1;
   plan.segment_steps = args.segments() == 1 ? plan.body_steps : std::max(1, segment / plan.step_channels);
-  plan.body_factor = nibbles ? 1.0f / 16.0f : 1.0f;
   if (!nibbles) return Launch<1, false>(plan, stream);
   switch (subs) {
     case 1:
