@@ -1,9 +1,9 @@
 // The kernels behind a plain C interface, for bench/gpu/run.py, which has the peers (PyTorch) in the same process.
 #include <cstring>
 
-#include "ops/norm-quantize/cuda/launch.h"
 #include "ops/quant-gemm/cuda/decode.h"
 #include "ops/quant-gemm/cuda/launch.h"
+#include "ops/rows/cuda/norm_quantize.h"
 
 using namespace lowbit::cuda;
 
@@ -11,11 +11,12 @@ extern "C" {
 
 // Formats: 4 or 8 bits, 0 for float16 activations. Float tensors are float16. Returns the CUDA error, -1 for no kernel.
 // `row_warps` > 0 forces the decode kernel with that configuration.
-__attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers, int group,
-                                                      int a_group, int weight_bits, int a_bits, const void* a,
-                                                      const float* a_scale, const void* b, const uint16_t* b_scale,
-                                                      const int8_t* b_outlier, const uint16_t* b_outlier_scale, void* y,
-                                                      int row_warps, int split, cudaStream_t stream) {
+__attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers,
+                                                      int group, int a_group, int weight_bits, int a_bits,
+                                                      const void* a, const float* a_scale, const void* b,
+                                                      const uint16_t* b_scale, const int8_t* b_outlier,
+                                                      const uint16_t* b_outlier_scale, void* y, int row_warps,
+                                                      int split, cudaStream_t stream) {
   GemmArgs args;
   args.type = DType::kF16;
   args.weight_format = weight_bits == 4 ? Format::kS4 : Format::kS8;
@@ -48,6 +49,7 @@ __attribute__((visibility("default"))) int bench_norm_quantize(int64_t m, int k,
   args.x = x, args.weight = weight, args.reorder_index = order, args.q = q, args.scale = scale, args.rows = m;
   args.format.channels = k, args.format.group_size = group, args.format.outliers = outliers;
   args.format.format = group ? Format::kS4 : Format::kS8;
+  args.format.clip_over_qmax = 1.0f / (group ? 7.0f : 127.0f);
   return LaunchNormQuantize(args, stream);
 }
 }

@@ -22,7 +22,9 @@ OrtStatus* Guarded(const Work& work) {
 }
 
 const char* GetName(const OrtCustomOp* op) { return Self(op).definition().name; }
-const char* GetProvider(const OrtCustomOp*) { return "CPUExecutionProvider"; }
+const char* GetProvider(const OrtCustomOp* op) {
+  return Self(op).on_cuda() ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+}
 size_t InputCount(const OrtCustomOp* op) { return Self(op).definition().inputs.size(); }
 size_t OutputCount(const OrtCustomOp* op) { return Self(op).definition().outputs.size(); }
 
@@ -51,7 +53,7 @@ int EndVersion(const OrtCustomOp*) { return 1000; }  // ONNX Runtime's last doma
 OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
   return Guarded([&] {
     std::unique_ptr<Kernel> made;
-    LOWBIT_TRY(Self(op).definition().create(KernelInfo(info), Self(op).overload(), &made));
+    LOWBIT_TRY(Self(op).definition().create(KernelInfo(info, Self(op).on_cuda()), Self(op).overload(), &made));
     *kernel = made.release();
     return Status::Ok();
   });
@@ -103,8 +105,8 @@ ElementType ResolveType(PortType type, const Overload& overload) {
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }
 
-CustomOp::CustomOp(const OpDefinition& definition, const Overload& overload)
-    : OrtCustomOp{}, definition_(&definition), overload_(overload) {
+CustomOp::CustomOp(const OpDefinition& definition, const Overload& overload, bool on_cuda)
+    : OrtCustomOp{}, definition_(&definition), overload_(overload), on_cuda_(on_cuda) {
   version = kCustomOpVersion;
   OrtCustomOp::GetName = lowbit::GetName;
   GetExecutionProviderType = GetProvider;

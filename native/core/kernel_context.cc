@@ -21,6 +21,10 @@ Status KernelContext::Output(size_t index, const int64_t* dims, size_t rank, voi
   return Status::Ok();
 }
 
+Status KernelContext::CudaStream(void** stream) const {
+  return FromOrt(Ort().KernelContext_GetGPUComputeStream(context_, stream));
+}
+
 size_t KernelContext::OutputCount() const {
   size_t count = 0;
   return FromOrt(Ort().KernelContext_GetOutputCount(context_, &count)).ok() ? count : 0;

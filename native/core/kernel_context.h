@@ -19,6 +19,9 @@ class KernelContext {
   /// Allocates output `index` with these dimensions; `*data` is nullptr when nobody asked for the output.
   Status Output(size_t index, const int64_t* dims, size_t rank, void** data) const;
 
+  /// The provider's CUDA stream, for kernels of a CUDA overload.
+  Status CudaStream(void** stream) const;
+
   /// Whether the node has an output `index` that somebody asked for is only known by Output; this counts declared ones.
   size_t OutputCount() const;
 

@@ -11,7 +11,10 @@ namespace lowbit {
 
 class KernelInfo {
  public:
-  explicit KernelInfo(const OrtKernelInfo* info) : info_(info) {}
+  KernelInfo(const OrtKernelInfo* info, bool on_cuda) : info_(info), on_cuda_(on_cuda) {}
+
+  /// Whether the node runs on the CUDA provider: tensors, constants too, are then on the device.
+  bool on_cuda() const { return on_cuda_; }
 
   /// "<op type> <node name>", the beginning of every message about this node.
   std::string Where(const char* op_type) const;
@@ -27,6 +30,7 @@ class KernelInfo {
 
  private:
   const OrtKernelInfo* info_;
+  bool on_cuda_;
 };
 
 }  // namespace lowbit

@@ -5,6 +5,9 @@
 #include "native/core/kernel_choice.h"
 #include "native/oplib/library.h"
 #include "ops/register.h"
+#if LOWBIT_CUDA
+#include "ops/quant-gemm/cuda/run.h"
+#endif
 
 namespace lowbit {
 namespace {
@@ -20,6 +23,15 @@ const char* PortTypeName(PortType type, const OpDefinition& op) {
     default:
       return TypeName(ResolveType(type, op.overloads.front()));
   }
+}
+
+/// Names and availability of QuantGemm's CUDA kernels; the row operators have one kernel each, for any device.
+std::vector<std::pair<const char*, bool>> CudaKernels() {
+  std::vector<std::pair<const char*, bool>> kernels;
+#if LOWBIT_CUDA
+  for (const CudaKernelRow& row : QuantGemmCudaKernels()) kernels.emplace_back(row.name, row.available);
+#endif
+  return kernels;
 }
 
 /// Writes `items` as a JSON list, one call of `write` for each.
@@ -69,16 +81,27 @@ std::string Describe() {
   }
   out << ",\"cpu\":{";
   List(out, "features", features, [&](const char* name) { out << '"' << name << '"'; });
-  std::vector<std::pair<const OpDefinition*, KernelRow>> kernels;
+  struct Named {
+    const char* op;
+    const char* name;
+    bool available;
+  };
+  std::vector<Named> kernels;
   for (const OpDefinition* op : AllOps()) {
-    for (const KernelRow& row : op->kernels()) kernels.emplace_back(op, row);
+    for (const KernelRow& row : op->kernels()) kernels.push_back({op->name, row.name, Available(row)});
   }
+  for (const auto& [name, available] : CudaKernels()) kernels.push_back({"QuantGemm", name, available});
   out << "},";
-  List(out, "kernels", kernels, [&](const auto& kernel) {
-    out << "{\"op\":\"" << kernel.first->name << "\",\"name\":\"" << kernel.second.name
-        << "\",\"available\":" << (Available(kernel.second) ? "true" : "false") << '}';
+  List(out, "kernels", kernels, [&](const Named& kernel) {
+    out << "{\"op\":\"" << kernel.op << "\",\"name\":\"" << kernel.name
+        << "\",\"available\":" << (kernel.available ? "true" : "false") << '}';
   });
-  out << ",\"cuda\":{\"built\":false,\"archs\":[]}}";
+  std::vector<std::string> archs;
+  std::stringstream words(LOWBIT_CUDA_ARCHS);
+  for (std::string word; std::getline(words, word, ',');) archs.push_back(word);
+  out << ",\"cuda\":{\"built\":" << (LOWBIT_CUDA ? "true" : "false") << ',';
+  List(out, "archs", archs, [&](const std::string& arch) { out << '"' << arch << '"'; });
+  out << "}}";
   return out.str();
 }
 
@@ -90,6 +113,11 @@ int Force(const std::string& op_name, const char* name) {
       if (name == nullptr || !NameMatches(name, row.name)) continue;
       known = true;
       available |= Available(row);
+    }
+    for (const auto& [cuda_name, runs] : CudaKernels()) {
+      if (name == nullptr || op_name != "QuantGemm" || !NameMatches(name, cuda_name)) continue;
+      known = true;
+      available |= runs;
     }
     if (known && available) ForceKernel(op_name, name);
     return !known ? 2 : !available ? 3 : 0;

@@ -19,7 +19,10 @@ struct Domain {
     LOWBIT_ORT(Ort().CreateCustomOpDomain("lowbit", &handle));
     for (const OpDefinition* definition : AllOps()) {
       for (const Overload& overload : definition->overloads) {
-        LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload)));
+        LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, false)));
+#if LOWBIT_CUDA
+        LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, true)));
+#endif
       }
     }
     return Status::Ok();

@@ -6,6 +6,9 @@
 #include "ops/quant-gemm/attributes.h"
 #include "ops/quant-gemm/cpu/run.h"
 #include "ops/quant-gemm/cpu/tables.h"
+#if LOWBIT_CUDA
+#include "ops/quant-gemm/cuda/run.h"
+#endif
 
 namespace lowbit {
 namespace {
@@ -59,6 +62,7 @@ class QuantGemm : public Kernel {
     auto made = std::make_unique<QuantGemm>();
     made->where_ = info.Where("QuantGemm");
     made->half_ = types.t == kF16;
+    made->on_cuda_ = info.on_cuda();
     LOWBIT_TRY(ReadQuantGemmAttributes(info, made->where_, types, &made->attributes_));
     for (size_t i = 0; i < kInputs; ++i) {
       LOWBIT_TRY(info.ConstantInput(i, &made->constant_[i], &made->constants_[i]));
@@ -84,6 +88,9 @@ class QuantGemm : public Kernel {
     LOWBIT_TRY(context.Output(0, y.dims.data(), y.rank, &y.data));
     const int64_t rows = inputs[kA].Rows();
     if (rows == 0 || y.data == nullptr) return Status::Ok();
+#if LOWBIT_CUDA
+    if (on_cuda_) return RunOnCuda(inputs, y.data, rows, context);
+#endif
     return RunGemm(Choose(rows), MakeArgs(inputs, y.data), rows, context);
   }
 
@@ -139,6 +146,36 @@ class QuantGemm : public Kernel {
     return Status::Ok();
   }
 
+#if LOWBIT_CUDA
+  Status RunOnCuda(const TensorView (&inputs)[kInputs], void* y, int64_t rows, const KernelContext& context) const {
+    const QuantGemmAttributes& at = attributes_;
+    cuda::GemmArgs args;
+    args.type = half_ ? cuda::DType::kF16 : cuda::DType::kF32;
+    args.weight_format = at.b == Codes::kS4 ? cuda::Format::kS4 : cuda::Format::kS8;
+    args.a_format = weight_only() ? cuda::Format::kNone : at.a == Codes::kS4 ? cuda::Format::kS4 : cuda::Format::kS8;
+    args.m = rows;
+    args.n = static_cast<int>(at.n);
+    args.k = static_cast<int>(at.k);
+    args.outliers = static_cast<int>(at.outliers);
+    args.group_size = static_cast<int>(at.group);
+    args.a_group_size = static_cast<int>(at.a_group);
+    args.a = inputs[kA].data;
+    args.a_scale = weight_only() ? nullptr : inputs[kAScale].As<float>();
+    args.b = inputs[kB].data;
+    args.b_scale = inputs[kBScale].As<uint16_t>();
+    args.b_outlier = inputs[kBOutlier].As<int8_t>();
+    args.b_outlier_scale = inputs[kBOutlierScale].As<uint16_t>();
+    args.bias = inputs[kBias].present ? inputs[kBias].data : nullptr;
+    args.residual = inputs[kResidual].present ? inputs[kResidual].data : nullptr;
+    args.y = y;
+    args.constant_weights = constant_[kB] && constant_[kBScale] &&
+                            (at.outliers == 0 || (constant_[kBOutlier] && constant_[kBOutlierScale]));
+    void* stream = nullptr;
+    LOWBIT_TRY(context.CudaStream(&stream));
+    return RunGemmOnCuda(where_, args, stream);
+  }
+#endif
+
   /// A few rows have kernels of their own, so there is a choice for each small number and one for the others.
   const GemmKernel& Choose(int64_t rows) {
     const auto kernels = gemm::Kernels();
@@ -180,6 +217,7 @@ class QuantGemm : public Kernel {
 
   std::string where_;
   bool half_ = false;
+  bool on_cuda_ = false;
   QuantGemmAttributes attributes_;
   bool constant_[kInputs] = {};
   TensorView constants_[kInputs];

@@ -7,6 +7,9 @@
 #include <new>
 
 #include "ops/formats/minifloat.h"
+#if LOWBIT_CUDA
+#include "ops/rows/cuda/run.h"
+#endif
 
 namespace lowbit {
 namespace {
@@ -127,6 +130,7 @@ void RowFormat::Fill(int64_t channels, RowArgs* args) const {
 
 Status RowOp::Prepare(const KernelInfo& info, const Overload& types, size_t reorder_input) {
   where_ = info.Where(type_);
+  on_cuda_ = info.on_cuda();
   graph_type_ = types.t;
   reorder_input_ = reorder_input;
   LOWBIT_TRY(format_.Read(info, where_));
@@ -159,6 +163,14 @@ Status RowOp::CheckReorder(const TensorView& reorder, int64_t channels) const {
   LOWBIT_EXPECT(reorder.rank == 1 && reorder.Count() == channels, where_, ": input reorder_index has shape ",
                 reorder.ShapeText(), ", expected [", channels, "].");
   const int32_t* index = reorder.As<int32_t>();
+#if LOWBIT_CUDA
+  std::vector<int32_t> copy;
+  if (on_cuda_) {
+    copy.resize(static_cast<size_t>(channels));
+    LOWBIT_TRY(CopyFromCuda(where_, index, channels, copy.data()));
+    index = copy.data();
+  }
+#endif
   uint32_t largest = 0;  // a negative index becomes the largest of all
   for (int64_t i = 0; i < channels; ++i) largest = std::max(largest, static_cast<uint32_t>(index[i]));
   if (channels == 0 || largest < static_cast<uint64_t>(channels)) return Status::Ok();
@@ -174,6 +186,8 @@ Status RowOp::Reorder(KernelContext& context, int64_t channels, const int32_t** 
                   " entries, expected one for each of the ", channels, " channels.");
   } else if (reorder_input_ != kNone) {
     LOWBIT_TRY(context.Input(reorder_input_, &reorder));
+    LOWBIT_EXPECT(!on_cuda_ || !reorder.present, where_,
+                  ": input reorder_index is computed, expected a constant on CUDA, where it cannot be checked.");
     if (reorder.present) LOWBIT_TRY(CheckReorder(reorder, channels));
   }
   *index = reorder.present ? reorder.As<int32_t>() : nullptr;
@@ -193,6 +207,14 @@ Status RowOp::Run(KernelContext& context, const TensorView& lead, int64_t channe
   if (rows == 0) return Status::Ok();
   args.q = static_cast<int8_t*>(q.data);
   args.scale = static_cast<float*>(scale.data);
+
+#if LOWBIT_CUDA
+  if (on_cuda_) {
+    void* stream = nullptr;
+    LOWBIT_TRY(context.CudaStream(&stream));
+    return RunRowsOnCuda(where_, args, graph_type_, rows, stream);
+  }
+#endif
 
   const auto& kernels = table_->entries();
   const auto accepts = [&](size_t i) { return kernels[i].type == graph_type_ && kernels[i].source == args.source; };

@@ -98,6 +98,7 @@ class RowOp : public Kernel {
   ElementType graph_type_ = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   RowFormat format_;
   size_t reorder_input_ = kNone;
+  bool on_cuda_ = false;
   bool reorder_constant_ = false;
   TensorView reorder_;
   KernelChoice choice_;

@@ -11,13 +11,13 @@
 
 namespace lowbit::test {
 
-#define CHECK_CUDA(call)                                                                                    \
-  do {                                                                                                      \
-    const cudaError_t e_ = (call);                                                                          \
-    if (e_ != cudaSuccess) {                                                                                \
-      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));           \
-      std::exit(70);                                                                                        \
-    }                                                                                                       \
+#define CHECK_CUDA(call)                                                                          \
+  do {                                                                                            \
+    const cudaError_t e_ = (call);                                                                \
+    if (e_ != cudaSuccess) {                                                                      \
+      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_)); \
+      std::exit(70);                                                                              \
+    }                                                                                             \
   } while (0)
 
 // Device memory with 256 guard bytes of 0xa5 behind it.

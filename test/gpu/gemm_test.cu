@@ -53,9 +53,11 @@ __global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step
       sum += a * w;
       absolute += fabs(a * w);
     }
-    double scale = outlier ? __half2float(reinterpret_cast<const __half*>(args.b_outlier_scale)[n])
-                           : __half2float(b_scale[n * static_cast<int64_t>(args.b_scales()) +
-                                                  (args.group_size ? start / args.group_size : 0)]);
+    double scale =
+        outlier
+            ? __half2float(reinterpret_cast<const __half*>(args.b_outlier_scale)[n])
+            : __half2float(
+                  b_scale[n * static_cast<int64_t>(args.b_scales()) + (args.group_size ? start / args.group_size : 0)]);
     if (args.a_scale) {
       const int index = outlier ? args.a_scales() - 1 : args.a_group_size ? start / args.a_group_size : 0;
       scale *= args.a_scale[m * args.a_scales() + index];
@@ -87,7 +89,8 @@ __device__ uint32_t Hash(uint64_t seed, uint64_t i) {
 }
 
 __global__ void FillBytes(uint8_t* p, size_t n, uint64_t seed, bool s4_range) {
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n; i += gridDim.x * static_cast<size_t>(blockDim.x)) {
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
+       i += gridDim.x * static_cast<size_t>(blockDim.x)) {
     const uint32_t h = Hash(seed, i);
     p[i] = s4_range ? static_cast<uint8_t>(static_cast<int>(h % 16) - 8) : static_cast<uint8_t>(h);
   }
@@ -95,7 +98,8 @@ __global__ void FillBytes(uint8_t* p, size_t n, uint64_t seed, bool s4_range) {
 
 template <class T>
 __global__ void FillFloats(T* p, size_t n, uint64_t seed, float low, float high) {
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n; i += gridDim.x * static_cast<size_t>(blockDim.x)) {
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
+       i += gridDim.x * static_cast<size_t>(blockDim.x)) {
     p[i] = static_cast<T>(low + (high - low) * (Hash(seed, i) * 0x1p-32f));
   }
 }
@@ -119,8 +123,10 @@ std::string Describe(const Case& c, const char* kernel) {
   std::snprintf(text, sizeof text, "%s M %lld N %d K %d O %d G %d aG %d w%s a%s type %d%s%s%s", kernel,
                 static_cast<long long>(c.m), c.n, c.k, c.outliers, c.group, c.a_group,
                 c.weight == Format::kS4 ? "s4" : "s8",
-                c.a == Format::kNone ? "float" : c.a == Format::kS4 ? "s4" : "s8", static_cast<int>(c.type),
-                c.bias ? " bias" : "", c.residual ? " residual" : "", c.unit ? " unit" : "");
+                c.a == Format::kNone ? "float"
+                : c.a == Format::kS4 ? "s4"
+                                     : "s8",
+                static_cast<int>(c.type), c.bias ? " bias" : "", c.residual ? " residual" : "", c.unit ? " unit" : "");
   return text;
 }
 
@@ -173,7 +179,8 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   FillBytes<<<256, 256>>>(b.get(), b.size(), seed + 3, false);
   FillFloats<<<256, 256>>>(b_scale.get(), b_scale.size(), seed + 4, c.unit ? 1.0f : 0.001f, c.unit ? 1.0f : 0.02f);
   FillBytes<<<256, 256>>>(b_outlier.get(), b_outlier.size(), seed + 5, false);
-  FillFloats<<<256, 256>>>(b_outlier_scale.get(), b_outlier_scale.size(), seed + 6, c.unit ? 1.0f : 0.0001f, c.unit ? 1.0f : 0.002f);
+  FillFloats<<<256, 256>>>(b_outlier_scale.get(), b_outlier_scale.size(), seed + 6, c.unit ? 1.0f : 0.0001f,
+                           c.unit ? 1.0f : 0.002f);
   FillTyped(c.type, bias.get(), c.n, seed + 7, -1.0f, 1.0f);
   FillTyped(c.type, residual.get(), c.m * c.n, seed + 8, -1.0f, 1.0f);
   args.a = a.get();
@@ -204,7 +211,8 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
     const cudaError_t done = cudaDeviceSynchronize();
     std::string where = Describe(c, kernel.name);
     if (launched != cudaSuccess || done != cudaSuccess) {
-      std::printf("FAIL %s: launch %s, run %s\n", where.c_str(), cudaGetErrorString(launched), cudaGetErrorString(done));
+      std::printf("FAIL %s: launch %s, run %s\n", where.c_str(), cudaGetErrorString(launched),
+                  cudaGetErrorString(done));
       if (done != cudaSuccess) std::exit(70);  // the context is lost
       tally.Add(false, where);
       continue;
@@ -247,13 +255,13 @@ void TestGemm(Tally& tally, bool quick) {
   };
   // Every format, group and alignment that a kernel treats differently; N and K with tails.
   const Shape shapes[] = {
-      {1, 16, 0, 0, 0, s4, s4},          {5, 17, 0, 0, 0, s4, s8},        {24, 256, 80, 16, 16, s4, s4},
-      {33, 288, 96, 96, 96, s4, s4},     {40, 1024, 128, 128, 128, s4, s4}, {200, 640, 128, 128, 128, s4, s4},
-      {264, 512, 0, 64, 64, s4, s4},     {136, 512, 128, 32, 32, s4, s4}, {520, 768, 0, 0, 0, s4, s4},
-      {128, 768, 128, 0, 0, s4, s4},     {64, 1024, 0, 0, 128, s4, s4},   {264, 1024, 0, 256, 0, s4, s8},
-      {256, 512, 0, 0, 0, s8, s8},       {72, 400, 0, 0, 0, s8, s8},      {24, 512, 64, 64, 64, s8, s8},
-      {136, 640, 128, 128, 0, s8, s8},   {96, 512, 0, 128, 0, s4, none},  {40, 256, 0, 32, 0, s4, none},
-      {72, 384, 0, 0, 0, s4, none},      {48, 320, 0, 64, 0, s8, none},   {17, 100, 0, 0, 0, s4, none}};
+      {1, 16, 0, 0, 0, s4, s4},        {5, 17, 0, 0, 0, s4, s8},          {24, 256, 80, 16, 16, s4, s4},
+      {33, 288, 96, 96, 96, s4, s4},   {40, 1024, 128, 128, 128, s4, s4}, {200, 640, 128, 128, 128, s4, s4},
+      {264, 512, 0, 64, 64, s4, s4},   {136, 512, 128, 32, 32, s4, s4},   {520, 768, 0, 0, 0, s4, s4},
+      {128, 768, 128, 0, 0, s4, s4},   {64, 1024, 0, 0, 128, s4, s4},     {264, 1024, 0, 256, 0, s4, s8},
+      {256, 512, 0, 0, 0, s8, s8},     {72, 400, 0, 0, 0, s8, s8},        {24, 512, 64, 64, 64, s8, s8},
+      {136, 640, 128, 128, 0, s8, s8}, {96, 512, 0, 128, 0, s4, none},    {40, 256, 0, 32, 0, s4, none},
+      {72, 384, 0, 0, 0, s4, none},    {48, 320, 0, 64, 0, s8, none},     {17, 100, 0, 0, 0, s4, none}};
   uint64_t seed = 1000;
   for (const Shape& s : shapes) {
     for (const int64_t m : {1, 2, 7, 16, 17, 64, 65, 129, 300}) {
@@ -270,13 +278,15 @@ void TestGemm(Tally& tally, bool quick) {
   }
   if (!quick) {
     // 1B, 7B and 70B LLaMA layers.
-    const int sizes[][2] = {{2048, 2048}, {5632, 2048}, {2048, 5632}, {4096, 4096}, {11008, 4096}, {4096, 11008}, {28672, 8192}, {8192, 28672}};
+    const int sizes[][2] = {{2048, 2048},  {5632, 2048},  {2048, 5632},  {4096, 4096},
+                            {11008, 4096}, {4096, 11008}, {28672, 8192}, {8192, 28672}};
     for (const auto& size : sizes) {
       for (const int64_t m : {1, 16, 64, 200, 2048}) {
         RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF32, false, false, true}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF16, true, true, false}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 0, 0, 0, s8, s8, DType::kF16, true, true, false}, arch, ++seed);
-        if (m <= 64) RunCase(tally, {m, size[0], size[1], 0, 128, 0, s4, none, DType::kF16, true, false, false}, arch, ++seed);
+        if (m <= 64)
+          RunCase(tally, {m, size[0], size[1], 0, 128, 0, s4, none, DType::kF16, true, false, false}, arch, ++seed);
       }
     }
   }

@@ -1,12 +1,12 @@
-// Row operators against a scalar host implementation of ops/formats/README.md: codes, scales, sums and norms bit for bit.
-// The host side is compiled with -ffp-contract=off.
+// Row operators against a scalar host implementation of ops/formats/README.md: codes, scales, sums and norms bit for
+// bit. The host side is compiled with -ffp-contract=off.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cmath>
 
-#include "ops/norm-quantize/cuda/launch.h"
-#include "ops/quantize/cuda/launch.h"
+#include "ops/rows/cuda/norm_quantize.h"
+#include "ops/rows/cuda/quantize.h"
 #include "test/gpu/check.h"
 
 namespace lowbit::test {
@@ -121,7 +121,7 @@ void QuantizeRef(const std::vector<float>& row, const RowFormat& f, const std::v
     const auto at = [&](int k) { return row[order.empty() ? k : order[k]]; };
     for (int k = start; k < start + length; ++k) amax = std::max(amax, Bits(at(k)) & 0x7fffffffu);
     const bool bad = amax >= 0x7f800000u, zero = amax < Bits(0x1p-100f);
-    const float factor = (outlier ? 1.0f : f.clip) / qmax;
+    const float factor = outlier ? 1.0f / qmax : f.clip_over_qmax;
     scale[s] = bad ? FromBits(0x7fc00000u) : zero ? 1.0f : FromBits(amax) * factor;
     const float inv = 1.0f / scale[s];
     for (int k = start; k < start + length; ++k) {
@@ -179,7 +179,8 @@ void CanonNaN(std::vector<T>& v) {
 }
 
 template <class T>
-void TestNorm(Tally& tally, int64_t rows, RowFormat f, bool layer, bool reorder, bool residual, bool bias, uint64_t seed) {
+void TestNorm(Tally& tally, int64_t rows, RowFormat f, bool layer, bool reorder, bool residual, bool bias,
+              uint64_t seed) {
   Random random(seed);
   const int channels = f.channels;
   const auto x = MakeRows<T>(random, rows, channels);
@@ -287,8 +288,8 @@ void TestQuantize(Tally& tally, int64_t rows, RowFormat f, Activation kind, bool
   args.format = f;
   CHECK_CUDA(cuda::LaunchQuantize(args, nullptr));
   CHECK_CUDA(cudaDeviceSynchronize());
-  std::string where = "Quantize type " + std::to_string(static_cast<int>(kType<T>)) + " M " + std::to_string(rows) + " K " +
-                      std::to_string(channels) + " O " + std::to_string(f.outliers) + " G " +
+  std::string where = "Quantize type " + std::to_string(static_cast<int>(kType<T>)) + " M " + std::to_string(rows) +
+                      " K " + std::to_string(channels) + " O " + std::to_string(f.outliers) + " G " +
                       std::to_string(f.group_size) + " activation " + std::to_string(static_cast<int>(kind)) +
                       (gated ? packed ? " packed gate" : " gate" : "") + (reorder ? " reorder" : "");
   const bool same = Same(dq.host(), q, "q", where) && Same(dscale.host(), scale, "scale", where);
@@ -301,11 +302,11 @@ void TestType(Tally& tally, bool quick) {
     int channels, group, outliers;
     Format format;
   };
-  const Case cases[] = {{1, 0, 0, Format::kS8},        {7, 0, 3, Format::kS4},       {16, 16, 0, Format::kS4},
-                        {100, 0, 4, Format::kS4},      {176, 16, 16, Format::kS4},   {256, 0, 80, Format::kS4},
-                        {288, 96, 96, Format::kS4},    {1027, 0, 0, Format::kS8},    {1024, 128, 128, Format::kS4},
-                        {2176, 64, 128, Format::kS8},  {4096, 128, 128, Format::kS4}, {4096, 0, 0, Format::kS8},
-                        {5120, 32, 0, Format::kS4},    {11008, 128, 128, Format::kS4}, {16384, 512, 512, Format::kS4},
+  const Case cases[] = {{1, 0, 0, Format::kS8},       {7, 0, 3, Format::kS4},         {16, 16, 0, Format::kS4},
+                        {100, 0, 4, Format::kS4},     {176, 16, 16, Format::kS4},     {256, 0, 80, Format::kS4},
+                        {288, 96, 96, Format::kS4},   {1027, 0, 0, Format::kS8},      {1024, 128, 128, Format::kS4},
+                        {2176, 64, 128, Format::kS8}, {4096, 128, 128, Format::kS4},  {4096, 0, 0, Format::kS8},
+                        {5120, 32, 0, Format::kS4},   {11008, 128, 128, Format::kS4}, {16384, 512, 512, Format::kS4},
                         {16384, 0, 128, Format::kS4}};
   uint64_t seed = 1;
   for (const Case& c : cases) {
@@ -317,7 +318,7 @@ void TestType(Tally& tally, bool quick) {
     f.format = c.format;
     for (const int64_t rows : {1, 17}) {
       for (int variant = 0; variant < 4; ++variant) {
-        f.clip = variant % 2 ? 0.9f : 1.0f;
+        f.clip_over_qmax = (variant % 2 ? 0.9f : 1.0f) / (c.format == Format::kS4 ? 7.0f : 127.0f);
         TestNorm<T>(tally, rows, f, variant & 1, variant & 2, variant != 0, variant == 3, ++seed);
         TestQuantize<T>(tally, rows, f, Activation::kNone, false, false, variant & 2, ++seed);
       }
@@ -329,7 +330,7 @@ void TestType(Tally& tally, bool quick) {
   }
   if (!quick) {
     RowFormat f;
-    f.channels = 4096, f.group_size = 128, f.outliers = 128, f.format = Format::kS4, f.clip = 0.9f;
+    f.channels = 4096, f.group_size = 128, f.outliers = 128, f.format = Format::kS4, f.clip_over_qmax = 0.9f / 7.0f;
     TestNorm<T>(tally, 2500, f, false, true, true, false, ++seed);
   }
 }

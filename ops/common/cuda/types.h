@@ -14,7 +14,7 @@ struct RowFormat {
   int group_size = 0;  // 0: the whole body
   int outliers = 0;    // O, the last channels after the gather
   Format format = Format::kS8;
-  float clip = 1.0f;
+  float clip_over_qmax = 1.0f / 127.0f;  // scale = amax * this, rounded once
 
   constexpr int body() const { return channels - outliers; }
   constexpr int groups() const { return group_size ? body() / group_size : 1; }

@@ -28,9 +28,7 @@ const int kGemmKernelCount = sizeof(kGemmKernels) / sizeof(kGemmKernels[0]);
 const GemmKernel* ChooseGemmKernel(const GemmArgs& args, int arch, const char* forced) {
   const GemmKernel* const end = kGemmKernels + kGemmKernelCount;
   for (const GemmKernel* k = kGemmKernels; forced && k != end; ++k) {
-    // INT4 instructions run on newer chips too, only slowly: a forced kernel may exceed max_arch, except Hopper's own.
-    const bool runs = arch >= k->min_arch && (arch <= k->max_arch || k->min_arch < 90);
-    if (std::strcmp(k->name, forced) == 0 && runs && k->accepts(args)) return k;
+    if (std::strcmp(k->name, forced) == 0 && Runs(*k, arch) && k->accepts(args)) return k;
   }
   const GemmKernel* k = kGemmKernels;
   while (arch < k->min_arch || arch > k->max_arch || !k->prefers(args)) ++k;

@@ -1,9 +1,9 @@
-// QuantGemm for few tokens: every weight byte is read once, straight into the registers of the thread that multiplies it,
-// several blocks ahead. Bound by memory; tensor cores (mma.sync) only keep the arithmetic out of the way.
+// QuantGemm for few tokens: every weight byte is read once, straight into the registers of the thread that multiplies
+// it, several blocks ahead. Bound by memory; tensor cores (mma.sync) only keep the arithmetic out of the way.
 //
-// A warp takes 16 output channels, all tokens (tiles of 8) and a range of the input channels; warps of a block and blocks
-// of a cluster divide the input channels in whole groups. Their sums meet in shared memory, the cluster's through
-// distributed shared memory, and are added in a fixed order: the result does not depend on timing.
+// A warp takes 16 output channels, all tokens (tiles of 8) and a range of the input channels; warps of a block and
+// blocks of a cluster divide the input channels in whole groups. Their sums meet in shared memory, the cluster's
+// through distributed shared memory, and are added in a fixed order: the result does not depend on timing.
 //
 // With one scale for the whole body the sums stay integers until all of them have met. Weights are requested before the
 // kernels ahead in the stream are done (programmatic launch), activations after.
@@ -22,16 +22,16 @@ struct DecodePlan {
 
   GemmArgs args;
   DecodeConfig config;
-  bool nibbles = true;      // the body's weights
-  bool whole = false;       // one segment: integer sums across warps
-  int body_blocks = 0;      // of 64 bytes
+  bool nibbles = true;  // the body's weights
+  bool whole = false;   // one segment: integer sums across warps
+  int body_blocks = 0;  // of 64 bytes
   int outlier_blocks = 0;
-  int block_channels = 0;   // of a body block: 128 or 64
-  int unit_blocks = 0;      // body blocks that must stay in one warp: a segment, a power of two
-  int unit_shift = 0;       // its logarithm
-  int subs = 1;             // segments in a body block, when there are several
-  int row_stride = 0;       // bytes of one token's staged activations
-  int reduce_offset = 0;    // of the float sums in shared memory; integers are at 0
+  int block_channels = 0;    // of a body block: 128 or 64
+  int unit_blocks = 0;       // body blocks that must stay in one warp: a segment, a power of two
+  int unit_shift = 0;        // its logarithm
+  int subs = 1;              // segments in a body block, when there are several
+  int row_stride = 0;        // bytes of one token's staged activations
+  int body_sums_offset = 0;  // of the integer sums in shared memory; float sums take the activations' place
   uint16_t slice_begin[kMaxSlices + 1] = {};  // blocks of slice i: [slice_begin[i], slice_begin[i + 1])
 
   constexpr int block_slices() const { return kDecodeWarps / config.row_warps; }
@@ -46,11 +46,12 @@ struct DecodePlan {
   }
 };
 
+// Not volatile and never under a branch: then several of them are in flight before the first is waited for.
 __device__ __forceinline__ uint4 LoadStreaming(const void* p) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
   return v;
 }
 
@@ -68,14 +69,12 @@ struct WeightRows {
   const uint8_t* outlier[2];  // as if outlier blocks were numbered from 0 as well
   const uint16_t* scale[2];
 
-  template <bool kScales>
   __device__ __forceinline__ void Load(const DecodePlan& plan, int block, BlockSlot& slot) const {
+    const int segment = plan.args.group_size ? min(block, plan.body_blocks - 1) >> plan.unit_shift : 0;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       slot.w[h] = LoadStreaming((block < plan.body_blocks ? body[h] : outlier[h]) + block * kBlockBytes);
-      if (kScales && block < plan.body_blocks) {
-        slot.scale[h] = __ldg(scale[h] + (plan.args.group_size ? block >> plan.unit_shift : 0));
-      }
+      slot.scale[h] = __ldg(scale[h] + segment);
     }
   }
 };
@@ -94,7 +93,8 @@ struct SmallDivisor {
 // Copies the activations of channels [begin, end) of tokens m0 ... in the order of the fragments, 16 channels a piece,
 // several loads ahead of the stores. Places of tokens past M keep what was there: their columns are not written out.
 template <class Math, int kTiles>
-__device__ __forceinline__ void StageActivations(const DecodePlan& plan, int64_t m0, int begin, int end, uint8_t* staged) {
+__device__ __forceinline__ void StageActivations(const DecodePlan& plan, int64_t m0, int begin, int end,
+                                                 uint8_t* staged) {
   constexpr int kBytes = Math::kActivationBytes;
   constexpr int kAhead = 4;
   const GemmArgs& args = plan.args;
@@ -110,7 +110,8 @@ __device__ __forceinline__ void StageActivations(const DecodePlan& plan, int64_t
       if (i >= pieces * tokens) break;
 #pragma unroll
       for (int h = 0; h < kBytes; ++h) {
-        v[j][h] = __ldg(reinterpret_cast<const uint4*>(from + (static_cast<int64_t>(token) * args.k + place) * kBytes) + h);
+        v[j][h] =
+            __ldg(reinterpret_cast<const uint4*>(from + (static_cast<int64_t>(token) * args.k + place) * kBytes) + h);
       }
     }
 #pragma unroll
@@ -155,7 +156,8 @@ __device__ __forceinline__ void PromoteTiles(Acc (&acc)[kTiles][4], const float*
                                              float weight1, int q, float (&sum)[kTiles][4]) {
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
-    const float2 s = token_scale ? *reinterpret_cast<const float2*>(token_scale + 8 * t + 2 * q) : make_float2(1.0f, 1.0f);
+    const float2 s =
+        token_scale ? *reinterpret_cast<const float2*>(token_scale + 8 * t + 2 * q) : make_float2(1.0f, 1.0f);
     sum[t][0] += static_cast<float>(acc[t][0]) * weight0 * s.x;
     sum[t][1] += static_cast<float>(acc[t][1]) * weight0 * s.y;
     sum[t][2] += static_cast<float>(acc[t][2]) * weight1 * s.x;
@@ -217,8 +219,10 @@ __device__ __forceinline__ void FinishFour(const DecodePlan& plan, const Acc* bo
 #pragma unroll
     for (int from = 0; from < 8; ++from) {  // all loads before the first sum
       if (from >= split) break;
-      if (plan.whole) b[from] = *reinterpret_cast<const Four*>(SplitShared(body_sums, split, from) + s * slice_sums + at);
-      if (floats) f[from] = *reinterpret_cast<const float4*>(SplitShared(float_sums, split, from) + s * slice_sums + at);
+      if (plan.whole)
+        b[from] = *reinterpret_cast<const Four*>(SplitShared(body_sums, split, from) + s * slice_sums + at);
+      if (floats)
+        f[from] = *reinterpret_cast<const float4*>(SplitShared(float_sums, split, from) + s * slice_sums + at);
     }
 #pragma unroll
     for (int from = 0; from < 8; ++from) {
@@ -234,7 +238,8 @@ __device__ __forceinline__ void FinishFour(const DecodePlan& plan, const Acc* bo
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (n + i >= args.n) break;
-    if (plan.whole) y[i] += static_cast<float>(body[i]) * (HalfBits(__ldg(args.b_scale + n + i)) * whole_factor) * a_scale;
+    if (plan.whole)
+      y[i] += static_cast<float>(body[i]) * (HalfBits(__ldg(args.b_scale + n + i)) * whole_factor) * a_scale;
     if (args.bias) y[i] += LoadOne(args.type, args.bias, n + i);
     const int64_t index = m * args.n + n + i;
     if (args.residual) y[i] += LoadOne(args.type, args.residual, index);
@@ -244,7 +249,8 @@ __device__ __forceinline__ void FinishFour(const DecodePlan& plan, const Acc* bo
 
 // kSubs: a block holds several segments (groups of 32 or 64), one mma pass each with the others' channels masked.
 template <class Math, int kTiles, int kDepth, bool kNibbles, bool kSubs>
-__global__ __launch_bounds__(kDecodeThreads, kTiles <= 2 ? 2 : 1) void DecodeKernel(const __grid_constant__ DecodePlan plan) {
+__global__ __launch_bounds__(kDecodeThreads,
+                             kTiles <= 2 ? 2 : 1) void DecodeKernel(const __grid_constant__ DecodePlan plan) {
   using Acc = typename Math::Acc;
   constexpr float kFactor = kNibbles ? Math::kNibbleFactor : 1.0f;
   extern __shared__ __align__(16) uint8_t shared[];
@@ -263,18 +269,19 @@ __global__ __launch_bounds__(kDecodeThreads, kTiles <= 2 ? 2 : 1) void DecodeKer
   for (int h = 0; h < 2; ++h) {
     const int64_t n = min(n0 + row_in_block + 8 * h, args.n - 1);  // rows past N repeat the last one and are not stored
     weights.body[h] = static_cast<const uint8_t*>(args.b) + n * (plan.body_blocks * kBlockBytes) + 16 * q;
-    weights.outlier[h] = reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.outliers + 16 * q -
-                         plan.body_blocks * kBlockBytes;
+    weights.outlier[h] =
+        reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.outliers + 16 * q - plan.body_blocks * kBlockBytes;
     weights.scale[h] = args.b_scale + n * (args.group_size ? (plan.body_blocks >> plan.unit_shift) * plan.subs : 1);
     outlier_scale[h] = 0.0f;
   }
   const int slice = rank * block_slices + slice_in_block;
   const int begin = plan.slice_begin[slice], end = plan.slice_begin[slice + 1];
+  const int last_mine = max(end - 1, 0);  // what is asked for beyond the range repeats its last block
   if (!args.constant_weights) WaitForPriorKernelsIfAny();
   BlockSlot slots[kDepth];
 #pragma unroll
   for (int j = 0; j < kDepth; ++j) {
-    if (begin + j < end) weights.Load<!kSubs>(plan, begin + j, slots[j]);
+    weights.Load(plan, min(begin + j, last_mine), slots[j]);
   }
   if (end > plan.body_blocks) {
 #pragma unroll
@@ -300,7 +307,10 @@ __global__ __launch_bounds__(kDecodeThreads, kTiles <= 2 ? 2 : 1) void DecodeKer
 
   Acc acc[kTiles][4] = {};
   float sum[kTiles][4] = {};
-  Acc whole_acc[kTiles][4] = {};  // the body's sums, when they must meet as integers
+  // The body's sums, when they must meet as integers: in shared memory of their own, as outliers may still follow.
+  Acc* body_sums = reinterpret_cast<Acc*>(shared + plan.body_sums_offset);
+  const int slice_sums = 8 * kTiles * rows;
+  const int mine = slice_in_block * slice_sums + row_in_block;
   // Staged token scales of one slot; null for float activations.
   const auto scales_of = [&](int slot) -> const float* {
     return args.a_scale ? scales + (slot - first_scale) * (8 * kTiles) : nullptr;
@@ -313,7 +323,7 @@ __global__ __launch_bounds__(kDecodeThreads, kTiles <= 2 ? 2 : 1) void DecodeKer
       const int block = base + j;
       if (block >= end) break;
       const BlockSlot now = slots[j];
-      if (block + kDepth < end) weights.Load<!kSubs>(plan, block + kDepth, slots[j]);
+      weights.Load(plan, min(block + kDepth, last_mine), slots[j]);
       const uint8_t* staged = staged_row + (plan.channel(block) - first_channel) * Math::kActivationBytes;
       if (block < plan.body_blocks) {
         if constexpr (kSubs) {
@@ -323,7 +333,8 @@ __global__ __launch_bounds__(kDecodeThreads, kTiles <= 2 ? 2 : 1) void DecodeKer
             const uint32_t mask = q / lanes_per_segment == sub ? ~0u : 0u;
             Math::template Nibbles<kTiles>(now.w, staged + 32 * q * Math::kActivationBytes, tile_stride, mask, acc);
             const int segment = block * plan.subs + sub, group = args.group_size ? segment : 0;
-            PromoteTiles(acc, scales_of(args.a_group_size ? segment : 0), HalfBits(__ldg(weights.scale[0] + group)) * kFactor,
+            PromoteTiles(acc, scales_of(args.a_group_size ? segment : 0),
+                         HalfBits(__ldg(weights.scale[0] + group)) * kFactor,
                          HalfBits(__ldg(weights.scale[1] + group)) * kFactor, q, sum);
           }
         } else {
@@ -339,10 +350,11 @@ __global__ __launch_bounds__(kDecodeThreads, kTiles <= 2 ? 2 : 1) void DecodeKer
         }
       } else {
         if (plan.whole && block == plan.body_blocks) {
+          PutSums<Acc, kTiles>(acc, body_sums + mine, rows, q);
 #pragma unroll
           for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) whole_acc[t][i] = acc[t][i], acc[t][i] = 0;
+            for (int i = 0; i < 4; ++i) acc[t][i] = 0;
           }
         }
         Math::template Bytes<kTiles>(now.w, staged + 16 * q * Math::kActivationBytes, tile_stride, acc);
@@ -352,20 +364,10 @@ __global__ __launch_bounds__(kDecodeThreads, kTiles <= 2 ? 2 : 1) void DecodeKer
       }
     }
   }
-  if (plan.whole && end <= plan.body_blocks) {
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) whole_acc[t][i] = acc[t][i];
-    }
-  }
+  if (plan.whole && end <= plan.body_blocks) PutSums<Acc, kTiles>(acc, body_sums + mine, rows, q);
 
-  __syncthreads();  // the staged activations' place is taken by the sums
-  Acc* body_sums = reinterpret_cast<Acc*>(shared);
-  float* float_sums = reinterpret_cast<float*>(shared + plan.reduce_offset);
-  const int slice_sums = 8 * kTiles * rows;
-  const int mine = slice_in_block * slice_sums + row_in_block;
-  if (plan.whole) PutSums<Acc, kTiles>(whole_acc, body_sums + mine, rows, q);
+  __syncthreads();  // the staged activations' place is taken by the float sums
+  float* float_sums = reinterpret_cast<float*>(shared);
   if (!plan.whole || args.outliers) PutSums<float, kTiles>(sum, float_sums + mine, rows, q);
   SyncSplit(split);
   const int tokens = static_cast<int>(min(static_cast<int64_t>(8 * kTiles), args.m - m0));

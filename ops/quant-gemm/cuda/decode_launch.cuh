@@ -17,7 +17,8 @@ inline bool DecodeTakes(const GemmArgs& args, int activation_bytes) {
   const int unit = segment / block_channels;  // a power of two, so that a block's segment is a shift away
   const bool groups = args.segments() == 1 || (segment % block_channels == 0 && (unit & (unit - 1)) == 0) ||
                       (nibbles && (segment == 32 || segment == 64));
-  return blocks && groups && args.k <= 65536 && CopyEngineTakes(args.a, static_cast<uint64_t>(args.k) * activation_bytes) &&
+  return blocks && groups && args.k <= 65536 &&
+         CopyEngineTakes(args.a, static_cast<uint64_t>(args.k) * activation_bytes) &&
          CopyEngineTakes(args.b, args.body()) && reinterpret_cast<uintptr_t>(args.b_outlier) % 16 == 0;
 }
 
@@ -55,8 +56,9 @@ size_t LayOut(DecodePlan& p) {
   p.row_stride = channels * Math::kActivationBytes + 16;  // + 16: neighbouring tokens start in different banks
   const size_t staged = static_cast<size_t>(8 * kTiles) * (p.row_stride + (p.args.a_scale ? 4 * scales : 0));
   const size_t sums = static_cast<size_t>(block_slices) * 8 * kTiles * rows * 4;
-  p.reduce_offset = p.whole ? static_cast<int>(sums) : 0;
-  return std::max(staged, p.whole && p.args.outliers ? 2 * sums : sums);
+  const size_t aliased = std::max(staged, sums);
+  p.body_sums_offset = static_cast<int>(aliased);
+  return aliased + (p.whole ? sums : 0);
 }
 
 // What of the device bounds a plan.
@@ -85,7 +87,7 @@ cudaError_t LaunchDecodeTiles(DecodePlan plan, const DecodeDevice& device, cudaS
   }
   if (shared_bytes > device.shared_limit) {  // fewer tokens a block
     if constexpr (kTiles > 1) {
-      return LaunchDecodeTiles<Math, kTiles == 8 ? 2 : 1>(plan, device, stream);
+      return LaunchDecodeTiles < Math, kTiles == 8 ? 2 : 1 > (plan, device, stream);
     } else {
       return cudaErrorInvalidConfiguration;
     }

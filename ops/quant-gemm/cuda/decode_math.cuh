@@ -1,7 +1,7 @@
 // The inner products of the decode kernels. A block is 64 bytes of a weight row; thread q of four holds 16 of them
 // (16q ... 16q+15) of the rows r and r + 8 of the warp's 16. Since a sum may take its channels in any order, the mma's
-// channel positions are given out so that a thread's own 16 bytes are its fragments, and activations are staged in shared
-// memory in that order:
+// channel positions are given out so that a thread's own 16 bytes are its fragments, and activations are staged in
+// shared memory in that order:
 //
 //   nibbles, int8 activations:  8 channels -> [k0 k2 k4 k6 | k1 k3 k5 k7]: a word's even and odd nibbles
 //   nibbles, 16-bit activations: 8 channels -> [k0 k4 k1 k5 k2 k6 k3 k7]: nibbles j and j + 4 unpack to one register
@@ -27,8 +27,8 @@ struct CodeMath {
                       __byte_perm(v.z, v.w, 0x7531));
   }
 
-  // acc[t] += weights . activations for one block. `staged` is this thread's place in token tile 0, `tile_stride` the bytes
-  // between token tiles; `mask` is all ones, or zero where this thread's channels are outside the group.
+  // acc[t] += weights . activations for one block. `staged` is this thread's place in token tile 0, `tile_stride` the
+  // bytes between token tiles; `mask` is all ones, or zero where this thread's channels are outside the group.
   template <int kTiles>
   __device__ __forceinline__ static void Nibbles(const uint4 (&w)[2], const uint8_t* staged, int tile_stride,
                                                  uint32_t mask, int (&acc)[kTiles][4]) {
@@ -58,8 +58,8 @@ struct CodeMath {
   }
 };
 
-// 4-bit codes on both sides through the INT4 tensor cores of sm_80 ... sm_89; later chips emulate them, slowly. Activations
-// are packed to nibbles while they are staged. Outliers stay int8.
+// 4-bit codes on both sides through the INT4 tensor cores of sm_80 ... sm_89; later chips emulate them, slowly.
+// Activations are packed to nibbles while they are staged. Outliers stay int8.
 struct NibbleMath : CodeMath {
   static constexpr bool kPacked = true;
   static constexpr float kNibbleFactor = 1.0f;
@@ -102,8 +102,7 @@ struct HalfPair {
 struct BFloatPair {
   static constexpr uint32_t kMagic = 0x43004300u;  // 128
   __device__ __forceinline__ static uint32_t Minus(uint32_t v, float bias) {
-    const __nv_bfloat162 h =
-        __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&v), __float2bfloat162_rn(bias + 128.0f));
+    const __nv_bfloat162 h = __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&v), __float2bfloat162_rn(bias + 128.0f));
     return *reinterpret_cast<const uint32_t*>(&h);
   }
   __device__ __forceinline__ static void Mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,

@@ -3,16 +3,18 @@
 // The product is computed transposed: a warpgroup holds 64 output channels and 128 tokens, because wgmma takes only its
 // left operand from registers and the weights are what has to be unpacked. A block is 128 channels x 128 tokens:
 //
-//   warp 0          copy engine: tokens [128 x 128 B, half of them from the cluster's other block] and weights [128 x 64 B]
-//   warps 1 ... 3   every third step each: put its nibbles, in place, in the order of wgmma's fragments, and its scales as
+//   warp 0          copy engine: tokens [128 x 128 B, half of them from the cluster's other block] and weights [128 x
+//   64 B] warps 1 ... 3   every third step each: put its nibbles, in place, in the order of wgmma's fragments, and its
+//   scales as
 //                   floats into shared memory
 //   warpgroups 1, 2 64 channels each: widen the next step's weights and load those after while the tensor cores work on
 //                   this one, then add the finished group's integer sums, times both scales, to the result in
-//                   binary32. The two warpgroups take turns by themselves: one's promotion runs under the other's wgmma.
+//                   binary32. The two warpgroups take turns by themselves: one's promotion runs under the other's
+//                   wgmma.
 //
 // A step is 64 bytes of weights per channel: 128 channels of nibbles, or 64 of bytes (s8 bodies and outliers).
-// Nibbles become bytes of 16 times their value (a shift and two masks for eight of them); 1/16 is in the weight's scale,
-// exactly. A group of 32 or 64 is promoted inside a step (kSubs 4 or 2).
+// Nibbles become bytes of 16 times their value (a shift and two masks for eight of them); 1/16 is in the weight's
+// scale, exactly. A group of 32 or 64 is promoted inside a step (kSubs 4 or 2).
 #include <algorithm>
 #include <type_traits>
 
@@ -34,10 +36,10 @@ constexpr int kQuarter = 36;
 
 struct GroupPlan {
   GemmArgs args;
-  TileOrder tiles;         // rows: token tiles; columns: pairs of channel tiles
+  TileOrder tiles;  // rows: token tiles; columns: pairs of channel tiles
   int body_steps = 0, outlier_steps = 0;
-  int step_channels = 0;   // of a body step: 128 or 64
-  int segment_steps = 0;   // body steps between promotions
+  int step_channels = 0;  // of a body step: 128 or 64
+  int segment_steps = 0;  // body steps between promotions
 };
 
 template <int kSubs>
@@ -78,8 +80,8 @@ __device__ __forceinline__ void ProduceTiles(const GroupPlan& plan, Shared<kSubs
   }
 }
 
-// A 16-byte chunk of nibbles is 32 channels. In fragment order, word q holds channels 4q ... 4q+3 in its low nibbles and
-// 16+4q ... 16+4q+3 in its high ones: what thread q of four feeds to wgmma.
+// A 16-byte chunk of nibbles is 32 channels. In fragment order, word q holds channels 4q ... 4q+3 in its low nibbles
+// and 16+4q ... 16+4q+3 in its high ones: what thread q of four feeds to wgmma.
 __device__ __forceinline__ uint4 FragmentOrder(uint4 w) {
   const auto low = [](uint32_t a, uint32_t b) { return (a & 0x0f0f0f0fu) | (b & 0xf0f0f0f0u); };
   const uint32_t e0 = low(w.x, w.z << 4), o0 = low(w.x >> 4, w.z), e1 = low(w.y, w.w << 4), o1 = low(w.y >> 4, w.w);
@@ -214,9 +216,8 @@ __device__ __forceinline__ void WriteTile(const GemmArgs& args, int64_t m0, int 
         const int64_t m = m0 + 8 * j + r;
         const int64_t at = m * args.n + block + 2 * q;
         if (args.residual) {
-          const uint32_t pair = m < args.m ? *reinterpret_cast<const uint32_t*>(
-                                                 static_cast<const uint16_t*>(args.residual) + at)
-                                           : 0;
+          const uint32_t pair =
+              m < args.m ? *reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(args.residual) + at) : 0;
           const float2 v = UnpackPair(type, Transpose8x8(pair));
           x += v.x, y += v.y;
         }
@@ -251,7 +252,7 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
     LoadWeights(fragments + ahead.stage * kWeightBytes, raw);
     ahead.Advance();
   };
-  const auto widen = [&](int step, uint32_t (&a)[4][4]) {
+  const auto widen = [&](int step, uint32_t(&a)[4][4]) {
     if (kNibbles && step < plan.body_steps) {
       WidenWeights<true>(raw, a);
     } else {
@@ -268,7 +269,7 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
     int in_segment = 0, segment_steps = plan.segment_steps;
 
     // Multiplies step `step`, whose operand is `now`; meanwhile makes the next step's and loads the weights after it.
-    const auto run_step = [&](int step, uint32_t (&now)[4][4], uint32_t (&next)[4][4]) {
+    const auto run_step = [&](int step, uint32_t(&now)[4][4], uint32_t(&next)[4][4]) {
       const int stage = ring.stage;
       const uint64_t tokens = first_tokens + stage * (kTokenBytes / 16);
 #pragma unroll
@@ -314,9 +315,11 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
 }
 
 template <int kSubs, bool kNibbles>
-__global__ __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kThreads, 1) void GroupKernel(
-    const __grid_constant__ GroupPlan plan, const __grid_constant__ CUtensorMap token_map,
-    const __grid_constant__ CUtensorMap body_map, const __grid_constant__ CUtensorMap outlier_map) {
+__global__ __cluster_dims__(kClusterBlocks, 1, 1)
+    __launch_bounds__(kThreads, 1) void GroupKernel(const __grid_constant__ GroupPlan plan,
+                                                    const __grid_constant__ CUtensorMap token_map,
+                                                    const __grid_constant__ CUtensorMap body_map,
+                                                    const __grid_constant__ CUtensorMap outlier_map) {
   extern __shared__ __align__(1024) uint8_t raw[];
   Shared<kSubs>& s = *reinterpret_cast<Shared<kSubs>*>(raw);
   const uint32_t rank = ClusterRank();
@@ -371,7 +374,8 @@ cudaError_t Launch(const GroupPlan& plan, cudaStream_t stream) {
   }
   if (e != cudaSuccess) return e;
   const int clusters = std::min(sms / kClusterBlocks, plan.tiles.count());
-  GroupKernel<kSubs, kNibbles><<<clusters * kClusterBlocks, kThreads, shared_bytes, stream>>>(plan, token_map, body_map, outlier_map);
+  GroupKernel<kSubs, kNibbles>
+      <<<clusters * kClusterBlocks, kThreads, shared_bytes, stream>>>(plan, token_map, body_map, outlier_map);
   return cudaGetLastError();
 }
 
@@ -383,8 +387,8 @@ bool AcceptsGroupSm90(const GemmArgs& args) {
   const int step = args.weight_format == Format::kS4 ? 128 : 64;
   const int segment = args.segment();
   const bool whole = args.segments() == 1;  // the last step may then be ragged: zeros beyond the body
-  if (!whole && segment % step != 0 && !(args.weight_format == Format::kS4 && args.body() % 128 == 0 &&
-                                         (segment == 64 || segment == 32))) {
+  if (!whole && segment % step != 0 &&
+      !(args.weight_format == Format::kS4 && args.body() % 128 == 0 && (segment == 64 || segment == 32))) {
     return false;
   }
   if (whole && args.weight_format == Format::kS4 && args.body() % 2) return false;

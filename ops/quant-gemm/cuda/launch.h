@@ -13,23 +13,23 @@ namespace lowbit::cuda {
 struct GemmArgs {
   DType type = DType::kF32;
   Format weight_format = Format::kS4;
-  Format a_format = Format::kS8;       // kNone: a holds floats (weight-only)
+  Format a_format = Format::kS8;  // kNone: a holds floats (weight-only)
   int64_t m = 0;
   int n = 0;
-  int k = 0;                           // including outliers
-  int outliers = 0;                    // O
-  int group_size = 0;                  // of the weights; 0: per channel
-  int a_group_size = 0;                // of the activations; 0: per token
-  const void* a = nullptr;             // [M, K] codes or floats
-  const float* a_scale = nullptr;      // [M, S]
-  const void* b = nullptr;             // [N, ceil((K-O)/2)] nibbles or [N, K-O] bytes
-  const uint16_t* b_scale = nullptr;   // float16 [N, groups]
-  const int8_t* b_outlier = nullptr;   // [N, O]
+  int k = 0;                                  // including outliers
+  int outliers = 0;                           // O
+  int group_size = 0;                         // of the weights; 0: per channel
+  int a_group_size = 0;                       // of the activations; 0: per token
+  const void* a = nullptr;                    // [M, K] codes or floats
+  const float* a_scale = nullptr;             // [M, S]
+  const void* b = nullptr;                    // [N, ceil((K-O)/2)] nibbles or [N, K-O] bytes
+  const uint16_t* b_scale = nullptr;          // float16 [N, groups]
+  const int8_t* b_outlier = nullptr;          // [N, O]
   const uint16_t* b_outlier_scale = nullptr;  // float16 [N]
-  const void* bias = nullptr;          // [N] or null
-  const void* residual = nullptr;      // [M, N] or null
-  void* y = nullptr;                   // [M, N]
-  bool constant_weights = false;       // b and its scales are never written: may be read before the stream is reached
+  const void* bias = nullptr;                 // [N] or null
+  const void* residual = nullptr;             // [M, N] or null
+  void* y = nullptr;                          // [M, N]
+  bool constant_weights = false;  // b and its scales are never written: may be read before the stream is reached
 
   constexpr int body() const { return k - outliers; }
   // Channels of a body segment: both sides' scales are constant on it.
@@ -39,14 +39,20 @@ struct GemmArgs {
   constexpr int b_scales() const { return group_size ? body() / group_size : 1; }
 };
 
-// One kernel, as the choice and the force variable see it. Tables are ordered: the first that prefers the product is taken.
+// One kernel, as the choice and the force variable see it. Tables are ordered: the first that prefers the product is
+// taken.
 struct GemmKernel {
   const char* name;
-  int min_arch, max_arch;  // compute capability x 10, inclusive
+  int min_arch, max_arch;                 // compute capability x 10, inclusive
   bool (*prefers)(const GemmArgs& args);  // is the right one
   bool (*accepts)(const GemmArgs& args);  // gives the right result
   cudaError_t (*run)(const GemmArgs& args, cudaStream_t stream);
 };
+
+// Whether a device of this architecture can run the kernel: also INT4 kernels on chips that emulate INT4.
+constexpr bool Runs(const GemmKernel& kernel, int arch) {
+  return arch >= kernel.min_arch && (arch <= kernel.max_arch || kernel.min_arch < 90);
+}
 
 extern const GemmKernel kGemmKernels[];
 extern const int kGemmKernelCount;

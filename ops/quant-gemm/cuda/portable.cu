@@ -6,8 +6,8 @@
 namespace lowbit::cuda {
 namespace {
 
-constexpr int kTile = 64;    // outputs a block, each way
-constexpr int kDepth = 16;   // channels staged at a time
+constexpr int kTile = 64;   // outputs a block, each way
+constexpr int kDepth = 16;  // channels staged at a time
 constexpr int kThreads = 256;
 
 __device__ __forceinline__ int WeightCode(const GemmArgs& args, int n, int k) {

@@ -45,8 +45,9 @@ __device__ __forceinline__ void Produce(const S8Plan& plan, Shared& s, const CUt
       BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
       BarrierArriveExpect(&s.full[ring.stage], kTokenBytes + kWeightBytes);
       TensorLoad(token_map, &s.full[ring.stage], s.tokens[ring.stage], step * kStep, token_row);
-      TensorLoadMulticast(weight_map, &s.full[ring.stage], s.weights[ring.stage] + rank * (kWeightBytes / kClusterBlocks),
-                          step * kStep, channel_row, (1 << kClusterBlocks) - 1);
+      TensorLoadMulticast(weight_map, &s.full[ring.stage],
+                          s.weights[ring.stage] + rank * (kWeightBytes / kClusterBlocks), step * kStep, channel_row,
+                          (1 << kClusterBlocks) - 1);
     }
   }
 }
@@ -115,9 +116,10 @@ __device__ __forceinline__ void Consume(const S8Plan& plan, Shared& s, uint32_t 
   }
 }
 
-__global__ __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kThreads, 1) void S8Kernel(
-    const __grid_constant__ S8Plan plan, const __grid_constant__ CUtensorMap token_map,
-    const __grid_constant__ CUtensorMap weight_map) {
+__global__ __cluster_dims__(kClusterBlocks, 1, 1)
+    __launch_bounds__(kThreads, 1) void S8Kernel(const __grid_constant__ S8Plan plan,
+                                                 const __grid_constant__ CUtensorMap token_map,
+                                                 const __grid_constant__ CUtensorMap weight_map) {
   extern __shared__ __align__(1024) uint8_t raw[];
   Shared& s = *reinterpret_cast<Shared*>(raw);
   const uint32_t rank = ClusterRank();

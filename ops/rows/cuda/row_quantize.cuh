@@ -1,9 +1,9 @@
 // The common end of the row operators: a block of 128 threads takes one row, gathers it and quantizes it segment by
 // segment. Rows travel global -> registers -> shared memory (as floats) -> codes, each value once.
 //
-// Thread t holds elements 8t ... 8t+7 of every run of 1024, which are exactly the README's lanes 8t ... 8t+7, so a norm's
-// lane sums need no exchange before the pairwise tree. The row lies in shared memory in 16-byte chunks, chunk c at
-// c ^ ((c >> 3) & 7): both the writes (chunks 2t, 2t+1) and the reads (chunks 4u ... 4u+3) then use all 32 banks.
+// Thread t holds elements 8t ... 8t+7 of every run of 1024, which are exactly the README's lanes 8t ... 8t+7, so a
+// norm's lane sums need no exchange before the pairwise tree. The row lies in shared memory in 16-byte chunks, chunk c
+// at c ^ ((c >> 3) & 7): both the writes (chunks 2t, 2t+1) and the reads (chunks 4u ... 4u+3) then use all 32 banks.
 #pragma once
 #include "ops/common/cuda/numeric.cuh"
 
@@ -64,11 +64,11 @@ __device__ __forceinline__ void StoreRowFloats(float* smem_row, int at, const fl
 // Where the codes and scales of a row go, and the numbers every row shares.
 struct RowTarget {
   RowFormat format;
-  const int32_t* reorder_index = nullptr;  // [K] or null
-  int8_t* q = nullptr;                     // [M, K]
-  float* scale = nullptr;                  // [M, S]
-  int merge_lanes = 1;       // neighbouring units that always share a segment: power of two <= 32
-  bool one_pass = false;     // merge_lanes units are a whole segment: a warp knows the scale at once
+  const int32_t* reorder_index = nullptr;     // [K] or null
+  int8_t* q = nullptr;                        // [M, K]
+  float* scale = nullptr;                     // [M, S]
+  int merge_lanes = 1;                        // neighbouring units that always share a segment: power of two <= 32
+  bool one_pass = false;                      // merge_lanes units are a whole segment: a warp knows the scale at once
   float body_factor = 0, outlier_factor = 0;  // clip / qmax, rounded once
   float qmin = 0, qmax = 0;
 };
@@ -96,7 +96,8 @@ __device__ __forceinline__ RowShared InitRowShared(const RowTarget& target, floa
   s.order = reinterpret_cast<uint16_t*>(s.amax + AmaxWords(target.format));
   if (target.reorder_index) {
     for (int i = threadIdx.x; i < floats; i += kRowThreads) {
-      s.order[i] = i < target.format.channels ? static_cast<uint16_t>(SwizzledFloat(__ldg(target.reorder_index + i))) : 0;
+      s.order[i] =
+          i < target.format.channels ? static_cast<uint16_t>(SwizzledFloat(__ldg(target.reorder_index + i))) : 0;
     }
   }
   return s;
@@ -186,9 +187,8 @@ __device__ __forceinline__ void WriteRaggedUnit(const RowTarget& target, const R
     const bool outlier = k >= f.body();
     const SegmentScale scale = ScaleOf(s.amax[segment], outlier ? target.outlier_factor : target.body_factor);
     const float v = s.row[target.reorder_index ? s.order[k] : SwizzledFloat(k)];
-    target.q[row * f.channels + k] =
-        static_cast<int8_t>(CodeOf(v, scale.inv, outlier ? -128 : static_cast<int>(target.qmin),
-                                   outlier ? 127 : static_cast<int>(target.qmax)));
+    target.q[row * f.channels + k] = static_cast<int8_t>(CodeOf(
+        v, scale.inv, outlier ? -128 : static_cast<int>(target.qmin), outlier ? 127 : static_cast<int>(target.qmax)));
     if (k == (outlier ? f.body() : segment * f.group_size)) target.scale[row * f.scales() + segment] = scale.scale;
   }
 }

@@ -1,6 +1,6 @@
 // Quantize, ActQuantize, GatedActQuantize: element-wise values into shared memory, then the common quantizer.
-#include "ops/common/cuda/row_launch.h"
-#include "ops/quantize/cuda/launch.h"
+#include "ops/rows/cuda/quantize.h"
+#include "ops/rows/cuda/row_launch.cuh"
 
 namespace lowbit::cuda {
 namespace {

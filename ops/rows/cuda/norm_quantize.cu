@@ -1,6 +1,6 @@
 // NormQuantize: one pass over memory; a row stays in registers in the graph type between the sums and the norm.
-#include "ops/common/cuda/row_launch.h"
-#include "ops/norm-quantize/cuda/launch.h"
+#include "ops/rows/cuda/norm_quantize.h"
+#include "ops/rows/cuda/row_launch.cuh"
 
 namespace lowbit::cuda {
 namespace {
@@ -150,7 +150,8 @@ cudaError_t LaunchNormQuantize(const NormQuantizeArgs& args, cudaStream_t stream
   const size_t shared_bytes = RowSharedBytes(args.format, args.reorder_index != nullptr);
   return WithType(args.type, [&](auto type) {
     using T = decltype(type);
-    auto* kernel = args.format.channels <= 4 * kRunChannels ? NormQuantizeKernel<T, true> : NormQuantizeKernel<T, false>;
+    auto* kernel =
+        args.format.channels <= 4 * kRunChannels ? NormQuantizeKernel<T, true> : NormQuantizeKernel<T, false>;
     int blocks = 0;
     const cudaError_t e = PersistentRowGrid(kernel, shared_bytes, args.rows, &blocks);
     if (e != cudaSuccess) return e;

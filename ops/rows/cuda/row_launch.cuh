@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "ops/common/cuda/row_quantize.cuh"
+#include "ops/rows/cuda/row_quantize.cuh"
 
 namespace lowbit::cuda {
 
@@ -16,7 +16,7 @@ inline RowTarget MakeRowTarget(const RowFormat& f, const int32_t* reorder_index,
   t.scale = scale;
   t.qmax = f.format == Format::kS4 ? 7.0f : 127.0f;
   t.qmin = -t.qmax - 1.0f;
-  t.body_factor = f.clip / t.qmax;
+  t.body_factor = f.clip_over_qmax;
   t.outlier_factor = 1.0f / 127.0f;
   const int body_units = f.body() / kUnitChannels;
   const int units = f.group_size ? f.group_size / kUnitChannels : body_units;
