@@ -63,7 +63,7 @@ export async function rewriteModel(
   { recipe, set }: Pick<Expectation, 'recipe' | 'set'>,
 ): Promise<RewriteReport> {
   const settings = set.flatMap((each) => ['--set', each]);
-  const needsData = recipe === 'atom-w4a4' || set.includes('weight.rounding=gptq');
+  const needsData = recipe.startsWith('atom-w4a4') || set.includes('weight.rounding=gptq');
   const calibration = needsData ? ['--calibration', calibrationText, '--tokenizer', tokenizer] : [];
   return succeed([
     model,

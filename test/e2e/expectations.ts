@@ -79,6 +79,15 @@ export const ladder: readonly Expectation[] = [
   },
   { scheme: '… + clip 0.9 / 0.85', recipe: 'atom-w4a4', set: rtn, plain: 26.094, injected: 27.029, tolerance: 0.015 },
   { scheme: '… + GPTQ', recipe: 'atom-w4a4', set: [], plain: 25.946, injected: 26.775, tolerance: 0.015 },
+  {
+    scheme: '… + 4-bit cache (Atom in full)',
+    recipe: 'atom-w4a4kv4',
+    set: [],
+    plain: 26.961,
+    injected: 30.563,
+    tolerance: 0.015,
+  },
+  { scheme: '4-bit cache alone', recipe: 'kv4', set: [], plain: 23.647, injected: 25.458, tolerance: 0.015 },
 ];
 
 /** Why a measured perplexity does not meet an expectation; undefined if it does. Better than the simulation is fine. */
