@@ -103,6 +103,7 @@ struct Table {
 
 // One table per instruction-set file.
 Table ScalarKernels();
+Table Avx2Kernels();
 Table Avx512VnniKernels();
 
 }  // namespace lowbit::gemm

@@ -7,7 +7,7 @@ namespace lowbit::gemm {
 std::span<const GemmKernel> Kernels() {
   static const std::vector<GemmKernel> kernels = [] {
     std::vector<GemmKernel> all;
-    for (const Table& table : {Avx512VnniKernels(), ScalarKernels()})
+    for (const Table& table : {Avx512VnniKernels(), Avx2Kernels(), ScalarKernels()})
       all.insert(all.end(), table.rows, table.rows + table.count);
     return all;
   }();

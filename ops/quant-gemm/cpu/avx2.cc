@@ -1,0 +1,259 @@
+// QuantGemm with AVX2: 8 output channels per register. There is no exact u8 x s8 instruction for all codes: s4 weights
+// (0 … 15 as unsigned) use the one that saturates at 16 bits, which they cannot reach; s8 weights are widened.
+#include <immintrin.h>
+
+#include "native/core/cpu_features.h"
+#include "ops/quant-gemm/cpu/gemm.h"
+
+namespace lowbit::gemm {
+namespace {
+
+struct Isa {
+  using I = __m256i;
+  using F = __m256;
+  static constexpr int64_t kLanes = 8;
+  static constexpr int kRows =
+      4;  // 8 accumulators, as many partial sums of 16 bits in half of them, 2 weights, 1 activation
+  static constexpr int64_t kPackCodes = 32;
+
+  static I SetI(int32_t value) { return _mm256_set1_epi32(value); }
+  static I LoadI(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+  static void StoreI(void* to, I value) { _mm256_storeu_si256(static_cast<__m256i*>(to), value); }
+  static F SetF(float value) { return _mm256_set1_ps(value); }
+  static F LoadF(const float* from) { return _mm256_loadu_ps(from); }
+  static void StoreF(float* to, F value) { _mm256_storeu_ps(to, value); }
+  static F ToFloat(I value) { return _mm256_cvtepi32_ps(value); }
+  static I AddI(I a, I b) { return _mm256_add_epi32(a, b); }
+  static F Add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F MulAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static void Prefetch(const void* from) { _mm_prefetch(from, _MM_HINT_T0); }
+
+  /// The first `bytes` bytes, zeros behind them. Never reads further.
+  static I LoadBytes(const void* from, int64_t bytes) {
+    if (bytes >= 32) return LoadI(from);
+    alignas(32) char copy[32] = {};
+    if (bytes > 0) __builtin_memcpy(copy, from, static_cast<size_t>(bytes));
+    return LoadI(copy);
+  }
+  static float LoadOne(const void* data, int64_t index, bool half) {
+    return half ? _cvtsh_ss(static_cast<const uint16_t*>(data)[index]) : static_cast<const float*>(data)[index];
+  }
+  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
+    if (!half) return _mm256_castsi256_ps(LoadBytes(static_cast<const float*>(data) + index, lanes * 4));
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(LoadBytes(static_cast<const uint16_t*>(data) + index, lanes * 2)));
+  }
+  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
+    alignas(32) char copy[32];
+    const int64_t size = half ? 2 : 4;
+    if (half) {
+      const __m128i rounded = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      _mm_store_si128(reinterpret_cast<__m128i*>(copy), rounded);
+    } else {
+      _mm256_store_ps(reinterpret_cast<float*>(copy), value);
+    }
+    __builtin_memcpy(static_cast<char*>(data) + index * size, copy, static_cast<size_t>(lanes * size));
+  }
+
+  static I Broadcast(const int8_t* quad) {
+    int32_t value;
+    __builtin_memcpy(&value, quad, 4);
+    return _mm256_set1_epi32(value);
+  }
+
+  /// acc[r][c] += sum over quads of weights (u8) times activations (s8).
+  template <Codes kB, int kR>
+  LOWBIT_INLINE static void Dot(I (&acc)[kR][2], const uint8_t* tile, const int8_t* a, int64_t quads) {
+    if constexpr (kB == Codes::kS4) {
+      // A pair of products is at most 2 * 15 * 128 in magnitude: eight of them fit in 16 bits.
+      constexpr int64_t kFit = 8;
+      const I ones = _mm256_set1_epi16(1);
+      for (int64_t q = 0; q < quads; q += kFit) {
+        I sums[kR][2];
+        Unroll<kR>([&](auto r) LOWBIT_INLINE { sums[r.value][0] = sums[r.value][1] = _mm256_setzero_si256(); });
+        for (int64_t i = 0; i < kFit && q + i < quads; ++i) {
+          const I b0 = LoadI(tile), b1 = LoadI(tile + 32);
+          Unroll<kR>([&](auto r) LOWBIT_INLINE {
+            const I quad = Broadcast(a + r.value * 4);
+            sums[r.value][0] = _mm256_add_epi16(sums[r.value][0], _mm256_maddubs_epi16(b0, quad));
+            sums[r.value][1] = _mm256_add_epi16(sums[r.value][1], _mm256_maddubs_epi16(b1, quad));
+          });
+          tile += 64;
+          a += kR * 4;
+        }
+        Unroll<kR>([&](auto r) LOWBIT_INLINE {
+          acc[r.value][0] = AddI(acc[r.value][0], _mm256_madd_epi16(sums[r.value][0], ones));
+          acc[r.value][1] = AddI(acc[r.value][1], _mm256_madd_epi16(sums[r.value][1], ones));
+        });
+      }
+    } else {
+      const I low = _mm256_set1_epi16(0xff);
+      for (int64_t q = 0; q < quads; ++q) {
+        const I b0 = LoadI(tile), b1 = LoadI(tile + 32);
+        const I even0 = _mm256_and_si256(b0, low), odd0 = _mm256_srli_epi16(b0, 8);
+        const I even1 = _mm256_and_si256(b1, low), odd1 = _mm256_srli_epi16(b1, 8);
+        Unroll<kR>([&](auto r) LOWBIT_INLINE {
+          const I quad = Broadcast(a + r.value * 4);
+          const I even = _mm256_srai_epi16(_mm256_slli_epi16(quad, 8), 8), odd = _mm256_srai_epi16(quad, 8);
+          acc[r.value][0] = AddI(acc[r.value][0], AddI(_mm256_madd_epi16(even0, even), _mm256_madd_epi16(odd0, odd)));
+          acc[r.value][1] = AddI(acc[r.value][1], AddI(_mm256_madd_epi16(even1, even), _mm256_madd_epi16(odd1, odd)));
+        });
+        tile += 64;
+        a += kR * 4;
+      }
+    }
+  }
+
+  template <int kR>
+  LOWBIT_INLINE static void DotFloat(F (&acc)[kR][2], const float* tile, const float* a, int64_t steps) {
+    for (int64_t k = 0; k < steps; ++k) {
+      const F b0 = LoadF(tile), b1 = LoadF(tile + 8);
+      Unroll<kR>([&](auto r) LOWBIT_INLINE {
+        const F broadcast = SetF(a[r.value]);
+        acc[r.value][0] = MulAdd(b0, broadcast, acc[r.value][0]);
+        acc[r.value][1] = MulAdd(b1, broadcast, acc[r.value][1]);
+      });
+      tile += 16;
+      a += kR;
+    }
+  }
+
+  /// Puts up to 32 codes into product order, zeros behind them; returns their sum.
+  template <Codes kB>
+  static int32_t OrderCodes(const int8_t* a, int64_t count, int32_t* quads) {
+    I codes = LoadBytes(a, count);
+    // s8 + 128 summed as unsigned, then the 128s taken off again.
+    const I sums = _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+    if constexpr (kB == Codes::kS4) {
+      const I even_odd =
+          _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+      codes = _mm256_shuffle_epi8(codes, even_odd);
+    }
+    StoreI(quads, codes);
+    const __m128i halves = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    return static_cast<int32_t>(_mm_cvtsi128_si64(halves) + _mm_extract_epi64(halves, 1)) - 32 * 128;
+  }
+
+  /// rows[i] lane j -> rows[j] lane i
+  LOWBIT_INLINE static void Transpose(I (&rows)[8]) {
+    I t[8];
+    Unroll<4>([&](auto i) LOWBIT_INLINE {
+      t[2 * i.value] = _mm256_unpacklo_epi32(rows[2 * i.value], rows[2 * i.value + 1]);
+      t[2 * i.value + 1] = _mm256_unpackhi_epi32(rows[2 * i.value], rows[2 * i.value + 1]);
+    });
+    Unroll<2>([&](auto i) LOWBIT_INLINE {
+      constexpr int k = 4 * i.value;
+      rows[k] = _mm256_unpacklo_epi64(t[k], t[k + 2]);
+      rows[k + 1] = _mm256_unpackhi_epi64(t[k], t[k + 2]);
+      rows[k + 2] = _mm256_unpacklo_epi64(t[k + 1], t[k + 3]);
+      rows[k + 3] = _mm256_unpackhi_epi64(t[k + 1], t[k + 3]);
+    });
+    Unroll<4>([&](auto j) LOWBIT_INLINE {
+      const I a = rows[j.value], b = rows[4 + j.value];
+      t[j.value] = _mm256_permute2x128_si256(a, b, 0x20);
+      t[4 + j.value] = _mm256_permute2x128_si256(a, b, 0x31);
+    });
+    Unroll<8>([&](auto i) LOWBIT_INLINE { rows[i.value] = t[i.value]; });
+  }
+
+  /// float16 [column][count], columns `row` apart -> float [count][width]; absent columns get 0.
+  static void FillScales(float* scales, int64_t width, const uint16_t* from, int64_t row, int64_t count,
+                         int64_t columns) {
+    for (int64_t g = 0; g < count; g += 8) {
+      const int64_t groups = count - g < 8 ? count - g : 8;
+      for (int64_t half = 0; half < width; half += 8) {
+        I rows[8];
+        Unroll<8>([&](auto i) LOWBIT_INLINE {
+          const int64_t column = half + i.value;
+          rows[i.value] = _mm256_castps_si256(
+              LoadAny(from, column < columns ? column * row + g : 0, column < columns ? groups : 0, true));
+        });
+        Transpose(rows);
+        float* to = scales + g * width + half;
+        Unroll<8>([&](auto i) LOWBIT_INLINE {
+          if (i.value < groups) StoreF(to + i.value * width, _mm256_castsi256_ps(rows[i.value]));
+        });
+      }
+    }
+  }
+
+  /// Four unsigned codes in each lane -> four rows of floats of their signed values.
+  template <Codes kB>
+  static void StoreFloats(float* to, I codes) {
+    const I offset = SetI(kB == Codes::kS4 ? 8 : 128), byte = SetI(0xff);
+    for (int j = 0; j < 4; ++j) {
+      const I code = _mm256_and_si256(_mm256_srl_epi32(codes, _mm_cvtsi32_si128(8 * j)), byte);
+      StoreF(to + j * 16, ToFloat(_mm256_sub_epi32(code, offset)));
+    }
+  }
+
+  /// Calls use(quad) for the quads of unsigned codes in a word of weights, in product order.
+  template <Codes kB, class Use>
+  LOWBIT_INLINE static void ForQuads(I word, const Use& use) {
+    if constexpr (kB == Codes::kS4) {
+      const I low = _mm256_set1_epi8(0x0f), eight = _mm256_set1_epi8(8);
+      use(_mm256_xor_si256(_mm256_and_si256(word, low), eight));
+      use(_mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi32(word, 4), low), eight));
+    } else {
+      use(_mm256_xor_si256(word, _mm256_set1_epi8(-128)));
+    }
+  }
+
+  /// Unpacks `codes` codes of `columns` weight rows into quads of unsigned codes, [quad][16 columns], and fetches as
+  /// many bytes from `next`. Absent columns give rubbish that nothing reads; codes after the last one meet zero
+  /// activations.
+  template <Codes kA, Codes kB>
+  static void FillTile(uint8_t* tile, const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes,
+                       const uint8_t* next) {
+    constexpr int64_t kQuadBytes = kA == Codes::kFloat ? 256 : 64;
+    const int64_t bytes = kB == Codes::kS4 ? (codes + 1) / 2 : codes;
+    for (int64_t half = 0; half < 16; half += 8) {
+      uint8_t* out = tile + half * 4;
+      for (int64_t at = 0; at < bytes; at += 32) {
+        const uint8_t *from = b + half * b_row + at, *ahead = next + at * 16 + half * 32;
+        I rows[8];
+        Unroll<8>([&](auto i) LOWBIT_INLINE {
+          if (i.value % 2 == 0) Prefetch(ahead + i.value * 32);
+          rows[i.value] = LoadBytes(from, half + i.value < columns ? bytes - at : 0);
+          from += b_row;
+        });
+        Transpose(rows);
+        const int64_t words = (bytes - at + 3) / 4;
+        Unroll<8>([&](auto i) LOWBIT_INLINE {
+          if (i.value < words) {
+            ForQuads<kB>(rows[i.value], [&](I quad) LOWBIT_INLINE {
+              if constexpr (kA == Codes::kFloat) {
+                StoreFloats<kB>(reinterpret_cast<float*>(out), quad);
+              } else {
+                StoreI(out, quad);
+              }
+              out += kQuadBytes;
+            });
+          }
+        });
+      }
+    }
+  }
+};
+
+#include "ops/quant-gemm/cpu/panel.inl"
+
+template <Codes kA, Codes kB>
+constexpr GemmKernel Make(const char* name) {
+  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB, Isa::kRows>;
+  return {name, kCpuAvx2,         kA, kB, 256, Isa::kRows, kCols, AcceptsAny, PackedBytes<kA, kB>, ScratchBytes,
+          pack, RunPanels<kA, kB>};
+}
+
+constexpr GemmKernel kTable[] = {
+    Make<Codes::kS8, Codes::kS4>("s8s4_f32_4x16__avx2"),
+    Make<Codes::kS8, Codes::kS8>("s8s8_f32_4x16__avx2"),
+    Make<Codes::kFloat, Codes::kS4>("f32s4_f32_4x16__avx2"),
+    Make<Codes::kFloat, Codes::kS8>("f32s8_f32_4x16__avx2"),
+};
+
+}  // namespace
+
+Table Avx2Kernels() { return {kTable, sizeof kTable / sizeof kTable[0]}; }
+
+}  // namespace lowbit::gemm
