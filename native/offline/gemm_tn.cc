@@ -6,38 +6,62 @@
 namespace lowbit::offline {
 namespace {
 
-// 16 floats: one AVX-512 register, two AVX2 registers, four SSE registers; the compiler splits it for the clone it
-// builds.
-typedef float Lanes __attribute__((vector_size(64), aligned(4)));
+typedef float Floats16 __attribute__((vector_size(64)));  // one AVX-512 register
+typedef float Floats8 __attribute__((vector_size(32)));   // one AVX2 register
 
-constexpr int kRows = 8;     // rows of c in registers
-constexpr int kVectors = 3;  // vectors per row: 24 accumulators of the 32 AVX-512 registers
-constexpr int kCols = 16 * kVectors;
+constexpr int kRows = 8;         // rows of c in registers
+constexpr int kCols = 48;        // columns: with AVX-512, 24 accumulators in 32 registers
 constexpr int64_t kDepth = 256;  // a slab of b of kDepth x kCols floats (48 KiB) stays in the first-level cache
 
-// acc[kRows][kVectors] = Σ_k a[k, 0..kRows) ⊗ b[k, 0..kCols); then c -= acc. b is packed [depth][kCols].
-__attribute__((target_clones("avx512f", "avx2,fma", "default"))) void Tile(const float* a, int64_t lda,
-                                                                           const float* packed, float* c, int64_t ldc,
-                                                                           int64_t depth) {
-  // Every index into acc must be a constant after unrolling, or the accumulators live in memory.
-  Lanes acc[kRows][kVectors] = {};
+// c -= Σ_k a[k, 0..rows) ⊗ b[k, 0..vectors · size of Vector); b is packed [depth][kCols]. Inlined, to be built for the
+// instructions of its caller. Every index into acc must be a constant after unrolling, or the accumulators live in
+// memory.
+template <typename Vector, int rows, int vectors>
+__attribute__((always_inline)) inline void Subtract(const float* a, int64_t lda, const float* packed, float* c,
+                                                    int64_t ldc, int64_t depth) {
+  constexpr int width = sizeof(Vector) / sizeof(float);
+  Vector acc[rows][vectors] = {};
   for (int64_t k = 0; k < depth; k++) {
-    const Lanes* row = reinterpret_cast<const Lanes*>(packed + k * kCols);
+    Vector row[vectors];
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; v++) std::memcpy(&row[v], packed + k * kCols + v * width, sizeof(Vector));
     const float* column = a + k * lda;
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; m++) {
+    for (int m = 0; m < rows; m++) {
 #pragma GCC unroll 3
-      for (int v = 0; v < kVectors; v++) acc[m][v] += row[v] * column[m];
+      for (int v = 0; v < vectors; v++) acc[m][v] += row[v] * column[m];
     }
   }
 #pragma GCC unroll 8
-  for (int m = 0; m < kRows; m++) {
+  for (int m = 0; m < rows; m++) {
 #pragma GCC unroll 3
-    for (int v = 0; v < kVectors; v++) {
-      Lanes* out = reinterpret_cast<Lanes*>(c + m * ldc + 16 * v);
-      *out -= acc[m][v];
+    for (int v = 0; v < vectors; v++) {
+      float* at = c + m * ldc + width * v;
+      Vector out;
+      std::memcpy(&out, at, sizeof(Vector));
+      out -= acc[m][v];
+      std::memcpy(at, &out, sizeof(Vector));
     }
   }
+}
+
+__attribute__((target("avx512f"))) void TileOf32Registers(const float* a, int64_t lda, const float* packed, float* c,
+                                                          int64_t ldc, int64_t depth) {
+  Subtract<Floats16, kRows, 3>(a, lda, packed, c, ldc, depth);
+}
+
+// Twelve accumulators in 16 registers, four rows of 24 columns at a time.
+__attribute__((target_clones("avx2,fma", "default"))) void TileOf16Registers(const float* a, int64_t lda,
+                                                                             const float* packed, float* c, int64_t ldc,
+                                                                             int64_t depth) {
+  for (int n = 0; n < kCols; n += 24) {
+    for (int m = 0; m < kRows; m += 4) Subtract<Floats8, 4, 3>(a + m, lda, packed + n, c + m * ldc + n, ldc, depth);
+  }
+}
+
+void Tile(const float* a, int64_t lda, const float* packed, float* c, int64_t ldc, int64_t depth) {
+  static const auto tile = __builtin_cpu_supports("avx512f") ? TileOf32Registers : TileOf16Registers;
+  tile(a, lda, packed, c, ldc, depth);
 }
 
 }  // namespace
