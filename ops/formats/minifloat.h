@@ -1,9 +1,7 @@
 // Minifloat codes as ops/formats/README.md defines them; the values of all codes as tables.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <limits>
 
 namespace lowbit {
 
@@ -18,7 +16,7 @@ inline constexpr Minifloat kE3M0{4, 0, 3, 16.f};
 inline constexpr Minifloat kE4M3{8, 3, 7, 448.f};
 inline constexpr Minifloat kE5M2{8, 2, 15, 57344.f};
 
-constexpr float MinifloatValue(const Minifloat& format, uint32_t code) {
+consteval float MinifloatValue(const Minifloat& format, uint32_t code) {
   const uint32_t half = 1u << (format.bits - 1), magnitude = code & (half - 1);
   const uint32_t exponent = magnitude >> format.mantissa, fraction = magnitude & ((1u << format.mantissa) - 1);
   float size = static_cast<float>(exponent == 0 ? fraction : fraction + (1u << format.mantissa));
@@ -27,24 +25,30 @@ constexpr float MinifloatValue(const Minifloat& format, uint32_t code) {
   for (int e = static_cast<int>(exponent == 0 ? 1 : exponent) - format.bias - format.mantissa; e > 0; --e) size *= 2.f;
   if (size > format.max) {
     const bool infinity = format.bias == 15 && fraction == 0;
-    size = infinity ? std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
+    size = infinity ? __builtin_inff() : __builtin_nanf("");
   }
   return code & half ? -size : size;
 }
 
+/// The value of every code, by bit pattern. No library type, so that instruction-set files may include it.
 template <int kCount>
-constexpr std::array<float, kCount> MinifloatValues(const Minifloat& format) {
-  std::array<float, kCount> values{};
-  for (int code = 0; code < kCount; ++code) values[code] = MinifloatValue(format, static_cast<uint32_t>(code));
+struct CodeValues {
+  float of[kCount];
+};
+
+template <int kCount>
+consteval CodeValues<kCount> MinifloatValues(const Minifloat& format) {
+  CodeValues<kCount> values{};
+  for (int code = 0; code < kCount; ++code) values.of[code] = MinifloatValue(format, static_cast<uint32_t>(code));
   return values;
 }
 
-/// Values of two's complement codes of 4 or 8 bits, by bit pattern.
+/// The same for two's complement codes.
 template <int kCount>
-constexpr std::array<float, kCount> IntegerValues() {
-  std::array<float, kCount> values{};
+consteval CodeValues<kCount> IntegerValues() {
+  CodeValues<kCount> values{};
   for (int code = 0; code < kCount; ++code) {
-    values[code] = static_cast<float>(code < kCount / 2 ? code : code - kCount);
+    values.of[code] = static_cast<float>(code < kCount / 2 ? code : code - kCount);
   }
   return values;
 }

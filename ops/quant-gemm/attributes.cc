@@ -1,5 +1,7 @@
 #include "ops/quant-gemm/attributes.h"
 
+#include "ops/formats/minifloat.h"
+
 namespace lowbit {
 namespace {
 
@@ -7,6 +9,44 @@ using gemm::Codes;
 
 /// The largest K whose s8 x s8 sums fit in int32.
 constexpr int64_t kMaxK = 131072;
+
+constexpr CodeValues<256> kE4M3Values = MinifloatValues<256>(kE4M3), kE5M2Values = MinifloatValues<256>(kE5M2),
+                          kS8Values = IntegerValues<256>();
+
+struct WeightFormat {
+  const char* name;
+  Codes codes;
+};
+constexpr WeightFormat kWeightFormats[] = {
+    {"s4", Codes::kS4}, {"s8", Codes::kS8}, {"e2m1", Codes::kE2M1}, {"e3m0", Codes::kE3M0}, {"e4m3", Codes::kE4M3}};
+
+Status ReadWeightFormat(const std::string& where, const std::string& name, Codes* codes) {
+  for (const WeightFormat& format : kWeightFormats) {
+    if (name != format.name) continue;
+    *codes = format.codes;
+    return Status::Ok();
+  }
+  return Status::Error(ORT_INVALID_ARGUMENT, where, ": attribute weight_format is \"", name,
+                       "\", expected \"s4\", \"s8\", \"e2m1\", \"e3m0\" or \"e4m3\".");
+}
+
+/// Integer sums where both sides are integers; else activations become floats by table.
+Status ReadActivationFormat(const std::string& where, const std::string& name, QuantGemmAttributes* at) {
+  if (name == "none") {
+    at->a = Codes::kFloat;
+  } else if (name == "e4m3" || name == "e5m2") {
+    at->a = Codes::kTable;
+    at->a_values = name == "e4m3" ? kE4M3Values.of : kE5M2Values.of;
+  } else if (name == "s4" || name == "s8") {
+    const bool integers = at->b == Codes::kS4 || at->b == Codes::kS8;
+    at->a = integers ? Codes::kS8 : Codes::kTable;
+    at->a_values = integers ? nullptr : kS8Values.of;
+  } else {
+    return Status::Error(ORT_INVALID_ARGUMENT, where, ": attribute a_format is \"", name,
+                         "\", expected \"s4\", \"s8\", \"e4m3\", \"e5m2\" or \"none\".");
+  }
+  return Status::Ok();
+}
 
 Status CheckGroup(const std::string& where, const char* name, int64_t group, int64_t body) {
   LOWBIT_EXPECT(group == 0 || (group > 0 && group % 16 == 0 && body % group == 0), where, ": attribute ", name, " is ",
@@ -33,17 +73,12 @@ Status ReadQuantGemmAttributes(const KernelInfo& info, const std::string& where,
   LOWBIT_EXPECT(at.outliers >= 0 && at.k > at.outliers && at.k <= kMaxK, where,
                 ": attributes K and outlier_channels are ", at.k, " and ", at.outliers,
                 ", expected 0 <= outlier_channels < K <= ", kMaxK, ".");
-  LOWBIT_EXPECT(weight_format == "s4" || weight_format == "s8", where, ": attribute weight_format is \"", weight_format,
-                "\", expected \"s4\" or \"s8\".");
-  LOWBIT_EXPECT(a_format == "s4" || a_format == "s8" || a_format == "none", where, ": attribute a_format is \"",
-                a_format, "\", expected \"s4\", \"s8\" or \"none\".");
-  at.a = a_format == "none" ? Codes::kFloat : a_format == "s4" ? Codes::kS4 : Codes::kS8;
-  at.b = weight_format == "s4" ? Codes::kS4 : Codes::kS8;
-  LOWBIT_EXPECT((at.b == Codes::kS4) == (types.b == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8), where, ": input b is ",
-                TypeName(types.b), ", expected uint8 for s4 weights and int8 for s8 weights.");
+  LOWBIT_TRY(ReadWeightFormat(where, weight_format, &at.b));
+  LOWBIT_TRY(ReadActivationFormat(where, a_format, &at));
+  LOWBIT_EXPECT(gemm::IsNibble(at.b) == (types.b == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8), where, ": input b is ",
+                TypeName(types.b), ", expected uint8 for weights of 4 bits and int8 for those of 8.");
   LOWBIT_EXPECT((at.a == Codes::kFloat) == (types.a != ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8), where, ": input a is ",
-                TypeName(types.a), " with a_format \"", a_format,
-                "\", expected int8 codes for s4 and s8, floats for none.");
+                TypeName(types.a), " with a_format \"", a_format, "\", expected floats for none, else int8 codes.");
   LOWBIT_TRY(CheckGroup(where, "group_size", at.group, at.body()));
   LOWBIT_TRY(CheckGroup(where, "a_group_size", at.a_group, at.body()));
   LOWBIT_EXPECT(at.a_group == 0 || at.group == 0 || at.a_group == at.group, where,

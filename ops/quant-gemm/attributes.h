@@ -13,7 +13,8 @@ struct QuantGemmAttributes {
   int64_t group = 0;    // channels per weight scale, 0: per output channel
   int64_t a_group = 0;  // channels per activation scale, 0: per token
   int64_t outliers = 0;
-  gemm::Codes a = gemm::Codes::kS8;
+  gemm::Codes a = gemm::Codes::kS8;  // kS8 stands for s4 as well
+  const float* a_values = nullptr;   // see gemm::Args
   gemm::Codes b = gemm::Codes::kS4;
 
   int64_t body() const { return k - outliers; }

@@ -1,4 +1,5 @@
 import { defineOp } from '../define-op.js';
+import { activationFormats, weightFormats } from '../formats/formats.js';
 
 /**
  * The low-bit matrix product. Arithmetic and storage: `ops/formats/README.md`; kernels and numbers: the README of this folder.
@@ -20,7 +21,7 @@ export const QuantGemm = defineOp({
     b: {
       type: 'uint8|int8',
       dims: '[N, ceil((K-O)/2)] or [N, K-O]',
-      about: 's4 weights, two a byte, the even k in the low nibble; or s8 weights',
+      about: 'weights of 4 bits, two a byte, the even k in the low nibble; or of 8 bits',
     },
     b_scale: { type: 'float16', dims: '[N, (K-O)/G]', about: 'weight scales; one a row if group_size is 0' },
     b_outlier: { type: 'int8', optional: true, dims: '[N, O]', about: 's8 weights of the outlier channels' },
@@ -32,9 +33,13 @@ export const QuantGemm = defineOp({
   attributes: {
     K: { type: 'int', about: 'channels of a row of a, outliers included; at most 131072' },
     N: { type: 'int', about: 'output channels' },
-    weight_format: { type: 'string', oneOf: ['s4', 's8'], about: 'codes of the weight body' },
+    weight_format: { type: 'string', oneOf: weightFormats, about: 'codes of the weight body' },
     group_size: { type: 'int', default: 0, about: 'G: channels sharing a weight scale, 0 for all of the body' },
-    a_format: { type: 'string', oneOf: ['s4', 's8', 'none'], about: 'codes of the activation body; none: floats' },
+    a_format: {
+      type: 'string',
+      oneOf: [...activationFormats, 'none'],
+      about: 'codes of the activation body; none: floats',
+    },
     a_group_size: { type: 'int', default: 0, about: 'channels sharing an activation scale, 0 for all of the body' },
     outlier_channels: { type: 'int', default: 0, about: 'O: trailing channels in s8 with scales of their own' },
   },

@@ -100,8 +100,8 @@ class QuantGemm : public Kernel {
   /// Inputs whose shape follows from the attributes alone. Constant ones are checked once, when the session is made.
   Status CheckWeights(size_t index, const TensorView& view) const {
     const QuantGemmAttributes& at = attributes_;
-    const bool s4 = at.b == Codes::kS4, outliers = at.outliers > 0;
-    const int64_t b_cols = s4 ? (at.body() + 1) / 2 : at.body();
+    const bool nibbles = gemm::IsNibble(at.b), outliers = at.outliers > 0;
+    const int64_t b_cols = nibbles ? (at.body() + 1) / 2 : at.body();
     switch (index) {
       case kB:
         return ExpectShape("b", view, {at.n, b_cols});
@@ -183,7 +183,7 @@ class QuantGemm : public Kernel {
     const gemm::Shape shape{rows, attributes_.n, group, attributes_.body() / group};
     const auto accepts = [&](size_t i) {
       const GemmKernel& kernel = kernels[i];
-      return (kernel.a == Codes::kFloat) == weight_only() && kernel.b == attributes_.b && kernel.accepts(shape);
+      return kernel.a == attributes_.a && kernel.b == attributes_.b && kernel.accepts(shape);
     };
     return kernels[choices_[std::min(rows, gemm::kFewRows + 1)].Get("QuantGemm", KernelRows, accepts)];
   }
@@ -199,6 +199,7 @@ class QuantGemm : public Kernel {
     args.outliers = at.outliers;
     args.a = inputs[kA].data;
     args.a_scale = inputs[kAScale].As<float>();
+    args.a_values = at.a_values;
     args.a_scale_row = at.scales_per_row();
     args.a_scale_step = at.a_group > 0 ? 1 : 0;
     args.b = inputs[kB].As<uint8_t>();

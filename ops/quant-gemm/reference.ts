@@ -1,17 +1,18 @@
 /** The oracle of every `QuantGemm` kernel: exact integer sums, then the float sum in double with its error bound. */
 import { fromFloat16Bits } from '../common/float16.js';
-import type { FormatName } from '../formats/formats.js';
+import { weightBits, type ActivationFormat, type WeightFormat } from '../formats/formats.js';
+import { isMinifloat, minifloatValues, unpackNibbles } from '../formats/minifloat.js';
 import { unpackS4 } from '../formats/s4.js';
 
 /** Attributes, as in the contract. */
 export interface QuantGemmAttributes {
   readonly K: number;
   readonly N: number;
-  readonly weightFormat: FormatName;
+  readonly weightFormat: WeightFormat;
   /** Channels of a row of weights that share a scale; 0: the whole body. */
   readonly groupSize: number;
   /** 'none': activations are floats. */
-  readonly aFormat: FormatName | 'none';
+  readonly aFormat: ActivationFormat | 'none';
   readonly aGroupSize: number;
   readonly outlierChannels: number;
 }
@@ -21,7 +22,7 @@ export interface QuantGemmInputs {
   readonly a: Int8Array | Float32Array;
   /** [M, S], absent for float activations. */
   readonly aScale?: Float32Array | undefined;
-  /** s4: packed [N, ceil((K-O)/2)]; s8: [N, K-O]. */
+  /** 4 bits: packed [N, ceil((K-O)/2)]; 8 bits: [N, K-O]. */
   readonly b: Uint8Array | Int8Array;
   /** float16 bits [N, weight groups]. */
   readonly bScale: Uint16Array;
@@ -65,19 +66,50 @@ export function gemmSegments(attributes: QuantGemmAttributes): GemmSegment[] {
   return segments;
 }
 
-/** Weight codes [N, K], outliers last. */
-export function weightCodes(inputs: QuantGemmInputs, { K, N, outlierChannels, weightFormat }: QuantGemmAttributes) {
+/** What weight codes stand for, [N, K], outliers last; without the scales. */
+export function weightValues(
+  inputs: QuantGemmInputs,
+  { K, N, outlierChannels, weightFormat }: QuantGemmAttributes,
+): Float32Array {
   const body = K - outlierChannels;
-  const bodyCodes = weightFormat === 's4' ? unpackS4(inputs.b as Uint8Array, N, body) : inputs.b;
-  const codes = new Int8Array(N * K);
+  const packed = inputs.b as Uint8Array;
+  const bodyCodes =
+    weightFormat === 's4'
+      ? unpackS4(packed, N, body)
+      : weightBits(weightFormat) === 4
+        ? unpackNibbles(packed, N, body)
+        : inputs.b;
+  const values = new Float32Array(N * K);
   for (let n = 0; n < N; n++) {
-    codes.set(bodyCodes.subarray(n * body, (n + 1) * body), n * K);
+    values.set(valuesOf(bodyCodes.subarray(n * body, (n + 1) * body), weightFormat), n * K);
     if (outlierChannels > 0) {
-      codes.set(inputs.bOutlier!.subarray(n * outlierChannels, (n + 1) * outlierChannels), n * K + body);
+      values.set(inputs.bOutlier!.subarray(n * outlierChannels, (n + 1) * outlierChannels), n * K + body);
     }
   }
-  return codes;
+  return values;
 }
+
+/** What the activations of a row stand for, without the scales. */
+function activationValues(
+  row: Int8Array | Float32Array,
+  { K, outlierChannels, aFormat }: QuantGemmAttributes,
+): ArrayLike<number> {
+  if (aFormat === 'none' || !isMinifloat(aFormat)) return row;
+  const values = Float32Array.from(row);
+  const body = row.subarray(0, K - outlierChannels);
+  values.set(valuesOf(body, aFormat));
+  return values;
+}
+
+function valuesOf(codes: Int8Array | Uint8Array | Float32Array, format: ActivationFormat | WeightFormat): Float32Array {
+  if (!isMinifloat(format)) return Float32Array.from(codes);
+  const values = minifloatValues(format);
+  return Float32Array.from(codes, (code) => values[code & (values.length - 1)]!);
+}
+
+/** Whether inner sums are exact integers. */
+const integers = ({ aFormat, weightFormat }: QuantGemmAttributes): boolean =>
+  aFormat !== 'none' && !isMinifloat(aFormat) && !isMinifloat(weightFormat);
 
 /** One output element's exact segment sums Σ a·b: integers for codes, doubles for float activations. */
 export function segmentSums(a: ArrayLike<number>, b: ArrayLike<number>, segments: readonly GemmSegment[]): number[] {
@@ -105,13 +137,14 @@ export function quantGemm(
   const segments = gemmSegments(attributes);
   const scalesPerRow = inputs.aScale && M > 0 ? inputs.aScale.length / M : 0;
   const weightGroups = groupSize ? (K - outlierChannels) / groupSize : 1;
-  const codes = weightCodes(inputs, attributes);
+  const weights = weightValues(inputs, attributes);
+  const exact = integers(attributes);
   const y = new Float64Array(M * N);
   const bound = new Float64Array(M * N);
   for (let m = 0; m < M; m++) {
-    const a = inputs.a.subarray(m * K, (m + 1) * K);
+    const a = activationValues(inputs.a.subarray(m * K, (m + 1) * K), attributes);
     for (let n = 0; n < N; n++) {
-      const b = codes.subarray(n * K, (n + 1) * K);
+      const b = weights.subarray(n * K, (n + 1) * K);
       const scales = segments.map(({ aScaleIndex, bScaleIndex }) => {
         const aScale = inputs.aScale ? inputs.aScale[m * scalesPerRow + aScaleIndex]! : 1;
         const bBits =
@@ -122,12 +155,12 @@ export function quantGemm(
       const constant = (inputs.bias.length > 0 ? inputs.bias[n]! : 0) + (inputs.residual?.[m * N + n] ?? 0);
       y[m * N + n] = sums.reduce((total, sum, s) => total + sum * scales[s]!, constant);
       // Magnitudes a kernel rounds: the segment terms, or every product when the inner sums are floats.
-      const inner = inputs.aScale ? sums : segmentSums(a.map(Math.abs), b.map(Math.abs), segments);
+      const inner = exact ? sums : segmentSums(Float32Array.from(a, Math.abs), b.map(Math.abs), segments);
       const magnitude =
         Math.abs(inputs.bias[n] ?? 0) +
         Math.abs(inputs.residual?.[m * N + n] ?? 0) +
         inner.reduce((total, sum, s) => total + Math.abs(sum * scales[s]!), 0);
-      const roundings = (inputs.aScale ? 0 : K) + segments.length + 4;
+      const roundings = (exact ? 0 : K) + segments.length + 4;
       bound[m * N + n] = roundings * 2 ** -24 * magnitude + 2 ** -120;
     }
   }

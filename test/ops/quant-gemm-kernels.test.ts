@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { type InferenceSession, Tensor } from '../../native/js/index.js';
 import { toFloat16Array } from '../../ops/common/float16.js';
-import { codeFormats, packedRowBytes } from '../../ops/formats/formats.js';
+import { codeFormats, largestOf, packedRowBytes, weightBits, weightStorage } from '../../ops/formats/formats.js';
+import { isMinifloat, minifloatValues, packNibbles, type MinifloatName } from '../../ops/formats/minifloat.js';
 import { packS4 } from '../../ops/formats/s4.js';
 import {
   gemmSegments,
@@ -48,6 +49,24 @@ const floatCases: readonly Case[] = [
   gemm([1088, 19, 0], ['none', 0], ['s8', 32]),
 ];
 
+/** Minifloat codes on one side or both: sums in float32. */
+const minifloatCases: readonly Case[] = [
+  gemm([16, 1, 0], ['e4m3', 0], ['e2m1', 16]),
+  gemm([101, 5, 4], ['e4m3', 0], ['e2m1', 0]), // an odd body
+  gemm([384, 100, 0], ['e4m3', 0], ['e2m1', 128]),
+  gemm([400, 35, 16], ['e4m3', 96], ['e2m1', 96]),
+  gemm([272, 33, 0], ['e5m2', 0], ['e3m0', 16]),
+  gemm([1040, 18, 0], ['e5m2', 0], ['e4m3', 0]),
+  gemm([160, 70, 0], ['e4m3', 0], ['e4m3', 32]),
+  gemm([160, 33, 0], ['e4m3', 32], ['s4', 32]),
+  gemm([75, 20, 0], ['e5m2', 0], ['s8', 0]),
+  gemm([192, 33, 32], ['s8', 0], ['e2m1', 32]),
+  gemm([64, 17, 0], ['s4', 0], ['e4m3', 0]),
+  gemm([100, 33, 0], ['none', 0], ['e2m1', 0]),
+  gemm([384, 19, 0], ['none', 0], ['e3m0', 128]),
+  gemm([333, 34, 0], ['none', 0], ['e4m3', 0]),
+];
+
 const caseTitle = (c: Case): string =>
   `K ${c.K} N ${c.N} outliers ${c.outlierChannels} a ${c.aFormat}/${c.aGroupSize} b ${c.weightFormat}/${c.groupSize}`;
 
@@ -59,21 +78,45 @@ const weightGroups = (c: Case): number => (c.groupSize ? bodyOf(c) / c.groupSize
 /** Everything of a product but its scales: random codes, with rows of extremes and of zeros among them. */
 function codesOf(c: Case, type: GraphType, random: Random): Pick<QuantGemmInputs, 'a' | 'b' | 'bOutlier'> {
   const body = bodyOf(c);
-  const weights = codeFormats[c.weightFormat];
-  const b = random.codes(c.N * body, weights.min, weights.max);
-  b.fill(weights.min, 0, body); // the first output channel: the largest products
+  const b = extremesAndCodes(c.weightFormat, c.N, body, random, (n) => n === 0);
   const bOutlier = c.outlierChannels ? random.codes(c.N * c.outlierChannels, -128, 127) : undefined;
-  const packed = c.weightFormat === 's4' ? packS4(b, c.N, body) : b;
+  const packed =
+    weightBits(c.weightFormat) === 8 ? b : c.weightFormat === 's4' ? packS4(b, c.N, body) : packNibbles(b, c.N, body);
   if (c.aFormat === 'none') return { a: random.normals(type, rowTotal * c.K), b: packed, bOutlier };
-  const range = codeFormats[c.aFormat];
+  const bodyCodes = extremesAndCodes(c.aFormat, rowTotal, body, random, (m) => m % 8 === 1);
   const a = new Int8Array(rowTotal * c.K);
   for (let m = 0; m < rowTotal; m++) {
     const row = a.subarray(m * c.K, (m + 1) * c.K);
-    if (m % 8 === 1) row.fill(range.min);
-    else if (m % 8 !== 2) row.set(random.codes(c.K, range.min, range.max));
+    if (m % 8 !== 2) row.set(bodyCodes.subarray(m * body, (m + 1) * body));
     if (c.outlierChannels > 0) row.set(random.codes(c.outlierChannels, -128, 127), body);
   }
   return { a, b: packed, bOutlier };
+}
+
+/** Random codes with finite values [rows, cols]; in some rows the largest magnitude only. */
+function extremesAndCodes(
+  format: Case['weightFormat'] | Exclude<Case['aFormat'], 'none'>,
+  rows: number,
+  cols: number,
+  random: Random,
+  extreme: (row: number) => boolean,
+): Int8Array {
+  const legal = isMinifloat(format) ? finiteCodes(format) : integerCodes(codeFormats[format]);
+  const codes = Int8Array.from({ length: rows * cols }, () => legal[random.int(0, legal.length - 1)]!);
+  for (let row = 0; row < rows; row++) {
+    if (extreme(row)) codes.fill(legal[0]!, row * cols, (row + 1) * cols);
+  }
+  return codes;
+}
+
+const integerCodes = ({ min, max }: { min: number; max: number }): number[] =>
+  Array.from({ length: max - min + 1 }, (_, i) => min + i);
+
+/** Bit patterns of finite values, that of the largest first. */
+function finiteCodes(format: MinifloatName): number[] {
+  const values = [...minifloatValues(format)];
+  const finite = values.flatMap((value, code) => (Number.isFinite(value) ? [code] : []));
+  return finite.sort((a, b) => values[b]! - values[a]!);
 }
 
 /**
@@ -95,9 +138,12 @@ function oneHotScales(c: Case): Pick<QuantGemmInputs, 'aScale' | 'bScale' | 'bOu
 function randomScales(c: Case, random: Random): Pick<QuantGemmInputs, 'aScale' | 'bScale' | 'bOutlierScale'> {
   const positive = (count: number, size: number): Float32Array =>
     Float32Array.from({ length: count }, () => size * (0.1 + random.next()));
-  const aScale = c.aFormat === 'none' ? undefined : positive(rowTotal * scalesPerRow(c), 0.1);
+  // Floats span a wider range than integers do; their products shall stay within float16.
+  const unit = (format: Case['weightFormat'] | Exclude<Case['aFormat'], 'none'>): number =>
+    isMinifloat(format) ? 1 / largestOf(format) : 0.01;
+  const aScale = c.aFormat === 'none' ? undefined : positive(rowTotal * scalesPerRow(c), unit(c.aFormat) * 10);
   const bOutlierScale = c.outlierChannels ? toFloat16Array(positive(c.N, 0.001)) : undefined;
-  return { aScale, bScale: toFloat16Array(positive(c.N * weightGroups(c), 0.01)), bOutlierScale };
+  return { aScale, bScale: toFloat16Array(positive(c.N * weightGroups(c), unit(c.weightFormat))), bOutlierScale };
 }
 
 /** The node; weights, scales and bias are constants, activations and residual are fed. */
@@ -110,7 +156,7 @@ function specOf(c: Case, type: GraphType, inputs: QuantGemmInputs): OpSpec {
     inputs: [
       { name: 'a', dtype: quantized ? 'int8' : type, dims: ['A', 'B', c.K] },
       quantized ? { name: 'a_scale', dtype: 'float32', dims: ['A', 'B', scalesPerRow(c)] } : undefined,
-      { name: 'b', dtype: c.weightFormat === 's4' ? 'uint8' : 'int8', dims: [c.N, bCols], constant: inputs.b },
+      { name: 'b', dtype: weightStorage(c.weightFormat), dims: [c.N, bCols], constant: inputs.b },
       { name: 'b_scale', dtype: 'float16', dims: [c.N, weightGroups(c)], constant: inputs.bScale },
       outliers
         ? { name: 'b_outlier', dtype: 'int8', dims: [c.N, c.outlierChannels], constant: inputs.bOutlier }
@@ -210,6 +256,7 @@ check(
   true,
 );
 check('float results are within the bound', bothTypes([...cases, ...floatCases]), false);
+check('minifloat results are within the bound', bothTypes(minifloatCases), false);
 
 describe('QuantGemm policies', () => {
   const c = cases[5]!;

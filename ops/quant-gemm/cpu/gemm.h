@@ -11,7 +11,11 @@
 
 namespace lowbit::gemm {
 
-enum class Codes : uint8_t { kS4, kS8, kFloat };
+/// kTable: activations of any 8-bit format, multiplied as floats that Args::a_values gives.
+enum class Codes : uint8_t { kS4, kS8, kFloat, kTable, kE2M1, kE3M0, kE4M3 };
+
+/// Whether two weight codes share a byte.
+constexpr bool IsNibble(Codes codes) { return codes == Codes::kS4 || codes == Codes::kE2M1 || codes == Codes::kE3M0; }
 
 struct Args {
   int64_t n;         // output channels
@@ -22,8 +26,9 @@ struct Args {
 
   const void* a;  // [rows, body + outliers]: int8 codes, or floats of the graph type (weight-only)
   const float*
-      a_scale;          // [rows, a_scale_row]: one per activation group, the outlier scale last; unused for weight-only
-  int64_t a_scale_row;  // scales per row
+      a_scale;  // [rows, a_scale_row]: one per activation group, the outlier scale last; unused for weight-only
+  const float* a_values;    // [256] the value of each body code, for kTable; else nullptr
+  int64_t a_scale_row;      // scales per row
   int64_t a_scale_step;     // from one segment's scale to the next one's: 1, or 0 when a row has a single body scale
   const uint8_t* b;         // [n, b_row] bytes: two s4 codes or one s8 code in each
   int64_t b_row;            // bytes per row
@@ -103,7 +108,10 @@ struct Table {
 
 // One table per instruction-set file.
 Table ScalarKernels();
+Table MinifloatScalarKernels();
 Table Avx2Kernels();
+Table MinifloatAvx2Kernels();
+Table MinifloatAvx512Kernels();
 Table Avx512VnniKernels();
 
 }  // namespace lowbit::gemm

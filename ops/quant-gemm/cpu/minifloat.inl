@@ -1,0 +1,216 @@
+// Products in which a side has minifloat codes: both sides are decoded to floats, exactly, and multiplied as floats.
+// Included by one file per instruction set, inside its unnamed namespace, after it has defined a struct `Isa` (vectors
+// of kLanes 32-bit lanes, kRows rows of accumulators).
+//
+//   packed activations   float [panel][k][row of panel]
+//   weight tile          float [k of piece][column], in L1, used by every panel of the block
+//   sums                 float [row][column] of the tile
+
+constexpr int64_t kCols = 2 * Isa::kLanes;
+constexpr int64_t kPiece = 64;  // codes; starts at multiples of 16 inside a weight row
+
+inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/// Where things are in a task's scratch.
+struct Scratch {
+  float* tile;      // [kPiece][kCols]
+  uint32_t* words;  // [kPiece / 4][kCols]: four bytes of every column
+  float* scales;    // [segment][kCols], the outlier scale last
+  float* sums;      // [row][kCols]
+  int64_t bytes;
+  Scratch(void* memory, const Args& args, int64_t rows) {
+    char* at = static_cast<char*>(memory);
+    tile = reinterpret_cast<float*>(at);
+    at += kPiece * kCols * 4;
+    words = reinterpret_cast<uint32_t*>(at);
+    at += kPiece / 4 * kCols * 4;
+    scales = reinterpret_cast<float*>(at);
+    at += (args.segments + 1) * kCols * 4;
+    sums = reinterpret_cast<float*>(at);
+    at += rows * kCols * 4;
+    bytes = at - static_cast<char*>(memory);
+  }
+};
+
+inline float LoadOne(const void* data, int64_t index, bool half) {
+  return half ? Isa::HalfToFloat(static_cast<const uint16_t*>(data)[index]) : static_cast<const float*>(data)[index];
+}
+
+template <Codes kA>
+void PackPanels(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed) {
+  const int64_t channels = args.body + args.outliers;
+  const Panels panels(block.rows, Isa::kRows);
+  for (int64_t p = begin; p < end; ++p) {
+    const int64_t first = panels.Begin(p), rows = panels.Size(p);
+    float* panel = static_cast<float*>(packed) + first * channels;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = (block.row + first + r) * channels;
+      float* out = panel + r;
+      if constexpr (kA == Codes::kFloat) {
+        for (int64_t k = 0; k < channels; ++k) out[k * rows] = LoadOne(args.a, row + k, args.half);
+      } else {
+        const int8_t* codes = static_cast<const int8_t*>(args.a) + row;
+        for (int64_t k = 0; k < args.body; ++k) out[k * rows] = args.a_values[static_cast<uint8_t>(codes[k])];
+        for (int64_t k = args.body; k < channels; ++k) out[k * rows] = codes[k];
+      }
+    }
+  }
+}
+
+template <Codes kB>
+inline constexpr CodeValues<16> kNibbleValues = kB == Codes::kE2M1   ? MinifloatValues<16>(kE2M1)
+                                                : kB == Codes::kE3M0 ? MinifloatValues<16>(kE3M0)
+                                                                     : IntegerValues<16>();
+
+/// Decodes `codes` codes of `columns` weight rows; absent columns give zeros' values, which nothing reads.
+template <Codes kB>
+void FillTile(const Scratch& scratch, const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes) {
+  constexpr int64_t kPerWord = IsNibble(kB) ? 8 : 4;
+  const int64_t bytes = IsNibble(kB) ? (codes + 1) / 2 : codes, whole = bytes / 4;
+  for (int64_t c = 0; c < kCols; ++c) {
+    uint32_t* words = scratch.words + c;
+    const uint8_t* from = b + (c < columns ? c : 0) * b_row;
+    for (int64_t w = 0; w < whole; ++w) __builtin_memcpy(words + w * kCols, from + w * 4, 4);
+    if (bytes % 4 != 0) {
+      uint32_t word = 0;
+      for (int64_t i = 0; i < bytes % 4; ++i) word |= uint32_t{from[whole * 4 + i]} << (8 * i);
+      words[whole * kCols] = word;
+    }
+  }
+  for (int64_t half = 0; half < kCols; half += Isa::kLanes) {
+    const uint32_t* words = scratch.words + half;
+    float* tile = scratch.tile + half;
+    for (int64_t k = 0; k < codes; k += kPerWord, words += kCols) {
+      typename Isa::I word = Isa::LoadI(words);
+      const int64_t count = Min(kPerWord, codes - k);
+      for (int64_t j = 0; j < count; ++j, tile += kCols) {
+        if constexpr (IsNibble(kB)) {
+          Isa::StoreF(tile, Isa::Lookup(kNibbleValues<kB>, word));
+          word = Isa::template ShiftRight<4>(word);
+        } else {
+          Isa::StoreF(tile, kB == Codes::kE4M3 ? Isa::FromE4M3(word) : Isa::FromS8(word));
+          word = Isa::template ShiftRight<8>(word);
+        }
+      }
+    }
+  }
+}
+
+template <int kR>
+struct Rows {};
+
+/// Calls fn(Rows<rows>{}): row counts are compile-time constants so that accumulators stay in registers.
+template <int kMax, class Fn>
+void WithRows(int64_t rows, const Fn& fn) {
+  if constexpr (kMax > 1) {
+    if (rows < kMax) return WithRows<kMax - 1>(rows, fn);
+  }
+  fn(Rows<kMax>{});
+}
+
+/// sums += (panel · tile) · weight scale · activation scale, for one piece. `a_scale` may be nullptr (floats).
+template <int kR>
+void ComputePiece(const float* panel, const float* tile, int64_t codes, const float* scale, const float* a_scale,
+                  int64_t a_scale_row, float* sums) {
+  using F = typename Isa::F;
+  F acc[kR][2];
+  Unroll<kR>([&](auto r) LOWBIT_INLINE { acc[r.value][0] = acc[r.value][1] = Isa::SetF(0); });
+  for (int64_t k = 0; k < codes; ++k, tile += kCols, panel += kR) {
+    const F b0 = Isa::LoadF(tile), b1 = Isa::LoadF(tile + Isa::kLanes);
+    Unroll<kR>([&](auto r) LOWBIT_INLINE {
+      const F a = Isa::SetF(panel[r.value]);
+      acc[r.value][0] = Isa::MulAdd(a, b0, acc[r.value][0]);
+      acc[r.value][1] = Isa::MulAdd(a, b1, acc[r.value][1]);
+    });
+  }
+  const F scale0 = Isa::LoadF(scale), scale1 = Isa::LoadF(scale + Isa::kLanes);
+  Unroll<kR>([&](auto r) LOWBIT_INLINE {
+    const F of_row = Isa::SetF(a_scale == nullptr ? 1.0f : a_scale[r.value * a_scale_row]);
+    float* out = sums + r.value * kCols;
+    Isa::StoreF(out, Isa::MulAdd(Isa::Mul(acc[r.value][0], scale0), of_row, Isa::LoadF(out)));
+    Isa::StoreF(out + Isa::kLanes,
+                Isa::MulAdd(Isa::Mul(acc[r.value][1], scale1), of_row, Isa::LoadF(out + Isa::kLanes)));
+  });
+}
+
+/// One segment of `codes` codes, in pieces. `channel` is its first in a row, `b` its first byte of the first column.
+template <Codes kB>
+void ComputeSegment(const Args& args, const Block& block, const Scratch& scratch, const uint8_t* b, int64_t b_row,
+                    int64_t channel, int64_t codes, const float* scale, int64_t a_scale_index, const float* packed) {
+  const int64_t columns = Min(kCols, args.n - block.n_begin), channels = args.body + args.outliers;
+  const Panels panels(block.rows, Isa::kRows);
+  for (int64_t k = 0; k < codes; k += kPiece) {
+    const int64_t count = Min(kPiece, codes - k);
+    FillTile<kB>(scratch, b + (IsNibble(kB) ? k / 2 : k), b_row, columns, count);
+    for (int64_t p = 0; p < panels.count; ++p) {
+      const int64_t first = panels.Begin(p), rows = panels.Size(p);
+      const float* panel = packed + first * channels + (channel + k) * rows;
+      const float* a_scale =
+          args.a_scale == nullptr ? nullptr : args.a_scale + (block.row + first) * args.a_scale_row + a_scale_index;
+      WithRows<Isa::kRows>(rows, [&]<int kR>(Rows<kR>) {
+        ComputePiece<kR>(panel, scratch.tile, count, scale, a_scale, args.a_scale_row, scratch.sums + first * kCols);
+      });
+    }
+  }
+}
+
+/// float16 [column][count], columns `row` apart -> float [count][kCols]; absent columns get 0.
+inline void FillScales(float* scales, const uint16_t* from, int64_t row, int64_t count, int64_t columns) {
+  for (int64_t c = 0; c < kCols; ++c) {
+    for (int64_t g = 0; g < count; ++g) scales[g * kCols + c] = c < columns ? Isa::HalfToFloat(from[c * row + g]) : 0.f;
+  }
+}
+
+/// sums + bias + residual, rounded once to the graph type.
+inline void Finish(const Args& args, const Block& block, const float* sums) {
+  const int64_t columns = Min(kCols, args.n - block.n_begin);
+  for (int64_t r = 0; r < block.rows; ++r, sums += kCols) {
+    const int64_t index = (block.row + r) * args.n + block.n_begin;
+    for (int64_t c = 0; c < columns; ++c) {
+      float y = sums[c];
+      if (args.bias != nullptr) y += LoadOne(args.bias, block.n_begin + c, args.half);
+      if (args.residual != nullptr) y += LoadOne(args.residual, index + c, args.half);
+      if (args.half) {
+        static_cast<uint16_t*>(args.y)[index + c] = Isa::FloatToHalf(y);
+      } else {
+        static_cast<float*>(args.y)[index + c] = y;
+      }
+    }
+  }
+}
+
+template <Codes kB>
+void RunTiles(const Args& args, const Block& all, const void* packed, void* memory) {
+  const Scratch scratch(memory, args, all.rows);
+  const float* floats = static_cast<const float*>(packed);
+  for (int64_t n = all.n_begin; n < all.n_end; n += kCols) {
+    const Block block{all.row, all.rows, n, Min(n + kCols, all.n_end)};
+    const int64_t columns = Min(kCols, args.n - n);
+    FillScales(scratch.scales, args.b_scale + n * args.b_scale_row, args.b_scale_row, args.b_scale_row, columns);
+    for (int64_t i = 0; i < block.rows * kCols; i += Isa::kLanes) Isa::StoreF(scratch.sums + i, Isa::SetF(0));
+    for (int64_t s = 0; s < args.segments; ++s) {
+      const int64_t channel = s * args.segment;
+      ComputeSegment<kB>(args, block, scratch, args.b + n * args.b_row + (IsNibble(kB) ? channel / 2 : channel),
+                         args.b_row, channel, args.segment, scratch.scales + s * args.b_scale_step * kCols,
+                         s * args.a_scale_step, floats);
+    }
+    if (args.outliers > 0) {
+      float* scale = scratch.scales + args.segments * kCols;
+      FillScales(scale, args.b_outlier_scale + n, 1, 1, columns);
+      const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.outliers;
+      ComputeSegment<Codes::kS8>(args, block, scratch, b, args.outliers, args.body, args.outliers, scale,
+                                 args.a_scale_row - 1, floats);
+    }
+    Finish(args, block, scratch.sums);
+  }
+}
+
+inline int64_t PackedBytes(const Args& args, int64_t rows) { return rows * (args.body + args.outliers) * 4; }
+inline int64_t ScratchBytes(const Args& args, int64_t rows) { return Scratch(nullptr, args, rows).bytes; }
+inline bool Any(const Shape&) { return true; }
+
+template <Codes kA, Codes kB>
+constexpr GemmKernel Make(const char* name) {
+  return {name,  Isa::kNeeds, kA,          kB,           20 * Isa::kRows, Isa::kRows,
+          kCols, Any,         PackedBytes, ScratchBytes, PackPanels<kA>,  RunTiles<kB>};
+}

@@ -1,0 +1,68 @@
+// QuantGemm of minifloat codes with AVX2: decoded to floats, 6 rows x 16 columns of fused multiply-adds.
+#include <immintrin.h>
+
+#include "native/core/cpu_features.h"
+#include "ops/formats/minifloat.h"
+#include "ops/quant-gemm/cpu/gemm.h"
+
+namespace lowbit::gemm {
+namespace {
+
+struct Isa {
+  using I = __m256i;
+  using F = __m256;
+  static constexpr int64_t kLanes = 8;
+  static constexpr int kRows = 6;  // 12 accumulators, 2 weights and 1 activation: 15 of 16 registers
+  static constexpr uint32_t kNeeds = kCpuAvx2;
+
+  static I LoadI(const uint32_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+  static F SetF(float value) { return _mm256_set1_ps(value); }
+  static F LoadF(const float* from) { return _mm256_loadu_ps(from); }
+  static void StoreF(float* to, F value) { _mm256_storeu_ps(to, value); }
+  static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F MulAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  template <int kBits>
+  static I ShiftRight(I value) {
+    return _mm256_srli_epi32(value, kBits);
+  }
+  static float HalfToFloat(uint16_t half) { return _cvtsh_ss(half); }
+  static uint16_t FloatToHalf(float value) { return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+  /// The values of the lowest nibbles: bit 3 chooses the half of the table.
+  static F Lookup(const CodeValues<16>& values, I codes) {
+    const F low = _mm256_permutevar8x32_ps(LoadF(values.of), codes);
+    const F high = _mm256_permutevar8x32_ps(LoadF(values.of + 8), codes);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));
+  }
+  /// The lowest bytes as two's complement.
+  static F FromS8(I codes) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(codes, 24), 24)); }
+  /// The lowest bytes as e4m3: in a binary16 they are 2^8 too small, subnormals too.
+  static F FromE4M3(I codes) {
+    const I magnitude = _mm256_and_si256(codes, _mm256_set1_epi32(0x7f));
+    const I sign = _mm256_and_si256(codes, _mm256_set1_epi32(0x80));
+    const I bits = _mm256_or_si256(_mm256_slli_epi32(magnitude, 7), _mm256_slli_epi32(sign, 8));
+    const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+    const F value = _mm256_mul_ps(_mm256_cvtph_ps(halves), SetF(256.f));
+    const I nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
+    return _mm256_blendv_ps(value, SetF(__builtin_nanf("")), _mm256_castsi256_ps(nan));
+  }
+};
+
+#include "ops/quant-gemm/cpu/minifloat.inl"
+
+constexpr GemmKernel kTable[] = {
+    Make<Codes::kTable, Codes::kE2M1>("x8e2m1_f32_6x16__avx2"),
+    Make<Codes::kTable, Codes::kE3M0>("x8e3m0_f32_6x16__avx2"),
+    Make<Codes::kTable, Codes::kE4M3>("x8e4m3_f32_6x16__avx2"),
+    Make<Codes::kTable, Codes::kS4>("x8s4_f32_6x16__avx2"),
+    Make<Codes::kTable, Codes::kS8>("x8s8_f32_6x16__avx2"),
+    Make<Codes::kFloat, Codes::kE2M1>("f32e2m1_f32_6x16__avx2"),
+    Make<Codes::kFloat, Codes::kE3M0>("f32e3m0_f32_6x16__avx2"),
+    Make<Codes::kFloat, Codes::kE4M3>("f32e4m3_f32_6x16__avx2"),
+};
+
+}  // namespace
+
+Table MinifloatAvx2Kernels() { return {kTable, sizeof kTable / sizeof kTable[0]}; }
+
+}  // namespace lowbit::gemm
