@@ -25,11 +25,11 @@ export async function roundedWeights(
   const folder = roundingFolder(output);
   context.note(`${folder}: holds rounded layers until the model is written; run again after an interruption to go on`);
   return roundWeights({
-    ...{ model, analysis, plan, feeds, folder },
+    ...{ analysis, plan, feeds, folder },
     total: feeds.count,
     createSession: await sessionFactory(),
     native: await roundingFunctions(),
-    reload: () => loadModel(path),
+    load: () => loadModel(path),
     threads: availableParallelism(),
     onProgress: context.progress,
     signal: context.signal,

@@ -15,6 +15,7 @@ export interface HessianTarget {
 }
 
 export interface HessianOptions {
+  /** Used up: what the targets do not need is taken away, so that it is not computed. */
   readonly model: Model;
   readonly targets: readonly HessianTarget[];
   /** Gone through once. */
@@ -28,21 +29,16 @@ export interface HessianOptions {
  * Runs a model and sums x·xᵀ of each target, float32 [K, K], symmetric.
  *
  * The sum over the rows of a run is made inside the graph (`Transpose`, `MatMul`, which ONNX Runtime runs as one product), so a run hands
- * out K² numbers whatever the number of tokens. The model is as before afterwards.
+ * out K² numbers whatever the number of tokens.
  * @throws input error that names the value, the channel and the sample if an activation is not finite
  */
 export async function collectHessians(options: HessianOptions): Promise<Float32Array[]> {
   const { model, targets, createSession, signal } = options;
   throwIfAborted(signal, 'gptq');
   const graph = new TapGraph(model);
-  let session: ModelSession;
-  let outputs: string[][];
-  try {
-    outputs = targets.map((target) => target.values.map((value) => tap(model, graph, value, target.K)));
-    session = await openModel(model, createSession);
-  } finally {
-    graph.remove();
-  }
+  const outputs = targets.map((target) => target.values.map((value) => tap(model, graph, value, target.K)));
+  keepOnly(model, new Set(outputs.flat()));
+  const session = await openModel(model, createSession);
   try {
     return await sum(session, outputs, options);
   } finally {
@@ -57,6 +53,15 @@ function tap(model: Model, graph: TapGraph, name: string, K: number): string {
   const rows = graph.rows(at, value, K);
   const columns = graph.add('Transpose', at, [rows], { perm: ints([1, 0]) });
   return graph.output(graph.add('MatMul', at, [columns, rows]), 'float32', [K, K]);
+}
+
+function keepOnly({ graph }: Model, names: ReadonlySet<string>): void {
+  for (const output of [...graph.outputs]) {
+    if (names.has(output.name)) continue;
+    output.isGraphOutput = false;
+    graph.outputs.splice(graph.outputs.indexOf(output), 1);
+  }
+  graph.prune();
 }
 
 async function sum(

@@ -12,11 +12,12 @@ import { gptqSettings } from '../recipes/index.js';
 import { collectHessians } from './hessians.js';
 import { Ledger } from './ledger.js';
 import { roundProduct, type RoundingFunctions } from './product.js';
-import { quantizedBefore } from './sequential.js';
+import { quantizeBefore } from './sequential.js';
 import { RoundingStore, type RoundedLayer } from './store.js';
 
 export interface RoundOptions {
-  readonly model: Model;
+  /** Reads the float model; every pass changes a copy of its own. */
+  readonly load: () => Model;
   readonly analysis: Analysis;
   readonly plan: Plan;
   /** Calibration data; gone through once a pass. */
@@ -27,8 +28,6 @@ export interface RoundOptions {
   readonly native: RoundingFunctions;
   /** Where rounded layers are put, in a folder of their own for every plan and calibration. */
   readonly folder: string;
-  /** Reads the model once more; needed for Hessians of the model quantized so far. */
-  readonly reload?: () => Model;
   /** Default: as many as the machine has. */
   readonly threads?: number;
   readonly onProgress?: OnProgress | undefined;
@@ -67,7 +66,8 @@ export async function roundWeights(options: RoundOptions): Promise<Rounded> {
     settings,
   );
   for (const [number, pass] of passes.entries()) {
-    const model = settings.hessian === 'sequential' ? quantizedBefore(pass, options, ledger.weights) : options.model;
+    const model = options.load();
+    if (settings.hessian === 'sequential') quantizeBefore(pass, model, plan, ledger.weights);
     const hessians = await collect(model, pass, `pass ${number + 1} of ${passes.length}`, options);
     for (const [i, group] of pass.entries()) {
       for (const product of group.products) {

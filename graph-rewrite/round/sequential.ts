@@ -1,22 +1,20 @@
-import { usageError } from '../../ops/common/errors.js';
 import { analyze } from '../analyze/index.js';
 import type { Model } from '../ir/model.js';
 import { applyPlan, type RoundedWeights } from '../passes/index.js';
 import type { HessianGroup, Plan, PlanInput } from '../plan/index.js';
 
 /**
- * The model with everything in front of a pass quantized, activations too, and the rest in float: a copy of the float model on which
- * the first part of the plan is carried out. The decoder block of the pass itself is float, as Atom's reference has it.
+ * Quantizes everything in front of a pass, activations too, by carrying out the first part of the plan. The decoder block of the pass
+ * itself stays float, as Atom's reference has it, and so do caches.
  */
-export function quantizedBefore(
+export function quantizeBefore(
   pass: readonly HessianGroup[],
-  { model, plan, reload }: { readonly model: Model; readonly plan: Plan; readonly reload?: () => Model },
+  model: Model,
+  plan: Plan,
   weights: RoundedWeights,
-): Model {
+): void {
   const inputs = inputsBefore(pass, plan);
-  if (inputs.length === 0) return model;
-  if (!reload)
-    throw usageError('gptq.hessian', 'is sequential and the model cannot be read again', 'Set gptq.hessian=float.');
+  if (inputs.length === 0) return;
   const before = new Set(inputs.map((input) => input.id));
   const sites = plan.sites.map((site) => {
     if (site.decision === 'keep' || before.has(site.input)) return site;
@@ -24,13 +22,14 @@ export function quantizedBefore(
     const base = { site: name, role, ...(layer === undefined ? {} : { layer }), K, N };
     return { ...base, decision: 'keep' as const, reason: 'comes later', expected: true };
   });
-  const copy = reload();
-  applyPlan(copy, { ...plan, inputs, sites }, analyze(copy), weights);
-  return copy;
+  applyPlan(model, { ...plan, inputs, sites, caches: [] }, analyze(model), weights);
 }
 
 /** The inputs of the plan up to the decoder block of the pass. */
-function inputsBefore(pass: readonly HessianGroup[], { inputs, sites }: Plan): readonly PlanInput[] {
+function inputsBefore(
+  pass: readonly HessianGroup[],
+  { inputs, sites }: Pick<Plan, 'inputs' | 'sites'>,
+): readonly PlanInput[] {
   const [{ layer, values }] = pass as [HessianGroup];
   const layerOf = new Map(sites.map((site) => [site.site, site.layer]));
   const first = inputs.findIndex((input) =>

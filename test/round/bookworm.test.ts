@@ -13,14 +13,15 @@ describe('GPTQ on a trained model', () => {
   const folder = temporaryFolder();
 
   it('loses less than round to nearest in every layer', async () => {
-    const model = loadModel(await materializeBookworm('dynamo', folder.path()));
+    const path = await materializeBookworm('dynamo', folder.path());
+    const model = loadModel(path);
     const analysis = analyze(model);
     const at = join(bookwormFolder, 'eval-tokens.npy');
     const feeds = tokenFeeds(model, readTokens(at), { length: 128, count: 6, at });
     const stats = await calibrate({ model, analysis, feeds, createSession: createOrtSession });
     const plan = makePlan(analysis, stats, findRecipe('atom-w4a4'), model);
     const { layers } = await roundWeights({
-      ...{ model, analysis, plan, feeds, createSession: createOrtSession },
+      ...{ load: () => loadModel(path), analysis, plan, feeds, createSession: createOrtSession },
       ...{ native: loadNative().addon, folder: folder.path('work'), threads: 1 },
     });
     // Six blocks: q, k, v (apart or together), o, gate and up together, down.

@@ -1,6 +1,5 @@
-import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
+import { deepEqual, ok, rejects } from 'node:assert/strict';
 import { Tensor } from 'onnxruntime-common';
-import { printGraph } from '../../graph-rewrite/ir/print.js';
 import { Model } from '../../graph-rewrite/ir/model.js';
 import { collectHessians } from '../../graph-rewrite/round/index.js';
 import { createOrtSession } from '../helpers/ort.js';
@@ -50,7 +49,6 @@ describe('Hessians', () => {
   for (const opset of [11, 13, 18, 23]) {
     it(`are the sum over rows and runs at opset ${opset}`, async () => {
       const model = twoValues(opset);
-      const before = printGraph(model.graph);
       const done: number[] = [];
       const [hessian] = await collectHessians({
         ...{ model, targets: [{ values: ['y'], K }], feeds, createSession: createOrtSession },
@@ -59,7 +57,8 @@ describe('Hessians', () => {
       const expected = direct();
       hessian!.forEach((value, i) => ok(Math.abs(value - expected[i]!) < 1e-4, `${i}: ${value}, not ${expected[i]}`));
       deepEqual(done, [1, 2]);
-      equal(printGraph(model.graph), before);
+      // What the Hessian does not need is not computed.
+      ok(!model.graph.nodes.some((node) => node.is('Neg')));
     });
   }
 
@@ -90,8 +89,12 @@ describe('Hessians', () => {
     const data = new Float32Array(K);
     data[7] = Infinity;
     const bad = [feeds[0]!, { x: new Tensor('float32', data, [1, 1, K]) }];
-    const options = { model: twoValues(18), targets: [{ values: ['y'], K }], createSession: createOrtSession };
-    await rejects(collectHessians({ ...options, feeds: bad }), /^LowbitError: y: channel 7 .* calibration sample 1/);
-    await rejects(collectHessians({ ...options, feeds: [] }), /there are no samples/);
+    const options = { targets: [{ values: ['y'], K }], createSession: createOrtSession };
+    const model = () => twoValues(18);
+    await rejects(
+      collectHessians({ ...options, model: model(), feeds: bad }),
+      /^LowbitError: y: channel 7 .* calibration sample 1/,
+    );
+    await rejects(collectHessians({ ...options, model: model(), feeds: [] }), /there are no samples/);
   });
 });

@@ -35,7 +35,7 @@ function prepare(...settings: string[]) {
   const recipe = withSettings(findRecipe('atom-w4a4'), settings);
   const plan = makePlan(analysis, randomStats(analysis), recipe, model);
   const feeds = [1, 2].map((batch) => zooFeeds(model, { batch, tokens: 60 }));
-  return { model, analysis, plan, feeds, createSession, native, threads: 1, reload: () => loadModel(path) };
+  return { model, analysis, plan, feeds, createSession, native, threads: 1, load: () => loadModel(path) };
 }
 
 const productsOf = ({ plan, analysis }: ReturnType<typeof prepare>) =>
