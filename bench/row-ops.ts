@@ -3,8 +3,9 @@
  * costs on top of the norm that a float model has anyway.
  */
 import { availableParallelism } from 'node:os';
-import { InferenceSession, Tensor } from '../native/js/index.js';
-import { opModel, type OpSpec } from '../models/op-model.js';
+import { Tensor } from '../native/js/index.js';
+import type { OpSpec } from '../models/op-model.js';
+import { timeNodes } from './measure.js';
 
 export interface RowOpCase {
   readonly hidden: number;
@@ -53,7 +54,7 @@ function order(count: number): Int32Array {
 const rowPort = (name: string, hidden: number) => ({ name, dtype: 'float32' as const, dims: ['M', hidden] });
 
 /** Ours as the Atom recipe uses it: reordered, s4 groups of 128, 128 outlier channels. */
-function ours({ hidden, residual }: RowOpCase, copies: number): OpSpec {
+function ours({ hidden, residual }: RowOpCase): OpSpec {
   return {
     op: 'NormQuantize',
     inputs: [
@@ -70,13 +71,12 @@ function ours({ hidden, residual }: RowOpCase, copies: number): OpSpec {
     ],
     attributes: { norm: 'rms', epsilon: 1e-5, format: 's4', group_size: 128, outlier_channels: 128, clip: 0.9 },
     floats: ['epsilon', 'clip'],
-    copies,
   };
 }
 
-function peer({ hidden, residual }: RowOpCase, copies: number): OpSpec {
+function peer({ hidden, residual }: RowOpCase): OpSpec {
   const weight = { name: 'weight', dtype: 'float32' as const, dims: [hidden], constant: floats(hidden) };
-  const common = { attributes: { epsilon: 1e-5 }, floats: ['epsilon'], copies };
+  const common = { attributes: { epsilon: 1e-5 }, floats: ['epsilon'] };
   if (!residual) {
     const inputs = [rowPort('x', hidden), weight];
     return { op: 'SimplifiedLayerNormalization', domain: '', inputs, outputs: [rowPort('y', hidden)], ...common };
@@ -90,62 +90,23 @@ function peer({ hidden, residual }: RowOpCase, copies: number): OpSpec {
   };
 }
 
-interface Runner {
-  /** Microseconds of one run. */
-  readonly time: () => Promise<number>;
-  readonly release: () => Promise<void>;
-}
-
-async function runner(spec: OpSpec, { hidden, rows, threads, residual }: RowOpCase): Promise<Runner> {
-  const session = await InferenceSession.create(opModel(spec), {
-    intraOpNumThreads: threads,
-    graphOptimizationLevel: 'disabled', // nobody uses the copies' outputs
-  });
+/** Times one case. */
+export async function benchRowOp(one: RowOpCase, samples = 15): Promise<RowOpResult> {
+  const { hidden, rows, threads, residual } = one;
+  const copies = Math.max(8, Math.min(400, Math.ceil(4e6 / (rows * hidden))));
   const x = new Tensor('float32', floats(rows * hidden), [rows, hidden]);
   const feeds = { x, ...(residual ? { residual: x } : {}) };
-  const time = async (): Promise<number> => {
-    const start = process.hrtime.bigint();
-    await session.run(feeds);
-    return Number(process.hrtime.bigint() - start) / 1e3;
+  const specs = [ours(one), peer(one)];
+  const [own, theirs] = await timeNodes(
+    specs.map((spec) => ({ spec, feeds })),
+    { copies, threads, samples },
+  );
+  return {
+    ...one,
+    microseconds: own!.median,
+    peerMicroseconds: theirs!.median,
+    best: { microseconds: own!.best, peerMicroseconds: theirs!.best },
+    peer: specs[1]!.op,
+    ratio: own!.median / theirs!.median,
   };
-  return { time, release: () => session.release() };
-}
-
-const median = (values: number[]): number => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
-
-/** Times one case: runs of one node and of many alternate, and their difference is the nodes' own time. */
-export async function benchRowOp(one: RowOpCase, samples = 15): Promise<RowOpResult> {
-  const copies = Math.max(8, Math.min(400, Math.ceil(4e6 / (one.rows * one.hidden))));
-  const specs = [ours(one, copies + 1), ours(one, 1), peer(one, copies + 1), peer(one, 1)];
-  const runners: Runner[] = [];
-  for (const spec of specs) runners.push(await runner(spec, one));
-  const times: number[][] = specs.map(() => []);
-  for (let sample = -2; sample < samples; sample++) {
-    for (const [i, { time }] of runners.entries()) {
-      const microseconds = await time();
-      if (sample >= 0) times[i]!.push(microseconds); // the first ones warm up
-    }
-  }
-  for (const { release } of runners) await release();
-  const nodeTime = (pick: (values: number[]) => number, many: number): number =>
-    (pick(times[many]!) - pick(times[many + 1]!)) / copies;
-  const fastest = (values: number[]): number => Math.min(...values);
-  const microseconds = nodeTime(median, 0);
-  const peerMicroseconds = nodeTime(median, 2);
-  const best = { microseconds: nodeTime(fastest, 0), peerMicroseconds: nodeTime(fastest, 2) };
-  return { ...one, microseconds, peerMicroseconds, best, peer: specs[2]!.op, ratio: microseconds / peerMicroseconds };
-}
-
-/** Runs all cases; `onResult` sees each one as it is done. */
-export async function benchRowOps(
-  cases: readonly RowOpCase[] = rowOpCases(),
-  onResult: (result: RowOpResult) => void = () => undefined,
-): Promise<RowOpResult[]> {
-  const results: RowOpResult[] = [];
-  for (const one of cases) {
-    const result = await benchRowOp(one);
-    results.push(result);
-    onResult(result);
-  }
-  return results;
 }

@@ -34,6 +34,8 @@ export interface OpSpec {
    * outputs are graph outputs, so sessions must not optimize the others away (`graphOptimizationLevel: 'disabled'`).
    */
   readonly copies?: number;
+  /** Each copy gets constants of its own, as the layers of a model have: weights then come from where they would come there. */
+  readonly ownConstants?: boolean;
 }
 
 const bytesOf = (data: Data): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
@@ -48,26 +50,32 @@ export function opModel(spec: OpSpec): Uint8Array {
       ['com.microsoft', 1],
     ],
   });
-  const inputs = spec.inputs.map((input) => {
-    if (!input) return undefined;
-    if (!input.constant) return model.graph.addInput(input.name, input.dtype, [...input.dims]);
-    const tensor = inlineTensor(input.dtype, input.dims as number[], bytesOf(input.constant));
-    return model.graph.addInitializer(input.name, tensor);
-  });
+  const constants = (suffix: string) =>
+    spec.inputs.map((input) => {
+      if (!input?.constant) return undefined;
+      const tensor = inlineTensor(input.dtype, input.dims as number[], bytesOf(input.constant));
+      return model.graph.addInitializer(`${input.name}${suffix}`, tensor);
+    });
+  const fed = spec.inputs.map((input) =>
+    input && !input.constant ? model.graph.addInput(input.name, input.dtype, [...input.dims]) : undefined,
+  );
+  const shared = constants('');
   const attributes = Object.entries(spec.attributes).map(([name, value]): [string, Attribute] => {
     if (typeof value === 'string') return [name, string(value)];
     return [name, Number.isInteger(value) && !spec.floats?.includes(name) ? int(value) : float(value)];
   });
-  const nodes = Array.from({ length: spec.copies ?? 1 }, () =>
-    model.graph.addNode({
+  const nodes = Array.from({ length: spec.copies ?? 1 }, (_, copy) => {
+    const own = spec.ownConstants && copy > 0 ? constants(`.${copy}`) : shared;
+    const inputs = fed.map((value, i) => value ?? own[i]);
+    return model.graph.addNode({
       opType: spec.op,
       domain: spec.domain ?? 'lowbit',
       name: `the ${spec.op}`,
       inputs,
       outputs: spec.outputs.map((output) => output?.name),
       attributes: Object.fromEntries(attributes),
-    }),
-  );
+    });
+  });
   spec.outputs.forEach((output, i) => {
     const value = nodes[0]!.output(i);
     if (!output || !value) return;
