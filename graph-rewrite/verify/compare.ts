@@ -8,6 +8,7 @@ import { floatsOf, readLogits } from '../lm/logits.js';
 import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, ModelSession, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
+import { quantizedFeeds } from './cache-feeds.js';
 import { exposeValues } from './expose.js';
 import { layerPairs } from './layers.js';
 import type { LayerPair, LayerPart } from './layers.js';
@@ -131,6 +132,7 @@ async function withSessions(
   work: (runReference: Run, runTest: Run) => Promise<void>,
 ): Promise<void> {
   const sessions: ModelSession[] = [];
+  const quantized = quantizedFeeds(rewritten);
   const open = async (model: Model, values: readonly Value[]): Promise<Run> => {
     const restore = exposeValues(model, values);
     const session = await openModel(model, createSession).finally(restore);
@@ -138,7 +140,8 @@ async function withSessions(
     return async (feed, fetches) => (await session.run(feed, fetches)) as Record<string, Tensor>;
   };
   try {
-    await work(await open(reference, references), await open(rewritten, tests));
+    const runTest = await open(rewritten, tests);
+    await work(await open(reference, references), (feed, fetches) => runTest(quantized(feed), fetches));
   } finally {
     for (const session of sessions) await session.release();
   }

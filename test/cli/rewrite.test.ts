@@ -109,6 +109,22 @@ describe('cli: rewrite, inspect, eval, compare on a small model', function () {
     assert.ok(other.layers.length > 0 && other.layers.every(({ sqnrDb }) => sqnrDb > 15));
   });
 
+  it('a quantized cache: reported, measured and compared like the rest', async () => {
+    const words = ['--tokens', ids, '--length', '64', '--windows', '2'];
+    const output = folder.file('cached.onnx');
+    const written = await json<{ caches: { decision: string; bits: number }[] }>(
+      ...[model, '--recipe', 'w8a8', '--set', 'kv.bits=8', '-o', output],
+    );
+    assert.ok(written.caches.length > 0 && written.caches.every(({ decision, bits }) => decision && bits === 8));
+    const [before, after] = [
+      await json<{ perplexity: number }>('eval', model, ...words),
+      await json<{ perplexity: number }>('eval', output, ...words),
+    ];
+    assert.ok(Math.abs(after.perplexity / before.perplexity - 1) < 0.05, `${before.perplexity} ${after.perplexity}`);
+    const compared = await json<{ sqnrDb: number }>('compare', model, output, ...words);
+    assert.ok(compared.sqnrDb > 15, JSON.stringify(compared));
+  });
+
   it('--strict ends with 1 when a layer stays float that the recipe wanted', async () => {
     const allowed = await runCli([model, '--recipe', 'w4a16', '-o', folder.file('strict.onnx'), '--strict']);
     assert.equal(allowed.code, 0, allowed.stderr); // lm_head stays because the recipe says so

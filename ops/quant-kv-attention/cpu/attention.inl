@@ -38,13 +38,25 @@ template <class V, class T>
 void Rotate(const Args& args, int64_t position, float* row) {
   const T* cos = static_cast<const T*>(args.cos) + position * args.pairs;
   const T* sin = static_cast<const T*>(args.sin) + position * args.pairs;
-  const int64_t step = args.rotary == Rotary::kHalf ? 1 : 2;
-  float* other = row + (args.rotary == Rotary::kHalf ? args.pairs : 1);
-  for (int64_t i = 0; i < args.pairs; ++i) {
-    const float c = V::One(cos + i), s = V::One(sin + i);
-    const float a = row[i * step], b = other[i * step];
-    row[i * step] = a * c - b * s;
-    other[i * step] = b * c + a * s;
+  if (args.rotary == Rotary::kInterleaved) {
+    for (int64_t i = 0; i < args.pairs; ++i) {
+      const float c = V::One(cos + i), s = V::One(sin + i), a = row[2 * i], b = row[2 * i + 1];
+      row[2 * i] = a * c - b * s;
+      row[2 * i + 1] = b * c + a * s;
+    }
+    return;
+  }
+  float* other = row + args.pairs;
+  int64_t i = 0;
+  for (; i + V::kWidth <= args.pairs; i += V::kWidth) {
+    const Vec<V> c = V::Load(cos + i), s = V::Load(sin + i), a = V::Load(row + i), b = V::Load(other + i);
+    V::Store(row + i, V::Sub(V::Mul(a, c), V::Mul(b, s)));
+    V::Store(other + i, V::Add(V::Mul(b, c), V::Mul(a, s)));
+  }
+  for (; i < args.pairs; ++i) {
+    const float c = V::One(cos + i), s = V::One(sin + i), a = row[i], b = other[i];
+    row[i] = a * c - b * s;
+    other[i] = b * c + a * s;
   }
 }
 
