@@ -11,7 +11,10 @@ constexpr int64_t kFewTokens = 64;
 
 bool Anything(const GemmArgs&) { return true; }
 bool ManyS8(const GemmArgs& args) { return args.m > kFewTokens && AcceptsS8Sm90(args); }
-bool ManyGroup(const GemmArgs& args) { return args.m > kFewTokens && AcceptsGroupSm90(args); }
+bool ManyGroup(const GemmArgs& args) {
+  const bool wide = args.n >= 8192;  // enough tiles for the device even with one row of them
+  return args.m > (wide ? kFewTokens / 2 : kFewTokens) && AcceptsGroupSm90(args);
+}
 
 }  // namespace
 

@@ -126,9 +126,16 @@ __device__ __forceinline__ void PrepareSteps(const GroupPlan& plan, Shared<kSubs
       }
       BarrierWait(&s.full[ring.stage], ring.parity);
       if (kNibbles && body) {
-        uint4* chunks = reinterpret_cast<uint4*>(s.weights[ring.stage]) + lane;
-#pragma unroll 4
-        for (int i = 0; i < kWeightBytes / 512; ++i) chunks[32 * i] = FragmentOrder(chunks[32 * i]);
+        constexpr int kBatch = 4;
+        const uint32_t chunks = SharedAddress(s.weights[ring.stage]) + 16 * lane;
+#pragma unroll 1
+        for (int i = 0; i < kWeightBytes / 512; i += kBatch) {
+          uint4 w[kBatch];
+#pragma unroll
+          for (int j = 0; j < kBatch; ++j) w[j] = LoadShared16(chunks + 512 * (i + j));
+#pragma unroll
+          for (int j = 0; j < kBatch; ++j) StoreShared16(chunks + 512 * (i + j), FragmentOrder(w[j]));
+        }
       }
 #pragma unroll
       for (int sub = 0; sub < kSubs; ++sub) {
@@ -190,39 +197,41 @@ __device__ __forceinline__ void Promote(const int (&sum)[64], const float* token
 
 // 16 channels from n0 and 128 tokens from m0 of a warp. 16-bit results go through the warp's 8 x 8 transpose, so that
 // neighbouring threads write neighbouring channels; 32-bit ones already do.
+template <class T>
 __device__ __forceinline__ void WriteTile(const GemmArgs& args, int64_t m0, int n0, const float (&result)[64]) {
   const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
-  const DType type = args.type;
+  constexpr DType kType = std::is_same_v<T, float>    ? DType::kF32
+                          : std::is_same_v<T, __half> ? DType::kF16
+                                                      : DType::kBF16;
+  const int64_t row = kType == DType::kF32 ? m0 + 2 * q : m0 + r;  // of this thread's first result
+  const int left = static_cast<int>(min(args.m - row, int64_t{128}));
+  const int64_t column = n0 + (kType == DType::kF32 ? r : 2 * q);
+  const int64_t step = 8 * static_cast<int64_t>(args.n);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int block = n0 + 8 * h;  // N is a multiple of 8: all eight channels are inside or none is
-    if (block >= args.n) break;
-    const float bias = args.bias ? LoadOne(type, args.bias, block + r) : 0.0f;
+    if (n0 + 8 * h >= args.n) break;  // N is a multiple of 8: all eight channels are inside or none is
+    const float bias = args.bias ? Widen(static_cast<const T*>(args.bias)[n0 + 8 * h + r]) : 0.0f;
+    T* y = static_cast<T*>(args.y) + row * args.n + column + 8 * h;
+    const T* residual = args.residual ? static_cast<const T*>(args.residual) + row * args.n + column + 8 * h : nullptr;
 #pragma unroll
-    for (int j = 0; j < 16; ++j) {
-      float x = result[4 * j + 2 * h] + bias, y = result[4 * j + 2 * h + 1] + bias;
-      if (type == DType::kF32) {
-        const int64_t m = m0 + 8 * j + 2 * q;
-        const int64_t at = m * args.n + block + r;
-        if (m < args.m) {
-          if (args.residual) x += static_cast<const float*>(args.residual)[at];
-          static_cast<float*>(args.y)[at] = x;
+    for (int j = 0; j < 16; ++j, y += step) {
+      float v0 = result[4 * j + 2 * h] + bias, v1 = result[4 * j + 2 * h + 1] + bias;
+      if constexpr (kType == DType::kF32) {
+        if (residual) {
+          if (8 * j < left) v0 += residual[j * step];
+          if (8 * j + 1 < left) v1 += residual[j * step + args.n];
         }
-        if (m + 1 < args.m) {
-          if (args.residual) y += static_cast<const float*>(args.residual)[at + args.n];
-          static_cast<float*>(args.y)[at + args.n] = y;
-        }
+        if (8 * j < left) y[0] = v0;
+        if (8 * j + 1 < left) y[args.n] = v1;
       } else {
-        const int64_t m = m0 + 8 * j + r;
-        const int64_t at = m * args.n + block + 2 * q;
-        if (args.residual) {
-          const uint32_t pair =
-              m < args.m ? *reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(args.residual) + at) : 0;
-          const float2 v = UnpackPair(type, Transpose8x8(pair));
-          x += v.x, y += v.y;
+        const bool inside = 8 * j < left;
+        if (residual) {
+          const uint32_t pair = inside ? *reinterpret_cast<const uint32_t*>(residual + j * step) : 0;
+          const float2 add = UnpackPair(kType, Transpose8x8(pair));
+          v0 += add.x, v1 += add.y;
         }
-        const uint32_t pair = Transpose8x8(PackPair(type, x, y));
-        if (m < args.m) *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(args.y) + at) = pair;
+        const uint32_t pair = Transpose8x8(PackPair(kType, v0, v1));
+        if (inside) *reinterpret_cast<uint32_t*>(y) = pair;
       }
     }
   }
@@ -309,8 +318,19 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
       run_step(step + 1, odd, even);
     }
     if (step < steps) run_step(step, even, odd);
-    WriteTile(plan.args, static_cast<int64_t>(token_tile) * kTokens,
-              (pair * kClusterBlocks + static_cast<int>(rank)) * kChannels + warpgroup * 64 + warp * 16, result);
+    const int64_t m0 = static_cast<int64_t>(token_tile) * kTokens;
+    const int n0 = (pair * kClusterBlocks + static_cast<int>(rank)) * kChannels + warpgroup * 64 + warp * 16;
+    switch (plan.args.type) {
+      case DType::kF32:
+        WriteTile<float>(plan.args, m0, n0, result);
+        break;
+      case DType::kF16:
+        WriteTile<__half>(plan.args, m0, n0, result);
+        break;
+      case DType::kBF16:
+        WriteTile<__nv_bfloat16>(plan.args, m0, n0, result);
+        break;
+    }
   }
 }
 

@@ -60,17 +60,23 @@ __device__ __forceinline__ void ForRuns(int channels, Fn&& fn) {
   }
 }
 
-template <class T, bool kHeld>
+template <class T, bool kHeld, bool kVector>
 __global__ __launch_bounds__(kRowThreads) void NormQuantizeKernel(const __grid_constant__ NormQuantizeArgs args,
                                                                   const __grid_constant__ RowTarget target) {
   extern __shared__ __align__(16) float smem_row[];
   __shared__ float partial[2][4];
   const int channels = target.format.channels;
-  const bool vector = channels % 8 == 0;
+  constexpr bool vector = kVector;
   const RowShared shared = InitRowShared(target, smem_row);
   const T* weight = static_cast<const T*>(args.weight);
   const T* bias = static_cast<const T*>(args.bias);
   const float count = static_cast<float>(channels);
+  Pack8<T> held_weight[kHeld ? 4 : 1];  // of short rows, read once a block
+  if constexpr (kHeld) {
+    ForRuns<kHeld>(channels, [&](int r) {
+      LoadPack(weight, r * kRunChannels + threadIdx.x * 8, channels, vector, held_weight[r]);
+    });
+  }
 
   for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
     const T* x = static_cast<const T*>(args.x) + row * channels;
@@ -90,9 +96,17 @@ __global__ __launch_bounds__(kRowThreads) void NormQuantizeKernel(const __grid_c
 #pragma unroll
         for (int i = 0; i < 8; ++i) pack.v[i] = Narrow<T>(__fadd_rn(Widen(pack.v[i]), Widen(other.v[i])));
       }
-      if (args.sum) StorePack(sum_row, at, channels, vector, pack);
+      // Only the other form of a row stores its sum here: a store between the loads would wait for each of them.
+      if (!kHeld && args.sum) StorePack(sum_row, at, channels, vector, pack);
       values.Put(r, pack);
     });
+    if constexpr (kHeld) {
+      if (args.sum) {
+        ForRuns<kHeld>(channels, [&](int r) {
+          StorePack(sum_row, r * kRunChannels + threadIdx.x * 8, channels, vector, values.held[r]);
+        });
+      }
+    }
     float mean = 0.0f;
     if (args.layer_norm) {
       ForRuns<kHeld>(channels, [&](int r) {
@@ -122,7 +136,11 @@ __global__ __launch_bounds__(kRowThreads) void NormQuantizeKernel(const __grid_c
     ForRuns<kHeld>(channels, [&](int r) {
       const int at = r * kRunChannels + threadIdx.x * 8;
       Pack8<T> w, b;
-      LoadPack(weight, at, channels, vector, w);
+      if constexpr (kHeld) {
+        w = held_weight[r];
+      } else {
+        LoadPack(weight, at, channels, vector, w);
+      }
       if (bias) LoadPack(bias, at, channels, vector, b);
       float v[8];
       values.Get(r, v);
@@ -150,8 +168,9 @@ cudaError_t LaunchNormQuantize(const NormQuantizeArgs& args, cudaStream_t stream
   const size_t shared_bytes = RowSharedBytes(args.format, args.reorder_index != nullptr);
   return WithType(args.type, [&](auto type) {
     using T = decltype(type);
-    auto* kernel =
-        args.format.channels <= 4 * kRunChannels ? NormQuantizeKernel<T, true> : NormQuantizeKernel<T, false>;
+    const bool held = args.format.channels <= 4 * kRunChannels, vector = args.format.channels % 8 == 0;
+    auto* kernel = held ? (vector ? NormQuantizeKernel<T, true, true> : NormQuantizeKernel<T, true, false>)
+                        : (vector ? NormQuantizeKernel<T, false, true> : NormQuantizeKernel<T, false, false>);
     int blocks = 0;
     const cudaError_t e = PersistentRowGrid(kernel, shared_bytes, args.rows, &blocks);
     if (e != cudaSuccess) return e;

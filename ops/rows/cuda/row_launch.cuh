@@ -21,6 +21,7 @@ inline RowTarget MakeRowTarget(const RowFormat& f, const int32_t* reorder_index,
   const int body_units = f.body() / kUnitChannels;
   const int units = f.group_size ? f.group_size / kUnitChannels : body_units;
   t.merge_lanes = units > 0 ? std::min(32, units & -units) : 1;
+  while (1 << t.merge_shift < t.merge_lanes) ++t.merge_shift;
   t.one_pass = f.group_size > 0 && t.merge_lanes == units && f.outliers <= f.group_size &&
                f.outliers % kUnitChannels == 0 && f.body() % kUnitChannels == 0;
   return t;

@@ -67,6 +67,7 @@ struct RowTarget {
   const int32_t* reorder_index = nullptr;     // [K] or null
   int8_t* q = nullptr;                        // [M, K]
   float* scale = nullptr;                     // [M, S]
+  int merge_shift = 0;  // logarithm of merge_lanes
   int merge_lanes = 1;                        // neighbouring units that always share a segment: power of two <= 32
   bool one_pass = false;                      // merge_lanes units are a whole segment: a warp knows the scale at once
   float body_factor = 0, outlier_factor = 0;  // clip / qmax, rounded once
@@ -156,12 +157,15 @@ __device__ __forceinline__ uint32_t MergedAmax(const RowTarget& target, const fl
   uint32_t bits = 0;
 #pragma unroll
   for (int i = 0; i < kUnitChannels; ++i) bits = max(bits, __float_as_uint(v[i]) & 0x7fffffffu);
-  for (int d = 1; d < target.merge_lanes; d *= 2) bits = max(bits, __shfl_xor_sync(~0u, bits, d));
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    if (d < target.merge_lanes) bits = max(bits, __shfl_xor_sync(~0u, bits, d));
+  }
   return bits;
 }
 
 // A unit inside one segment: 16 codes in one store, and the scale by the segment's first unit.
-__device__ __forceinline__ void WriteUnit(const RowTarget& target, int64_t row, int start,
+__device__ __forceinline__ void WriteUnit(const RowTarget& target, int64_t row, int start, int segment, bool first,
                                           const float (&v)[kUnitChannels], uint32_t amax_bits) {
   const RowFormat& f = target.format;
   const bool outlier = start >= f.body();
@@ -173,9 +177,7 @@ __device__ __forceinline__ void WriteUnit(const RowTarget& target, int64_t row, 
   codes.z = PackCodes(v + 8, scale.inv, qmin, qmax);
   codes.w = PackCodes(v + 12, scale.inv, qmin, qmax);
   *reinterpret_cast<uint4*>(target.q + row * f.channels + start) = codes;
-  const int segment = SegmentOf(f, start);
-  const int first = outlier ? f.body() : segment * f.group_size;
-  if (start == first) target.scale[row * f.scales() + segment] = scale.scale;
+  if (first) target.scale[row * f.scales() + segment] = scale.scale;
 }
 
 // A unit that may straddle segments or the row's end: element by element.
@@ -204,7 +206,8 @@ __device__ __forceinline__ void QuantizeRow(const RowTarget& target, const RowSh
       float v[kUnitChannels] = {};
       if (u < units) GatherUnit(target, s, u * kUnitChannels, v);
       const uint32_t bits = MergedAmax(target, v);
-      if (u < units) WriteUnit(target, row, u * kUnitChannels, v, bits);
+      const bool first = (u & (target.merge_lanes - 1)) == 0;
+      if (u < units) WriteUnit(target, row, u * kUnitChannels, u >> target.merge_shift, first, v, bits);
     }
     __syncthreads();
     return;
@@ -235,7 +238,9 @@ __device__ __forceinline__ void QuantizeRow(const RowTarget& target, const RowSh
     } else {
       float v[kUnitChannels];
       GatherUnit(target, s, u * kUnitChannels, v);
-      WriteUnit(target, row, u * kUnitChannels, v, s.amax[SegmentOf(f, u * kUnitChannels)]);
+      const int start = u * kUnitChannels, segment = SegmentOf(f, start);
+      const bool first = start == (start >= f.body() ? f.body() : segment * f.group_size);
+      WriteUnit(target, row, start, segment, first, v, s.amax[segment]);
     }
   }
   __syncthreads();
