@@ -67,7 +67,7 @@ struct RowTarget {
   const int32_t* reorder_index = nullptr;     // [K] or null
   int8_t* q = nullptr;                        // [M, K]
   float* scale = nullptr;                     // [M, S]
-  int merge_shift = 0;  // logarithm of merge_lanes
+  int merge_shift = 0;                        // logarithm of merge_lanes
   int merge_lanes = 1;                        // neighbouring units that always share a segment: power of two <= 32
   bool one_pass = false;                      // merge_lanes units are a whole segment: a warp knows the scale at once
   float body_factor = 0, outlier_factor = 0;  // clip / qmax, rounded once
