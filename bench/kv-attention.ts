@@ -2,10 +2,9 @@
  * `QuantKvAttention` beside ONNX Runtime's `GroupQueryAttention` in float32, both with a growing cache under plain `run`, RoPE inside:
  * a prompt, and one token after a long context.
  */
-import { availableParallelism } from 'node:os';
-import { fileURLToPath } from 'node:url';
 import { opModel, type OpSpec } from '../models/op-model.js';
 import { InferenceSession, Tensor } from '../native/js/index.js';
+import { timeRuns, type Timing } from './measure.js';
 
 export interface KvCase {
   /** New tokens and tokens before them. */
@@ -20,11 +19,9 @@ export interface KvCase {
 }
 
 export interface KvResult extends KvCase {
-  /** The fastest run of each: what is left of the noise of a shared machine. */
-  readonly milliseconds: number;
-  readonly peerMilliseconds: number;
-  /** Ours divided by theirs. */
-  readonly ratio: number;
+  readonly time: Timing;
+  /** GroupQueryAttention's. */
+  readonly peer: Timing;
 }
 
 const shapes = [
@@ -38,10 +35,12 @@ const lengths = [
 ];
 
 /** Every shape and length, keys before and after RoPE, in 4 bits. */
-export function kvCases(threads = availableParallelism()): KvCase[] {
-  return shapes.flatMap((shape) =>
-    lengths.flatMap((length) =>
-      (['pre', 'post'] as const).map((kvRope) => ({ ...shape, ...length, kvRope, bits: 4 as const, threads })),
+export function kvCases(threadCounts: readonly number[]): KvCase[] {
+  return threadCounts.flatMap((threads) =>
+    shapes.flatMap((shape) =>
+      lengths.flatMap((length) =>
+        (['pre', 'post'] as const).map((kvRope) => ({ ...shape, ...length, kvRope, bits: 4 as const, threads })),
+      ),
     ),
   );
 }
@@ -122,30 +121,13 @@ function feeds(one: KvCase): { ours: Record<string, Tensor>; peer: Record<string
   };
 }
 
-/** Times one case: runs of both alternate. */
-export async function benchKvAttention(one: KvCase, samples = 12): Promise<KvResult> {
+/** Times one case, whole runs. */
+export async function benchKvAttention(one: KvCase, samples: number): Promise<KvResult> {
   const fed = feeds(one);
-  const both = await Promise.all(
+  const [own, theirs] = (await Promise.all(
     [ours(one), peer(one)].map((spec) => InferenceSession.create(opModel(spec), { intraOpNumThreads: one.threads })),
-  );
-  const best = [Infinity, Infinity];
-  for (let sample = -2; sample < samples; sample++) {
-    for (const [i, session] of both.entries()) {
-      const start = process.hrtime.bigint();
-      await session.run(i === 0 ? fed.ours : fed.peer);
-      const milliseconds = Number(process.hrtime.bigint() - start) / 1e6;
-      if (sample >= 0) best[i] = Math.min(best[i]!, milliseconds); // the first ones warm up
-    }
-  }
-  for (const session of both) await session.release();
-  return { ...one, milliseconds: best[0]!, peerMilliseconds: best[1]!, ratio: best[0]! / best[1]! };
-}
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  for (const one of kvCases()) {
-    const { milliseconds, peerMilliseconds, ratio } = await benchKvAttention(one);
-    const shape = `${one.heads}/${one.kvHeads} heads of ${one.headDim}, ${one.tokens} after ${one.past}`;
-    const times = `${milliseconds.toFixed(2)} ms, GroupQueryAttention ${peerMilliseconds.toFixed(2)} ms`;
-    console.log(`${shape}, keys ${one.kvRope} RoPE: ${times}, ratio ${ratio.toFixed(2)}`);
-  }
+  )) as [InferenceSession, InferenceSession];
+  const [mine, other] = await timeRuns([() => own.run(fed.ours), () => theirs.run(fed.peer)], samples);
+  for (const session of [own, theirs]) await session.release();
+  return { ...one, time: mine!, peer: other! };
 }

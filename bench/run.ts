@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- --only gemm,rows,models --samples N --threads 1,2 --json FILE]`: tables on stdout, all numbers in the JSON file.
+ * `npm run bench [-- --only gemm,rows,kv,models --samples N --threads 1,2 --json FILE]`: tables on stdout, all numbers in the JSON file.
  */
 import { writeFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
@@ -10,11 +10,12 @@ import { usageError } from '../ops/common/errors.js';
 import { table } from '../graph-rewrite/cli/ui/table.js';
 import { nativeInfo } from '../native/js/index.js';
 import { benchGemm, gemmCases, schemes, type GemmResult } from './kernels.js';
+import { benchKvAttention, kvCases, type KvResult } from './kv-attention.js';
 import { benchModels, buildModels, type ModelResult } from './models.js';
 import { benchRowOp, rowOpCases, type RowOpResult } from './row-ops.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-const parts = ['gemm', 'rows', 'models'] as const;
+const parts = ['gemm', 'rows', 'kv', 'models'] as const;
 
 const options = new Command()
   .option('--only <parts>', `comma list of ${parts.join(', ')}`, parts.join(','))
@@ -50,7 +51,9 @@ function gemmRows({ K, N, M, threads: count, times: all }: GemmResult): string[]
   });
 }
 
-const results: { gemm: GemmResult[]; rows: RowOpResult[]; models: ModelResult[] } = { gemm: [], rows: [], models: [] };
+const results: { gemm: GemmResult[]; rows: RowOpResult[]; kv: KvResult[]; models: ModelResult[] } = {
+  ...{ gemm: [], rows: [], kv: [], models: [] },
+};
 
 if (chosen.includes('gemm')) {
   for (const one of gemmCases(threads)) {
@@ -74,6 +77,21 @@ if (chosen.includes('rows')) {
   const rows = results.rows.map((each) => [
     ...[String(each.threads), String(each.hidden), String(each.rows), each.residual ? 'yes' : 'no'],
     ...[us(each.microseconds), us(each.peerMicroseconds), each.ratio.toFixed(2)],
+  ]);
+  console.log(table(head, rows));
+}
+
+if (chosen.includes('kv')) {
+  for (const one of kvCases(threads)) {
+    process.stderr.write(`QuantKvAttention ${one.tokens} after ${one.past}, ${one.threads} threads\n`);
+    results.kv.push(await benchKvAttention(one, samples));
+  }
+  console.log('\nQuantKvAttention, 4-bit cache, beside GroupQueryAttention in float32: µs a run, growing cache\n');
+  const head = ['threads', 'heads', 'head size', 'new', 'past', 'keys', 'µs', 'GQA µs', 'vs GQA'];
+  const rows = results.kv.map((each) => [
+    ...[String(each.threads), `${each.heads}/${each.kvHeads}`, String(each.headDim)],
+    ...[String(each.tokens), String(each.past), `${each.kvRope} RoPE`],
+    ...[us(each.time.median), us(each.peer.median), times(each.peer.median / each.time.median)],
   ]);
   console.log(table(head, rows));
 }
