@@ -1,5 +1,7 @@
 /** Codes of a whole product: laid out as QuantGemm reads them, and read back. */
 import { fromFloat16Bits } from '../../ops/common/float16.js';
+import { weightBits } from '../../ops/formats/formats.js';
+import { isMinifloat, minifloatValues, unpackNibbles } from '../../ops/formats/minifloat.js';
 import { packS4, unpackS4 } from '../../ops/formats/s4.js';
 import { refuse, type PackSpec, type Parts, type Sizes } from './linear.js';
 import { gather, rowReader, sizeOf, type WeightSource } from './rows.js';
@@ -40,7 +42,7 @@ export function packCodes(name: string, { codes, scales, outlierScales }: Codes,
   if (outlierTooLarge >= 0) refuse(name, outlierTooLarge, 'too-large');
   const bodyCodes = outliers === 0 ? codes : columns(codes, N, K, 0, body);
   return {
-    b: spec.format === 's4' ? packS4(bodyCodes, N, body) : bytesOf(bodyCodes),
+    b: weightBits(spec.format) === 4 ? packS4(bodyCodes, N, body) : bytesOf(bodyCodes),
     bScale: bytesOf(scales),
     bOutlier: bytesOf(columns(codes, N, K, body, outliers)),
     bOutlierScale: bytesOf(outlierScales),
@@ -53,7 +55,7 @@ export function unpackFloats(
   spec: PackSpec,
   { N, K, body, group, groups, outliers }: Sizes,
 ): Float32Array {
-  const codes = spec.format === 's4' ? unpackS4(parts.b, N, body) : signed(parts.b);
+  const codes = bodyValues(parts.b, spec, N, body);
   const scales = halves(parts.bScale);
   const outlierCodes = signed(parts.bOutlier);
   const outlierScales = halves(parts.bOutlierScale);
@@ -66,6 +68,14 @@ export function unpackFloats(
     for (let k = 0; k < outliers; k++) out[n * K + body + k] = outlierCodes[n * outliers + k]! * outlierScales[n]!;
   }
   return out;
+}
+
+/** What the body's codes stand for, without their scales. */
+function bodyValues(packed: Uint8Array, { format }: PackSpec, N: number, body: number): ArrayLike<number> {
+  if (!isMinifloat(format)) return format === 's4' ? unpackS4(packed, N, body) : signed(packed);
+  const values = minifloatValues(format);
+  const codes = weightBits(format) === 4 ? unpackNibbles(packed, N, body) : packed;
+  return Float32Array.from(codes, (code) => values[code]!);
 }
 
 function columns(codes: Int8Array, N: number, K: number, first: number, count: number): Int8Array {

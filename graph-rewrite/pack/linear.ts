@@ -1,13 +1,16 @@
 import { inputError, internalError } from '../../ops/common/errors.js';
-import { packedRowBytes } from '../../ops/formats/formats.js';
+import { packedRowBytes, weightBits, weightStorage, type WeightFormat } from '../../ops/formats/formats.js';
+import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { lazyTensor, type Tensor } from '../ir/tensor.js';
 import type { DType } from '../onnx/dtype.js';
+import { constrainScales, writeMinifloat } from './minifloat.js';
 import { type Refusal, segmentScale, writeS4, writeS8 } from './quantize.js';
+import type { ScaleRule } from '../recipes/recipe.js';
 import { gather, rowReader, sizeOf, type WeightSource } from './rows.js';
 
 /** How the weight of one QuantGemm is quantized and laid out. */
-export interface PackSpec {
-  readonly format: 's4' | 's8';
+export interface PackSpec extends ScaleRule {
+  readonly format: WeightFormat;
   /** Body channels that share a scale, 0 = all. */
   readonly groupSize: number;
   /** Clip ratio of the body. */
@@ -22,7 +25,7 @@ export interface PackSpec {
 
 /** The constant inputs of a QuantGemm, computed when their bytes are asked for. */
 export interface PackedLinear {
-  /** s4: uint8 [N, ceil((K−O)/2)]; s8: int8 [N, K−O]. */
+  /** 4 bits: uint8 [N, ceil((K−O)/2)]; 8 bits: int8 [N, K−O]. */
   readonly b: Tensor;
   /** float16 [N, groups]. */
   readonly bScale: Tensor;
@@ -79,14 +82,17 @@ interface Packing {
   readonly spec: PackSpec;
 }
 
+const specKeys = [
+  ...(['format', 'groupSize', 'clip', 'channelGroup', 'outlierChannels'] as const),
+  ...(['scaleConstraint', 'scaleRound'] as const),
+];
+
 /** Whether two products have the same weights, orders and formats. */
 export function packAlike(a: Packing, b: Packing): boolean {
   return (
     a.sources.length === b.sources.length &&
     a.sources.every((source, i) => sameSource(source, b.sources[i]!)) &&
-    (['format', 'groupSize', 'clip', 'channelGroup', 'outlierChannels'] as const).every(
-      (key) => a.spec[key] === b.spec[key],
-    ) &&
+    specKeys.every((key) => a.spec[key] === b.spec[key]) &&
     sameOrder(a.spec.columnOrder, b.spec.columnOrder)
   );
 }
@@ -120,7 +126,7 @@ export function tensorsOf(
   make: (part: Part, dtype: DType, dims: readonly number[]) => Tensor,
 ): PackedLinear {
   const packed = {
-    b: make('b', format === 's4' ? 'uint8' : 'int8', [N, packedRowBytes(format, body)]),
+    b: make('b', weightStorage(format), [N, packedRowBytes(format, body)]),
     bScale: make('bScale', 'float16', [N, groups]),
   };
   if (outliers === 0) return packed;
@@ -170,30 +176,40 @@ function packAll(name: string, sources: readonly WeightSource[], spec: PackSpec,
 function packSource(
   name: string,
   source: WeightSource,
-  { format, clip, channelGroup, columnOrder }: PackSpec,
+  spec: PackSpec,
   { K, body, group, groups, outliers }: Sizes,
   first: number,
   parts: Parts,
 ): void {
+  const { format, clip, channelGroup, columnOrder } = spec;
   const { N } = sizeOf(source);
   const readRow = rowReader(source);
   const rowBytes = packedRowBytes(format, body);
   const scales = new Uint16Array(parts.bScale.buffer);
   const outlierScales = new Uint16Array(parts.bOutlierScale.buffer);
-  const write = format === 's4' ? writeS4 : writeS8;
+  const write = writerOf(format);
   const values = new Float32Array(channelGroup * K);
   const scale = { bits: 0, inverse: 0 };
+  const bits = new Uint16Array(groups);
+  const inverses = new Float32Array(groups);
   for (let n = 0; n < N; n += channelGroup) {
     const rows = Math.min(channelGroup, N - n);
     for (let r = 0; r < rows; r++) gather(readRow(n + r), columnOrder, values, r * K);
     for (let g = 0; g < groups; g++) {
       const segment = { rows, stride: K, start: g * group, length: group };
       refuse(name, n, segmentScale(values, segment, format, clip, scale));
+      bits[g] = scale.bits;
+      inverses[g] = scale.inverse;
+    }
+    if (isMinifloat(format)) {
+      constrainScales(values, { rows, stride: K, group, groups }, format, spec, bits, inverses);
+    }
+    for (let g = 0; g < groups; g++) {
       for (let r = 0; r < rows; r++) {
         const row = first + n + r;
-        scales[row * groups + g] = scale.bits;
-        const codeBytes = format === 's4' ? (g * group) >> 1 : g * group;
-        write(values, r * K + g * group, group, scale.inverse, parts.b, row * rowBytes + codeBytes);
+        scales[row * groups + g] = bits[g]!;
+        const codeBytes = weightBits(format) === 4 ? (g * group) >> 1 : g * group;
+        write(values, r * K + g * group, group, inverses[g]!, parts.b, row * rowBytes + codeBytes);
       }
     }
     for (let r = 0; r < rows && outliers > 0; r++) {
@@ -204,6 +220,13 @@ function packSource(
       writeS8(values, r * K + body, outliers, scale.inverse, parts.bOutlier, row * outliers);
     }
   }
+}
+
+type Write = typeof writeS4;
+
+function writerOf(format: WeightFormat): Write {
+  if (isMinifloat(format)) return (...rest) => writeMinifloat(format, ...rest);
+  return format === 's4' ? writeS4 : writeS8;
 }
 
 /** @throws input error that says why output channel `row` cannot be quantized, if it cannot */

@@ -2,7 +2,7 @@
  * Round-to-nearest quantization of weight rows, as `ops/formats/README.md` defines it, in loops that a 7B model needs:
  * no allocation and no calls per element. Tests hold it against the plain functions of `ops/formats`.
  */
-import { codeFormats, type FormatName } from '../../ops/formats/formats.js';
+import { codeFormats, type WeightFormat } from '../../ops/formats/formats.js';
 import { weightScale } from '../../ops/formats/quantize-segment.js';
 
 /** Adding and subtracting it rounds a double below 2^51 to an integer, half to even. */
@@ -43,7 +43,7 @@ function amaxOf(values: Float32Array, start: number, end: number): number {
 export function segmentScale(
   values: Float32Array,
   { rows, stride, start, length }: { rows: number; stride: number; start: number; length: number },
-  format: FormatName,
+  format: WeightFormat,
   clip: number,
   into: SegmentScale,
 ): Refusal | undefined {

@@ -1,8 +1,9 @@
+import type { ActivationFormat } from '../../ops/formats/formats.js';
 import type { PlanInput } from '../plan/plan.js';
 
 /** The attributes that every quantizing operator has, from a plan entry. */
 export function rowFormat(input: PlanInput): {
-  format: 's4' | 's8';
+  format: ActivationFormat;
   group_size: number;
   outlier_channels: number;
   clip: number;

@@ -113,11 +113,10 @@ function quantizedSite(
   merge: string | undefined,
 ): QuantizedSite {
   const groupSize = settings.groupSize === 0 ? 0 : fitted.groupSize;
-  const { format, clip, channelGroup } = settings;
   // Calibration hands out values of the main graph only.
   const inside = settings.rounding === 'gptq' && site.graph !== site.graph.model.graph;
   const rounding = inside ? 'rtn' : settings.rounding;
-  const weight = { format, groupSize, clip, channelGroup, outlierChannels: fitted.outlierChannels, rounding };
+  const weight = { ...settings, groupSize, outlierChannels: fitted.outlierChannels, rounding };
   return {
     ...describeSite(site),
     ...{ decision: 'quantize', input, weight },

@@ -1,6 +1,7 @@
 /** Reads a plan back from JSON and checks all of it: people edit plans. */
 import { readFileSync } from 'node:fs';
 import { inputError, usageError } from '../../ops/common/errors.js';
+import { activationFormats, weightFormats } from '../../ops/formats/formats.js';
 import { roles } from '../analyze/sites.js';
 import { checkRecipe } from '../recipes/index.js';
 import { decodeOrder, type Plan } from './plan.js';
@@ -56,12 +57,14 @@ const object =
 
 const base = { site: text, role: oneOf(...roles), 'layer?': count, K: count, N: count };
 const weight = object({
-  format: oneOf('s4', 's8'),
+  format: oneOf(...weightFormats),
   groupSize: count,
   clip: ratio,
   channelGroup: oneOf(1, 2),
   outlierChannels: count,
   rounding: oneOf('rtn', 'gptq'),
+  'scaleConstraint?': oneOf('none', 'm1', 'm2'),
+  'scaleRound?': oneOf('ceil', 'floor', 'best'),
 });
 const quantizedSite = object({
   ...base,
@@ -102,7 +105,7 @@ const checkPlan = object({
       channels: count,
       decision: oneOf('fuse-norm', 'fuse-gate', 'fuse-act', 'quantize', 'float'),
       'producer?': text,
-      format: oneOf('s4', 's8', 'none'),
+      format: oneOf(...activationFormats, 'none'),
       groupSize: count,
       clip: ratio,
       outlierChannels: count,

@@ -1,8 +1,9 @@
 /**
  * The plan: every decision about a model, as JSON that a person reviews. Passes carry it out and decide nothing.
  */
+import type { ActivationFormat, WeightFormat } from '../../ops/formats/formats.js';
 import type { Role } from '../analyze/sites.js';
-import type { Recipe } from '../recipes/recipe.js';
+import type { Recipe, ScaleRule } from '../recipes/recipe.js';
 
 /** Metadata key of the recipe that a rewritten model was made with, as JSON. */
 export const recipeKey = 'lowbit.recipe';
@@ -40,7 +41,7 @@ export interface PlanInput {
   readonly decision: InputDecision;
   /** Name of the norm, gate or activation that is fused. */
   readonly producer?: string;
-  readonly format: 's4' | 's8' | 'none';
+  readonly format: ActivationFormat | 'none';
   readonly groupSize: number;
   readonly clip: number;
   readonly outlierChannels: number;
@@ -56,8 +57,8 @@ export interface PlanInput {
   readonly notes: readonly string[];
 }
 
-export interface PlanWeight {
-  readonly format: 's4' | 's8';
+export interface PlanWeight extends ScaleRule {
+  readonly format: WeightFormat;
   readonly groupSize: number;
   readonly clip: number;
   readonly channelGroup: 1 | 2;

@@ -42,7 +42,7 @@ export function listProducts(
 
 function makeProduct(name: string, parts: readonly ProductPart[], input: PlanInput): Product {
   const [{ site, planned }] = parts as [ProductPart];
-  const { format, groupSize, clip, channelGroup, outlierChannels, rounding } = planned.weight;
+  const { rounding, ...spec } = planned.weight;
   return {
     ...{ name, input, parts, rounding },
     K: site.K,
@@ -52,7 +52,7 @@ function makeProduct(name: string, parts: readonly ProductPart[], input: PlanInp
       ...(rowOrder ? { rowOrder } : {}),
     })),
     spec: {
-      ...{ format, groupSize, clip, channelGroup, outlierChannels },
+      ...spec,
       ...(input.order ? { columnOrder: decodeOrder(input.order) } : {}),
     },
   };

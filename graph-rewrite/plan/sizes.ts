@@ -1,4 +1,5 @@
 /** Bytes that packed layers and rewritten models take. */
+import { packedRowBytes } from '../../ops/formats/formats.js';
 import type { Analysis } from '../analyze/sites.js';
 import type { Model, Value } from '../ir/index.js';
 import type { PlanInput, PlanSite, PlanWeight } from './plan.js';
@@ -7,7 +8,7 @@ import type { PlanInput, PlanSite, PlanWeight } from './plan.js';
 export function packedBytes(K: number, N: number, { format, groupSize, outlierChannels }: PlanWeight): number {
   const body = K - outlierChannels;
   const groups = groupSize > 0 ? body / groupSize : 1;
-  const row = format === 's4' ? Math.ceil(body / 2) : body;
+  const row = packedRowBytes(format, body);
   return N * (row + 2 * groups + (outlierChannels > 0 ? outlierChannels + 2 : 0));
 }
 

@@ -1,4 +1,5 @@
 import { usageError } from '../../ops/common/errors.js';
+import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { fields, siteFields } from './fields.js';
 import type { Field } from './fields.js';
 import { defaultOutliers } from './recipe.js';
@@ -45,6 +46,13 @@ function checkTogether(at: string, { weight, activation, outliers }: SiteSetting
       at,
       `weight.groupSize is ${groups[0]} and activation.groupSize is ${groups[1]}, expected equal sizes, or 0 for one of them`,
       'One integer sum covers one group of both.',
+    );
+  }
+  if ((weight.scaleConstraint ?? 'none') !== 'none' && !isMinifloat(weight.format)) {
+    throw usageError(
+      at,
+      `weight.scaleConstraint is ${weight.scaleConstraint} and weight.format is ${weight.format} (integers), expected a minifloat format`,
+      'Use weight.scaleConstraint=none.',
     );
   }
   if (activation.format === 'none' && outliers !== null) {

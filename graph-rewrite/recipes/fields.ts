@@ -1,3 +1,4 @@
+import { activationFormats, weightFormats } from '../../ops/formats/formats.js';
 import { clipRange } from '../../ops/formats/quantize-segment.js';
 import { defaultGptq, defaultKv, type GptqSettings, type KvSettings } from './recipe.js';
 
@@ -56,12 +57,17 @@ function kv(key: keyof KvSettings, field: (path: string) => Field): Field {
 
 /** Settings that an override may change for some layers. */
 export const siteFields: readonly Field[] = [
-  oneOf('weight.format', 'weight codes', 's4', 's8'),
+  oneOf('weight.format', 'weight codes', ...weightFormats),
   multipleOf16('weight.groupSize', 'input channels per weight scale, 0 = per output channel'),
   ratio('weight.clip', 'share of the absolute maximum that weight codes reach'),
   oneOf('weight.channelGroup', 'adjacent output rows that share a scale', 1, 2),
+  {
+    ...oneOf('weight.scaleConstraint', 'powers of two among the scales of minifloat weights', 'none', 'm1', 'm2'),
+    fallback: 'none',
+  },
+  { ...oneOf('weight.scaleRound', 'rounding of their exponents', 'ceil', 'floor', 'best'), fallback: 'best' },
   oneOf('weight.rounding', 'how weights are rounded', 'rtn', 'gptq'),
-  oneOf('activation.format', 'activation codes, none = float', 's4', 's8', 'none'),
+  oneOf('activation.format', 'activation codes, none = float', ...activationFormats, 'none'),
   multipleOf16('activation.groupSize', 'channels per activation scale, 0 = per token'),
   ratio('activation.clip', 'share of the absolute maximum that activation codes reach'),
   multipleOf16('outliers.channels', 'input channels kept in 8 bits, last after sorting'),

@@ -10,6 +10,7 @@ import { w4a16 } from './w4a16.js';
 import { w4a4G128 } from './w4a4-g128.js';
 import { w4a4 } from './w4a4.js';
 import { w8a8 } from './w8a8.js';
+import { zeroQuantFpW4a8, zeroQuantFpW8a8 } from './zeroquant-fp.js';
 
 export { checkRecipe } from './check.js';
 export { defineRecipe } from './define.js';
@@ -28,7 +29,17 @@ export type { Resolution } from './resolve.js';
 export { withSettings } from './set.js';
 
 /** The recipes that have a name, in the order in which help shows them. */
-export const recipes: readonly Recipe[] = [atomW4a4, atomW4a4kv4, w4a4G128, w4a4, w8a8, w4a16, kv4];
+export const recipes: readonly Recipe[] = [
+  atomW4a4,
+  atomW4a4kv4,
+  w4a4G128,
+  w4a4,
+  w8a8,
+  w4a16,
+  kv4,
+  zeroQuantFpW4a8,
+  zeroQuantFpW8a8,
+];
 
 /**
  * A recipe by its name, or from a JSON file (anything that ends in `.json`).

@@ -1,6 +1,19 @@
+import type { ActivationFormat, WeightFormat } from '../../ops/formats/formats.js';
+
+/** Constraint on the group scales of minifloat weights, see `pack/scale-rule.ts`; none by default. */
+export interface ScaleRule {
+  /** `m1`: powers of two. `m2`: powers of two below the row's largest. Default: `none`. */
+  readonly scaleConstraint?: 'none' | 'm1' | 'm2';
+  /**
+   * How the exponent is rounded: of log2(scale) for M1, of log2(largest / scale) for M2. M1 with `ceil` and M2 with `floor` never saturate.
+   * `best` (default) takes the one of both with the smaller squared error, group by group.
+   */
+  readonly scaleRound?: 'ceil' | 'floor' | 'best';
+}
+
 /** Weight codes of a linear layer: what is stored. */
-export interface WeightSettings {
-  readonly format: 's4' | 's8';
+export interface WeightSettings extends ScaleRule {
+  readonly format: WeightFormat;
   /** Input channels that share a scale; 0 = one scale per output channel. */
   readonly groupSize: number;
   /** Share of a group's absolute maximum that the codes reach; the rest saturates. Not used for outlier channels. */
@@ -28,7 +41,7 @@ export interface GptqSettings {
 /** Activation codes: what is computed at run time in front of a linear layer. */
 export interface ActivationSettings {
   /** `none` leaves activations in float (weight-only). */
-  readonly format: 's4' | 's8' | 'none';
+  readonly format: ActivationFormat | 'none';
   /** Channels that share a scale; 0 = one scale per token. */
   readonly groupSize: number;
   readonly clip: number;

@@ -1,5 +1,7 @@
 /** GPTQ of one product: float rows and a Hessian in, packed parts and losses out. */
 import { inputError, LowbitError } from '../../ops/common/errors.js';
+import { largestOf, type WeightFormat } from '../../ops/formats/formats.js';
+import { isMinifloat } from '../../ops/formats/minifloat.js';
 import type { Addon } from '../../native/js/addon.js';
 import { floatRows, packCodes, unpackFloats } from '../pack/codes.js';
 import { packedSizes, packLinear, type Parts } from '../pack/linear.js';
@@ -33,6 +35,8 @@ export async function roundProduct(
       ...{ rows: N, cols: K, outlierChannels: sizes.outliers, threads },
       ...{ groupSize: spec.groupSize, channelGroup: spec.channelGroup, clip: spec.clip },
       grid: spec.format,
+      scaleConstraint: spec.scaleConstraint ?? 'none',
+      scaleRound: spec.scaleRound ?? 'best',
       rangeMax: rangeMax(spec.format, settings.scale),
       percdamp: settings.percdamp,
       bodyDescending: settings.order === 'body_desc',
@@ -71,8 +75,8 @@ export async function roundProduct(
 }
 
 /** What a group's absolute maximum is divided by: the largest code, or half a step more (Atom: 2·absmax / 15). */
-function rangeMax(format: 's4' | 's8', scale: GptqSettings['scale']): number {
-  return (format === 's4' ? 7 : 127) + (scale === 'max/7.5' ? 0.5 : 0);
+function rangeMax(format: WeightFormat, scale: GptqSettings['scale']): number {
+  return largestOf(format) + (scale === 'max/7.5' && !isMinifloat(format) ? 0.5 : 0);
 }
 
 /** The Hessian of the channels in stored order. */

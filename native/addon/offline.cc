@@ -17,6 +17,9 @@ namespace {
 using offline::GptqResult;
 using offline::GptqSpec;
 using offline::Grid;
+using offline::ScaleConstraint;
+using offline::ScaleRound;
+using offline::ScaleRule;
 
 /// The thread of one call, stopped when its environment ends.
 class OfflineThread final : public Stoppable {
@@ -48,6 +51,20 @@ Grid GridOf(const std::string& name) {
   throw std::invalid_argument("gptq: grid is \"" + name + "\", expected one of s4, s8, e2m1, e3m0, e4m3.");
 }
 
+ScaleRule ScaleRuleOf(Napi::Object js) {
+  const auto word = [&](const char* name, const char* fallback) {
+    const Napi::Value value = js.Get(name);
+    return value.IsUndefined() ? std::string(fallback) : value.As<Napi::String>().Utf8Value();
+  };
+  const std::string constraint = word("scaleConstraint", "none"), round = word("scaleRound", "best");
+  return {constraint == "m1"   ? ScaleConstraint::kM1
+          : constraint == "m2" ? ScaleConstraint::kM2
+                               : ScaleConstraint::kNone,
+          round == "ceil"    ? ScaleRound::kCeil
+          : round == "floor" ? ScaleRound::kFloor
+                             : ScaleRound::kBest};
+}
+
 GptqSpec SpecFromJs(Napi::Object js) {
   const auto integer = [&](const char* name) { return js.Get(name).As<Napi::Number>().Int64Value(); };
   const auto real = [&](const char* name) { return js.Get(name).As<Napi::Number>().DoubleValue(); };
@@ -58,6 +75,7 @@ GptqSpec SpecFromJs(Napi::Object js) {
   spec.group_size = integer("groupSize");
   spec.channel_group = integer("channelGroup");
   spec.grid = GridOf(js.Get("grid").As<Napi::String>());
+  spec.scale_rule = ScaleRuleOf(js);
   spec.range_max = static_cast<float>(real("rangeMax"));
   spec.clip = static_cast<float>(real("clip"));
   spec.percdamp = real("percdamp");

@@ -87,6 +87,10 @@ export interface GptqSpec {
   readonly groupSize: number;
   readonly channelGroup: number;
   readonly grid: 's4' | 's8' | 'e2m1' | 'e3m0' | 'e4m3';
+  /** Powers of two among the scales; see native/offline/scale_rule.h. Default: none. */
+  readonly scaleConstraint?: 'none' | 'm1' | 'm2';
+  /** How their exponents are rounded. Default: best. */
+  readonly scaleRound?: 'ceil' | 'floor' | 'best';
   /** scale = clip · absmax / rangeMax. */
   readonly rangeMax: number;
   readonly clip: number;

@@ -106,6 +106,7 @@ class RowChunk {
     std::vector<float> error(block * kChunk);
     std::vector<int8_t> block_codes(block * kChunk);
     float scale[kChunk], inv_scale[kChunk], loss[kChunk] = {};
+    FitLargest(count);
     std::fill_n(scale, kChunk, 1.0f);
     std::fill_n(inv_scale, kChunk, 1.0f);
     for (int64_t s0 = 0; s0 < body_; s0 += block) {
@@ -170,12 +171,49 @@ class RowChunk {
     for (int64_t n = 0; n < count; n += spec_.channel_group) {
       const int64_t end = std::min(count, n + spec_.channel_group);
       const float most = *std::max_element(amax + n, amax + end);
-      const uint16_t bits = StoredScale(most * (spec_.clip / spec_.range_max), most);
+      uint16_t bits = StoredScale(most * (spec_.clip / spec_.range_max), most);
+      if (spec_.scale_rule.constraint != ScaleConstraint::kNone) {
+        const float own = most == 0.0f ? largest_[n] : HalfToFloat(bits);
+        bits = FloatToHalf(Constrained(own, first, length, n, end));
+      }
       for (int64_t row = n; row < end; row++) {
         scale[row] = HalfToFloat(bits);
         out[row * stride] = bits;
       }
     }
+  }
+
+  // The scale that each row would have without groups, from the weights as they came: what M2 takes ratios to.
+  void FitLargest(int64_t count) {
+    if (spec_.scale_rule.constraint == ScaleConstraint::kNone) return;
+    std::fill_n(largest_, kChunk, 0.0f);
+    for (int64_t c = 0; c < body_; c++) {
+      const float* value = &w_[slot_[c] * kChunk];
+      for (int64_t n = 0; n < count; n++) largest_[n] = std::max(largest_[n], std::fabs(value[n]));
+    }
+    for (int64_t n = 0; n < count; n += spec_.channel_group) {
+      const int64_t end = std::min(count, n + spec_.channel_group);
+      const float most = *std::max_element(largest_ + n, largest_ + end);
+      std::fill(largest_ + n, largest_ + end, HalfToFloat(StoredScale(most * (spec_.clip / spec_.range_max), most)));
+    }
+  }
+
+  // The allowed scale nearest to `own`; of two, the one with the smaller squared error over rows [n, end).
+  float Constrained(float own, int64_t first, int64_t length, int64_t n, int64_t end) const {
+    float allowed[2];
+    const int count = AllowedScales(spec_.scale_rule, own, largest_[n], allowed);
+    if (count == 1 || allowed[0] == allowed[1]) return allowed[0];
+    double error[2] = {};
+    for (int i = 0; i < 2; i++) {
+      for (int64_t c = first; c < first + length; c++) {
+        const float* value = &w_[slot_[c] * kChunk];
+        for (int64_t row = n; row < end; row++) {
+          const double off = value[row] - RoundToGrid(value[row] / allowed[i], spec_.grid) * allowed[i];
+          error[i] += off * off;
+        }
+      }
+    }
+    return error[1] < error[0] ? allowed[1] : allowed[0];
   }
 
   // As ops/formats/README.md: an all-zero segment has scale 1, an underflow the smallest float16.
@@ -209,6 +247,7 @@ class RowChunk {
   const int64_t body_;
   std::vector<float> w_;
   std::vector<int64_t> slot_;
+  float largest_[kChunk];
 };
 
 }  // namespace

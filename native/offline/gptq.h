@@ -9,6 +9,7 @@
 #include <string>
 
 #include "native/offline/grid.h"
+#include "native/offline/scale_rule.h"
 
 namespace lowbit::offline {
 
@@ -19,6 +20,7 @@ struct GptqSpec {
   int64_t group_size = 0;        // body channels sharing a scale; 0: the whole body
   int64_t channel_group = 1;     // adjacent rows sharing a scale (Atom: 2)
   Grid grid = Grid::kS4;
+  ScaleRule scale_rule;    // for minifloat grids
   float range_max = 7.0f;  // scale = clip · absmax / range_max (Atom divides by 7.5 under GPTQ: 2·absmax/15)
   float clip = 1.0f;
   double percdamp = 0.01;  // damping, as a share of the Hessian's mean diagonal

@@ -1,4 +1,5 @@
 /** The trained model as every graph the tests use, plain and with injected outliers, made once per process. */
+import { findRecipe, needsCalibration, withSettings } from '../../graph-rewrite/recipes/index.js';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -63,7 +64,7 @@ export async function rewriteModel(
   { recipe, set }: Pick<Expectation, 'recipe' | 'set'>,
 ): Promise<RewriteReport> {
   const settings = set.flatMap((each) => ['--set', each]);
-  const needsData = recipe.startsWith('atom-w4a4') || set.includes('weight.rounding=gptq');
+  const needsData = needsCalibration(withSettings(findRecipe(recipe), set));
   const calibration = needsData ? ['--calibration', calibrationText, '--tokenizer', tokenizer] : [];
   return succeed([
     model,

@@ -88,6 +88,16 @@ export const ladder: readonly Expectation[] = [
     tolerance: 0.015,
   },
   { scheme: '4-bit cache alone', recipe: 'kv4', set: [], plain: 23.647, injected: 25.458, tolerance: 0.015 },
+  ...(
+    [
+      ['W4A8 float, g128', rtn, 24.479, 26.815],
+      ['… + GPTQ', [], 24.241, 26.112],
+      ['… + GPTQ, scales in powers of two', ['weight.scaleConstraint=m1'], 24.871, 27.055],
+    ] as const
+  ).map(([scheme, set, plain, injected]) => ({
+    ...{ scheme, recipe: 'zeroquant-fp-w4a8', set, plain, injected },
+    tolerance: 0.015,
+  })),
 ];
 
 /** Why a measured perplexity does not meet an expectation; undefined if it does. Better than the simulation is fine. */

@@ -31,7 +31,17 @@ describe('recipes', () => {
   it('are the named ones, each its own JSON', () => {
     deepEqual(
       recipes.map((recipe) => recipe.name),
-      ['atom-w4a4', 'atom-w4a4kv4', 'w4a4-g128', 'w4a4', 'w8a8', 'w4a16', 'kv4'],
+      [
+        'atom-w4a4',
+        'atom-w4a4kv4',
+        'w4a4-g128',
+        'w4a4',
+        'w8a8',
+        'w4a16',
+        'kv4',
+        'zeroquant-fp-w4a8',
+        'zeroquant-fp-w8a8',
+      ],
     );
     for (const recipe of recipes) {
       const copy: unknown = JSON.parse(JSON.stringify(recipe));
@@ -47,10 +57,18 @@ describe('recipes', () => {
     equal(atom.oReorder, 'global');
   });
 
+  it('constrain the scales of float weights, and refuse other words', () => {
+    const m2 = withSettings(findRecipe('zeroquant-fp-w4a8'), ['weight.scaleConstraint=m2', 'weight.scaleRound=floor']);
+    equal(m2.weight.scaleConstraint, 'm2');
+    equal(m2.weight.scaleRound, 'floor');
+    throws(() => withSettings(m2, ['weight.scaleConstraint=m3']), /expected none \| m1 \| m2/);
+    throws(() => withSettings(findRecipe('w4a16'), ['weight.scaleConstraint=m1']), /s4 .*expected a minifloat format/);
+  });
+
   it('need calibration only where channels are sorted, or weights rounded by GPTQ', () => {
     deepEqual(
       recipes.filter(needsCalibration).map(({ name }) => name),
-      ['atom-w4a4', 'atom-w4a4kv4'],
+      ['atom-w4a4', 'atom-w4a4kv4', 'zeroquant-fp-w4a8', 'zeroquant-fp-w8a8'],
     );
     ok(needsCalibration(withSettings(findRecipe('w8a8'), ['outliers.channels=16'])));
     ok(needsCalibration(withSettings(findRecipe('w4a16'), ['weight.rounding=gptq'])));

@@ -1,0 +1,43 @@
+// Group scales whose ratios are powers of two (ZeroQuant-FP, arXiv 2307.09782): M1 makes each scale a power of two, M2
+// each ratio of a row's scales to a scale that the row keeps. The same rule as graph-rewrite/pack/scale-rule.ts.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+namespace lowbit::offline {
+
+enum class ScaleConstraint { kNone, kM1, kM2 };
+/// How the exponent is rounded: of log2(scale) for M1, of log2(largest / scale) for M2. kBest tries both.
+enum class ScaleRound { kCeil, kFloor, kBest };
+
+struct ScaleRule {
+  ScaleConstraint constraint = ScaleConstraint::kNone;
+  ScaleRound round = ScaleRound::kBest;
+};
+
+/// Writes the scales allowed for a group (values that float16 holds) and returns how many: one, or two to choose from.
+/// `scale` is the group's own, positive; `largest` the row's, as stored (M2).
+inline int AllowedScales(const ScaleRule& rule, float scale, float largest, float allowed[2]) {
+  if (rule.constraint == ScaleConstraint::kNone) {
+    allowed[0] = scale;
+    return 1;
+  }
+  const bool m1 = rule.constraint == ScaleConstraint::kM1;
+  const float x = m1 ? scale : largest / scale;
+  const int floor = std::ilogb(x), ceil = std::ldexp(1.0f, floor) == x ? floor : floor + 1;
+  const auto scale_for = [&](int exponent) {
+    if (m1) return std::ldexp(1.0f, std::clamp(exponent, -24, 15));
+    // Ratios beyond 2^14 leave e4m3's exponents for e2m1 values; below 2^-14 halves are no longer exact.
+    return std::ldexp(largest, -std::max(0, std::min({exponent, 14, std::ilogb(largest) + 14})));
+  };
+  if (rule.round != ScaleRound::kBest) {
+    allowed[0] = scale_for(rule.round == ScaleRound::kFloor ? floor : ceil);
+    return 1;
+  }
+  allowed[0] = scale_for(floor);
+  allowed[1] = scale_for(ceil);
+  return 2;
+}
+
+}  // namespace lowbit::offline
