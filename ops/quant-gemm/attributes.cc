@@ -39,7 +39,7 @@ Status ReadActivationFormat(const std::string& where, const std::string& name, Q
     at->a_values = name == "e4m3" ? kE4M3Values.of : kE5M2Values.of;
   } else if (name == "s4" || name == "s8") {
     const bool integers = at->b == Codes::kS4 || at->b == Codes::kS8;
-    at->a = integers ? Codes::kS8 : Codes::kTable;
+    at->a = !integers ? Codes::kTable : name == "s4" ? Codes::kS4 : Codes::kS8;
     at->a_values = integers ? nullptr : kS8Values.of;
   } else {
     return Status::Error(ORT_INVALID_ARGUMENT, where, ": attribute a_format is \"", name,

@@ -13,10 +13,12 @@ struct QuantGemmAttributes {
   int64_t group = 0;    // channels per weight scale, 0: per output channel
   int64_t a_group = 0;  // channels per activation scale, 0: per token
   int64_t outliers = 0;
-  gemm::Codes a = gemm::Codes::kS8;  // kS8 stands for s4 as well
-  const float* a_values = nullptr;   // see gemm::Args
+  gemm::Codes a = gemm::Codes::kS8;
+  const float* a_values = nullptr;  // see gemm::Args
   gemm::Codes b = gemm::Codes::kS4;
 
+  /// Whether both sides have integer codes, or weights have and activations are floats.
+  bool integer_weights() const { return a != gemm::Codes::kTable && (b == gemm::Codes::kS4 || b == gemm::Codes::kS8); }
   int64_t body() const { return k - outliers; }
   int64_t weight_groups() const { return group > 0 ? body() / group : 1; }
   int64_t scales_per_row() const { return (a_group > 0 ? body() / a_group : 1) + (outliers > 0 ? 1 : 0); }

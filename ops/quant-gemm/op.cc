@@ -64,6 +64,9 @@ class QuantGemm : public Kernel {
     made->half_ = types.t == kF16;
     made->on_cuda_ = info.on_cuda();
     LOWBIT_TRY(ReadQuantGemmAttributes(info, made->where_, types, &made->attributes_));
+    LOWBIT_EXPECT(
+        !made->on_cuda_ || made->attributes_.integer_weights(), made->where_,
+        ": minifloat codes run on the CPU only, expected s4 or s8 weights and s4, s8 or float activations on CUDA.");
     for (size_t i = 0; i < kInputs; ++i) {
       LOWBIT_TRY(info.ConstantInput(i, &made->constant_[i], &made->constants_[i]));
       if (made->constant_[i]) LOWBIT_TRY(made->CheckWeights(i, made->constants_[i]));
@@ -181,9 +184,10 @@ class QuantGemm : public Kernel {
     const auto kernels = gemm::Kernels();
     const int64_t group = attributes_.product_group();
     const gemm::Shape shape{rows, attributes_.n, group, attributes_.body() / group};
+    const Codes codes = attributes_.a == Codes::kS4 ? Codes::kS8 : attributes_.a;
     const auto accepts = [&](size_t i) {
       const GemmKernel& kernel = kernels[i];
-      return kernel.a == attributes_.a && kernel.b == attributes_.b && kernel.accepts(shape);
+      return kernel.a == codes && kernel.b == attributes_.b && kernel.accepts(shape);
     };
     return kernels[choices_[std::min(rows, gemm::kFewRows + 1)].Get("QuantGemm", KernelRows, accepts)];
   }

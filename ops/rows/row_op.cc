@@ -134,6 +134,8 @@ Status RowOp::Prepare(const KernelInfo& info, const Overload& types, size_t reor
   graph_type_ = types.t;
   reorder_input_ = reorder_input;
   LOWBIT_TRY(format_.Read(info, where_));
+  LOWBIT_EXPECT(!on_cuda_ || !format_.minifloat(), where_,
+                ": formats e4m3 and e5m2 run on the CPU only, expected s4 or s8 on CUDA.");
   if (reorder_input == kNone) return Status::Ok();
   LOWBIT_TRY(info.ConstantInput(reorder_input, &reorder_constant_, &reorder_));
   return reorder_constant_ ? CheckReorder(reorder_, reorder_.Count()) : Status::Ok();

@@ -43,6 +43,8 @@ class RowFormat {
  public:
   /// Reads and checks what can be checked without knowing K.
   Status Read(const KernelInfo& info, const std::string& where);
+  /// Whether the body's codes are minifloats.
+  bool minifloat() const { return codes_.mantissa > 0; }
   /// Checks the cut of rows of `channels` channels.
   Status CheckChannels(const std::string& where, int64_t channels) const;
   /// Scales of a row.
