@@ -100,6 +100,8 @@ function document(rows: readonly Row[]): string {
     line(head().map((_, i) => (i === 0 ? '---' : '---:'))),
     ...rows.map((row) => line(cells(row))),
     '',
+    'More on GPTQ is in [gptq.md](gptq.md), on the 4-bit cache in [kv-cache.md](kv-cache.md).',
+    '',
   ].join('\n');
 }
 
