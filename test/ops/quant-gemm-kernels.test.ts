@@ -289,6 +289,21 @@ describe('QuantGemm policies', () => {
     await session.release();
   });
 
+  eachArchitecture('QuantGemm', 'NaN codes give NaN in their row or column, and nowhere else', async () => {
+    const one = gemm([100, 19, 0], ['e5m2', 0], ['e4m3', 0]);
+    const codes = codesOf(one, 'float32', random);
+    (codes.a as Int8Array)[2 * one.K + 98] = 0x7f;
+    (codes.b as Int8Array)[17 * one.K + 99] = 0xff - 256;
+    const fed: QuantGemmInputs = { ...codes, ...randomScales(one, random), bias: new Float32Array(0) };
+    const session = await opSession(specOf(one, 'float32', fed));
+    const { y } = await session.run(feedsOf(one, 'float32', fed, 7));
+    floatsOf(y!).forEach((value, i) => {
+      const [m, n] = [Math.floor(i / one.N), i % one.N];
+      assert.equal(Number.isNaN(value), m === 2 || n === 17, `y[${m},${n}] is ${value}`);
+    });
+    await session.release();
+  });
+
   it('refuses weights of another shape, with both shapes', async () => {
     const spec = specOf(c, 'float32', inputs);
     await assert.rejects(
