@@ -38,7 +38,7 @@ const cases: readonly UsageCase[] = [
   {
     name: 'unknown recipe',
     args: ['m.onnx', '--recipe', 'w3a3'],
-    says: /^--recipe: unknown recipe "w3a3", expected one of atom-w4a4, w4a4-g128, w4a4, w8a8, w4a16/,
+    says: /^--recipe: unknown recipe "w3a3", expected one of atom-w4a4, .*w4a16/,
   },
   {
     name: 'unknown recipe parameter',
