@@ -66,9 +66,6 @@ class QuantGemm : public Kernel {
     LOWBIT_TRY(ReadQuantGemmAttributes(info, made->where_, types, &made->attributes_));
     LOWBIT_EXPECT(!made->on_cuda_ || made->attributes_.integer_weights(), made->where_,
                   ": weight_format or a_format has float codes, expected s4 or s8 on CUDA. Run this model on the CPU.");
-    LOWBIT_EXPECT(
-        !made->on_cuda_ || made->attributes_.integer_weights(), made->where_,
-        ": minifloat codes run on the CPU only, expected s4 or s8 weights and s4, s8 or float activations on CUDA.");
     for (size_t i = 0; i < kInputs; ++i) {
       LOWBIT_TRY(info.ConstantInput(i, &made->constant_[i], &made->constants_[i]));
       if (made->constant_[i]) LOWBIT_TRY(made->CheckWeights(i, made->constants_[i]));
