@@ -120,7 +120,8 @@ struct Isa {
   static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
   static I LoadBytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
   static I LoadBytes(const uint8_t* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
-  static void Prefetch(const void* from) { _mm_prefetch(from, _MM_HINT_T0); }
+  /// Not _mm_prefetch: GCC takes a function that does nothing else for one without effect and drops its calls.
+  static void Prefetch(const void* from) { asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(from))); }
   static F LoadFirst(const float* from, int64_t lanes) { return _mm512_maskz_loadu_ps(First(lanes), from); }
 
   /// Calls use(index, quad) for the quads of unsigned codes in a word of weights, in product order.
@@ -134,14 +135,6 @@ struct Isa {
     } else {
       use(Int<0>{}, _mm512_xor_si512(word, _mm512_set1_epi8(-128)));
     }
-  }
-
-  /// acc += a quad of weights (u8) times one of activations (s8), the same for all lanes.
-  template <Codes>
-  LOWBIT_INLINE static I DotQuad(I acc, I weights, const int8_t* a) {
-    int32_t quad;
-    __builtin_memcpy(&quad, a, 4);
-    return _mm512_dpbusd_epi32(acc, weights, _mm512_set1_epi32(quad));
   }
 
   /// Puts the codes that meet one register of weights into product order: for s4 the 64 even ones, then the 64 odd
@@ -316,29 +309,12 @@ struct Isa {
 
 #include "ops/quant-gemm/cpu/panel.inl"
 #include "ops/quant-gemm/cpu/row.inl"
-#include "ops/quant-gemm/cpu/stream.inl"
 
 template <Codes kA, Codes kB>
 constexpr GemmKernel PanelKernel(const char* name) {
   constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB, Isa::kRows>;
   return {name, kCpuAvx512Vnni,   kA, kB, 252, Isa::kRows, kCols, AcceptsAny, PackedBytes<kA, kB>, ScratchBytes,
           pack, RunPanels<kA, kB>};
-}
-
-template <Codes kB>
-constexpr GemmKernel StreamKernel(const char* name) {
-  return {name,
-          kCpuAvx512Vnni,
-          Codes::kS8,
-          kB,
-          kFewRows,
-          kFewRows,
-          kLanes,
-          StreamAccepts<kB>,
-          PackedBytes<Codes::kS8, kB>,
-          StreamScratchBytes,
-          PackCodePanels<kB, kFewRows>,
-          RunStream<kB>};
 }
 
 template <Codes kB>
@@ -350,8 +326,6 @@ constexpr GemmKernel RowKernel(const char* name) {
 constexpr GemmKernel kTable[] = {
     RowKernel<Codes::kS4>("s8s4_f32_1x16__avx512vnni"),
     RowKernel<Codes::kS8>("s8s8_f32_1x16__avx512vnni"),
-    StreamKernel<Codes::kS4>("s8s4_f32_8x16__avx512vnni"),
-    StreamKernel<Codes::kS8>("s8s8_f32_8x16__avx512vnni"),
     PanelKernel<Codes::kS8, Codes::kS4>("s8s4_f32_12x32__avx512vnni"),
     PanelKernel<Codes::kS8, Codes::kS8>("s8s8_f32_12x32__avx512vnni"),
     PanelKernel<Codes::kFloat, Codes::kS4>("f32s4_f32_12x32__avx512vnni"),

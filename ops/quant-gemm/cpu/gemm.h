@@ -54,7 +54,7 @@ struct Shape {
 };
 
 /// Up to this many rows the number is part of the choice; above, kernels are for any.
-constexpr int64_t kFewRows = 8;
+constexpr int64_t kFewRows = 3;
 
 /// A kernel for one pair of operand formats. Functions neither allocate nor lock, and may run on several threads at
 /// once.

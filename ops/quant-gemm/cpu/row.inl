@@ -175,6 +175,6 @@ inline int64_t NoScratch(const Args&, int64_t) { return 64; }
 /// s4 groups of one register of weights, or no groups.
 template <Codes kB>
 bool RowAccepts(const Shape& shape) {
-  return shape.rows <= 2 && shape.n % kChannelsAtOnce == 0 &&
+  return shape.rows <= kFewRows && shape.n % kChannelsAtOnce == 0 &&
          (shape.segments == 1 || (kB == Codes::kS4 && shape.segment == 2 * kChunk));
 }
