@@ -1,6 +1,11 @@
 /**
- * How everything here is timed: what is compared runs alternately, in one process, and medians are quoted.
+ * How everything here is timed: what is compared runs alternately, in one process, and medians are quoted. Nodes on one thread are
+ * timed by the CPU time that the process uses, which others on the machine hardly change; everything else by the clock, because
+ * threads that wait for work use the CPU too.
  */
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { InferenceSession, type Tensor } from '../native/js/index.js';
 import { opModel, type OpSpec } from '../models/op-model.js';
 
@@ -14,23 +19,30 @@ export interface Timing {
 const median = (values: readonly number[]): number =>
   values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 
-/** Microseconds that `run` takes. */
-async function stopwatch(run: () => Promise<unknown>): Promise<number> {
-  const start = process.hrtime.bigint();
-  await run();
-  return Number(process.hrtime.bigint() - start) / 1e3;
-}
+/** Microseconds since some moment. */
+type Clock = () => number;
+const wallClock: Clock = () => Number(process.hrtime.bigint()) / 1e3;
+const cpuClock: Clock = () => {
+  const used = process.cpuUsage();
+  return used.user + used.system;
+};
 
 /**
  * Times runs alternately, `samples` of each. Every timed run follows an untimed one of its own, so that each finds its threads awake
  * and its weights where they usually are, not what the others left behind.
  */
-async function alternate(runs: readonly (() => Promise<unknown>)[], samples: number): Promise<number[][]> {
+async function alternate(
+  runs: readonly (() => Promise<unknown>)[],
+  samples: number,
+  clock: Clock,
+): Promise<number[][]> {
   const times: number[][] = runs.map(() => []);
   for (let sample = 0; sample < samples; sample++) {
     for (const [i, run] of runs.entries()) {
       await run();
-      times[i]!.push(await stopwatch(run));
+      const begin = clock();
+      await run();
+      times[i]!.push(clock() - begin);
     }
   }
   return times;
@@ -38,7 +50,7 @@ async function alternate(runs: readonly (() => Promise<unknown>)[], samples: num
 
 /** Times whole runs. */
 export async function timeRuns(runs: readonly (() => Promise<unknown>)[], samples: number): Promise<Timing[]> {
-  const times = await alternate(runs, samples);
+  const times = await alternate(runs, samples, wallClock);
   return times.map((each) => ({ median: median(each), best: Math.min(...each) }));
 }
 
@@ -68,11 +80,23 @@ export async function timeNodes(
       runs.push(() => session.run(feeds));
     }
   }
-  const times = await alternate(runs, samples);
+  const times = await alternate(runs, samples, threads === 1 ? cpuClock : wallClock);
   for (const session of sessions) await session.release();
   return cases.map((_, i) => {
     const node = (pick: (values: readonly number[]) => number) =>
       (pick(times[2 * i]!) - pick(times[2 * i + 1]!)) / copies;
     return { median: node(median), best: node((values) => Math.min(...values)) };
   });
+}
+
+/** What the machine can do at most, one thread: 10^9 u8 x s8 multiplications and additions a second, GB/s of cached reads. */
+export interface Ceiling {
+  readonly vnniGops: number;
+  readonly readGigabytes: number;
+}
+
+/** Measures the ceiling; undefined where the build has no program for it. */
+export function measureCeiling(): Ceiling | undefined {
+  const program = fileURLToPath(new URL('../../build/bench/bench_ceiling', import.meta.url));
+  return existsSync(program) ? (JSON.parse(execFileSync(program, { encoding: 'utf8' })) as Ceiling) : undefined;
 }

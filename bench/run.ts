@@ -11,6 +11,7 @@ import { table } from '../graph-rewrite/cli/ui/table.js';
 import { nativeInfo } from '../native/js/index.js';
 import { benchGemm, gemmCases, schemes, type GemmResult } from './kernels.js';
 import { benchKvAttention, kvCases, type KvResult } from './kv-attention.js';
+import { measureCeiling } from './measure.js';
 import { benchModels, buildModels, type ModelResult } from './models.js';
 import { benchRowOp, rowOpCases, type RowOpResult } from './row-ops.js';
 
@@ -65,6 +66,9 @@ if (chosen.includes('gemm')) {
   );
   const head = ['threads', 'K x N', 'M', 'scheme', 'µs', 'GOP/s', 'NBits µs', 'float µs', 'vs NBits', 'vs float'];
   console.log(table(head, results.gemm.flatMap(gemmRows)));
+  const ceiling = measureCeiling();
+  if (ceiling)
+    console.log(`\none thread at most: ${ceiling.vnniGops} GOP/s (VNNI), ${ceiling.readGigabytes} GB/s cached reads`);
 }
 
 if (chosen.includes('rows')) {
