@@ -21,7 +21,9 @@ struct Domain {
       for (const Overload& overload : definition->overloads) {
         LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, false)));
 #if LOWBIT_CUDA
-        LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, true)));
+        if (!definition->cpu_only) {
+          LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, true)));
+        }
 #endif
       }
     }

@@ -258,8 +258,8 @@ Status InferShapes(ShapeInference& shapes) {
 
 const OpDefinition& QuantKvAttentionDefinition() {
   static const OpDefinition definition{
-      "QuantKvAttention",       1,           kInputPorts, kOutputPorts, kAttributes, kOverloads,
-      QuantKvAttention::Create, InferShapes, KernelRows};
+      "QuantKvAttention",       1,           kInputPorts, kOutputPorts,     kAttributes, kOverloads,
+      QuantKvAttention::Create, InferShapes, KernelRows,  /*cpu_only=*/true};
   return definition;
 }
 
