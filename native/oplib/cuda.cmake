@@ -4,6 +4,9 @@ set(LOWBIT_CUDA AUTO CACHE STRING "Build the CUDA kernels: ON, OFF or AUTO")
 # sm_80 code also runs on 8.6 and 8.9, and as PTX on what comes after Hopper. Hopper's own kernels are always for 90a.
 set(LOWBIT_CUDA_ARCHS "80;90a-real" CACHE STRING "Architectures of the kernels that run everywhere")
 
+if(DEFINED ENV{LOWBIT_CUDA})
+  set(LOWBIT_CUDA $ENV{LOWBIT_CUDA})
+endif()
 set(LOWBIT_BUILD_CUDA ${LOWBIT_CUDA})
 if(LOWBIT_CUDA STREQUAL "AUTO")
   set(LOWBIT_BUILD_CUDA OFF)
