@@ -54,6 +54,9 @@ export async function timeRuns(runs: readonly (() => Promise<unknown>)[], sample
   return times.map((each) => ({ median: median(each), best: Math.min(...each) }));
 }
 
+/** A session of threads that stop waiting busily when its run ends: otherwise they take the cores from whoever is timed next. */
+export const quietThreads = { session: { force_spinning_stop: '1' } };
+
 /** One operator to time, and what it is fed. */
 export interface NodeCase {
   readonly spec: OpSpec;
@@ -74,6 +77,7 @@ export async function timeNodes(
     for (const count of [copies + 1, 1]) {
       const session = await InferenceSession.create(opModel({ ...spec, copies: count }), {
         intraOpNumThreads: threads,
+        extra: quietThreads,
         graphOptimizationLevel: 'disabled', // nobody uses the copies' outputs
       });
       sessions.push(session);

@@ -8,7 +8,7 @@ import { describeTextModel, nextPast, stepFeeds, textFacts, type ModelSession } 
 import { loadModel } from '../graph-rewrite/onnx/read.js';
 import { materializeBookworm } from '../models/bookworm.js';
 import { InferenceSession } from '../native/js/index.js';
-import { timeRuns, type Timing } from './measure.js';
+import { quietThreads, timeRuns, type Timing } from './measure.js';
 
 export interface ModelResult {
   readonly threads: number;
@@ -63,7 +63,7 @@ export async function benchModels(
   const prefill: (() => Promise<unknown>)[] = [];
   const decode: (() => Promise<unknown>)[] = [];
   for (const file of files.values()) {
-    const session = await open(file, { intraOpNumThreads: threads });
+    const session = await open(file, { intraOpNumThreads: threads, extra: quietThreads });
     sessions.push(session);
     const text = describeTextModel(session, textFacts(loadModel(file)));
     const outputs = [text.logits, ...text.past.map(({ output }) => output)];
