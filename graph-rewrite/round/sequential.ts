@@ -7,12 +7,7 @@ import type { HessianGroup, Plan, PlanInput } from '../plan/index.js';
  * Quantizes everything in front of a pass, activations too, by carrying out the first part of the plan. The decoder block of the pass
  * itself stays float, as Atom's reference has it, and so do caches.
  */
-export function quantizeBefore(
-  pass: readonly HessianGroup[],
-  model: Model,
-  plan: Plan,
-  weights: RoundedWeights,
-): void {
+export function quantizeBefore(pass: readonly HessianGroup[], model: Model, plan: Plan, weights: RoundedWeights): void {
   const inputs = inputsBefore(pass, plan);
   if (inputs.length === 0) return;
   const before = new Set(inputs.map((input) => input.id));
