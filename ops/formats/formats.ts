@@ -10,16 +10,18 @@ export interface CodeFormat {
   readonly qmax: number;
 }
 
+/** The integer formats. `s4_e4m3` has the codes of `s4`, stored as sign and magnitude. */
 export const codeFormats = {
   s4: { min: -8, max: 7, qmax: 7 },
   s8: { min: -128, max: 127, qmax: 127 },
+  s4_e4m3: { min: -8, max: 7, qmax: 7 },
 } as const satisfies Record<string, CodeFormat>;
 
 /** Name of an integer code format, as in the operators' `format` attributes. */
 export type FormatName = keyof typeof codeFormats;
 
 /** Formats that activations may have. */
-export const activationFormats = ['s4', 's8', 'e4m3', 'e5m2'] as const;
+export const activationFormats = ['s4', 's8', 'e4m3', 'e5m2', 's4_e4m3'] as const;
 export type ActivationFormat = (typeof activationFormats)[number];
 
 /** Formats that weights may have. */

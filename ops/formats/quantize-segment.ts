@@ -2,6 +2,7 @@
 import { fromFloat16Bits, toFloat16Bits } from '../common/float16.js';
 import { codeFormats, largestOf, type ActivationFormat, type WeightFormat } from './formats.js';
 import { isMinifloat, toMinifloat } from './minifloat.js';
+import { toSignMagnitude } from './sign-magnitude.js';
 
 const f = Math.fround;
 const infinityBits = 0x7f800000;
@@ -48,6 +49,7 @@ export function quantizeWithScale(
   values.forEach((value, i) => {
     codes[i] = Math.min(max, Math.max(min, roundHalfEven(f(value * inverse))));
   });
+  if (format === 's4_e4m3') toSignMagnitude(codes.subarray(0, values.length));
 }
 
 /**

@@ -37,13 +37,14 @@ Status ReadActivationFormat(const std::string& where, const std::string& name, Q
   } else if (name == "e4m3" || name == "e5m2") {
     at->a = Codes::kTable;
     at->a_values = name == "e4m3" ? kE4M3Values.of : kE5M2Values.of;
-  } else if (name == "s4" || name == "s8") {
+  } else if (name == "s4" || name == "s8" || name == "s4_e4m3") {
     const bool integers = at->b == Codes::kS4 || at->b == Codes::kS8;
-    at->a = !integers ? Codes::kTable : name == "s4" ? Codes::kS4 : Codes::kS8;
+    at->a = !integers ? Codes::kTable : name == "s8" ? Codes::kS8 : Codes::kS4;
+    at->a_sign_magnitude = name == "s4_e4m3";
     at->a_values = integers ? nullptr : kS8Values.of;
   } else {
     return Status::Error(ORT_INVALID_ARGUMENT, where, ": attribute a_format is \"", name,
-                         "\", expected \"s4\", \"s8\", \"e4m3\", \"e5m2\" or \"none\".");
+                         "\", expected \"s4\", \"s8\", \"e4m3\", \"e5m2\", \"s4_e4m3\" or \"none\".");
   }
   return Status::Ok();
 }

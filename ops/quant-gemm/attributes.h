@@ -15,6 +15,7 @@ struct QuantGemmAttributes {
   int64_t outliers = 0;
   gemm::Codes a = gemm::Codes::kS8;
   const float* a_values = nullptr;  // see gemm::Args
+  bool a_sign_magnitude = false;    // see gemm::Args
   gemm::Codes b = gemm::Codes::kS4;
 
   /// Whether both sides have integer codes, or weights have and activations are floats.

@@ -64,7 +64,8 @@ class QuantGemm : public Kernel {
     made->half_ = types.t == kF16;
     made->on_cuda_ = info.on_cuda();
     LOWBIT_TRY(ReadQuantGemmAttributes(info, made->where_, types, &made->attributes_));
-    LOWBIT_EXPECT(!made->on_cuda_ || made->attributes_.integer_weights(), made->where_,
+    const bool plain = made->attributes_.integer_weights() && !made->attributes_.a_sign_magnitude;
+    LOWBIT_EXPECT(!made->on_cuda_ || plain, made->where_,
                   ": weight_format or a_format has float codes, expected s4 or s8 on CUDA. Run this model on the CPU.");
     for (size_t i = 0; i < kInputs; ++i) {
       LOWBIT_TRY(info.ConstantInput(i, &made->constant_[i], &made->constants_[i]));
@@ -203,6 +204,7 @@ class QuantGemm : public Kernel {
     args.a = inputs[kA].data;
     args.a_scale = inputs[kAScale].As<float>();
     args.a_values = at.a_values;
+    args.a_sign_magnitude = at.a_sign_magnitude;
     args.a_scale_row = at.scales_per_row();
     args.a_scale_step = at.a_group > 0 ? 1 : 0;
     args.b = inputs[kB].As<uint8_t>();

@@ -3,6 +3,7 @@ import { fromFloat16Bits } from '../common/float16.js';
 import { weightBits, type ActivationFormat, type WeightFormat } from '../formats/formats.js';
 import { isMinifloat, minifloatValues, unpackNibbles } from '../formats/minifloat.js';
 import { unpackS4 } from '../formats/s4.js';
+import { fromSignMagnitude } from '../formats/sign-magnitude.js';
 
 /** Attributes, as in the contract. */
 export interface QuantGemmAttributes {
@@ -94,7 +95,7 @@ function activationValues(
   row: Int8Array | Float32Array,
   { K, outlierChannels, aFormat }: QuantGemmAttributes,
 ): ArrayLike<number> {
-  if (aFormat === 'none' || !isMinifloat(aFormat)) return row;
+  if (aFormat === 'none' || (!isMinifloat(aFormat) && aFormat !== 's4_e4m3')) return row;
   const values = Float32Array.from(row);
   const body = row.subarray(0, K - outlierChannels);
   values.set(valuesOf(body, aFormat));
@@ -102,6 +103,7 @@ function activationValues(
 }
 
 function valuesOf(codes: Int8Array | Uint8Array | Float32Array, format: ActivationFormat | WeightFormat): Float32Array {
+  if (format === 's4_e4m3') return Float32Array.from(fromSignMagnitude(codes as Int8Array));
   if (!isMinifloat(format)) return Float32Array.from(codes);
   const values = minifloatValues(format);
   return Float32Array.from(codes, (code) => values[code & (values.length - 1)]!);

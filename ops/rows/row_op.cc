@@ -37,8 +37,8 @@ float* Scratch(int64_t floats) {
 }
 
 Status CheckFormat(const std::string& format, const std::string& where) {
-  const bool known = format == "s4" || format == "s8" || format == "e4m3" || format == "e5m2";
-  LOWBIT_EXPECT(known, where, ": format is '", format, "', expected one of s4, s8, e4m3, e5m2.");
+  const bool known = format == "s4" || format == "s8" || format == "e4m3" || format == "e5m2" || format == "s4_e4m3";
+  LOWBIT_EXPECT(known, where, ": format is '", format, "', expected one of s4, s8, e4m3, e5m2, s4_e4m3.");
   return Status::Ok();
 }
 
@@ -53,7 +53,11 @@ CodeRange MinifloatRange(const Minifloat& format, float clip) {
 CodeRange CodesOf(const std::string& format, float clip) {
   if (format == "e4m3") return MinifloatRange(kE4M3, clip);
   if (format == "e5m2") return MinifloatRange(kE5M2, clip);
-  if (format == "s4") return {-8.f, 7.f, clip / 7.f};
+  if (format == "s4" || format == "s4_e4m3") {
+    CodeRange codes{-8.f, 7.f, clip / 7.f};
+    codes.sign_magnitude = format == "s4_e4m3";
+    return codes;
+  }
   return {-128.f, 127.f, clip / 127.f};
 }
 
@@ -134,8 +138,8 @@ Status RowOp::Prepare(const KernelInfo& info, const Overload& types, size_t reor
   graph_type_ = types.t;
   reorder_input_ = reorder_input;
   LOWBIT_TRY(format_.Read(info, where_));
-  LOWBIT_EXPECT(!on_cuda_ || !format_.minifloat(), where_,
-                ": formats e4m3 and e5m2 run on the CPU only, expected s4 or s8 on CUDA.");
+  LOWBIT_EXPECT(!on_cuda_ || !(format_.minifloat() || format_.sign_magnitude()), where_,
+                ": formats e4m3, e5m2 and s4_e4m3 run on the CPU only, expected s4 or s8 on CUDA.");
   if (reorder_input == kNone) return Status::Ok();
   LOWBIT_TRY(info.ConstantInput(reorder_input, &reorder_constant_, &reorder_));
   return reorder_constant_ ? CheckReorder(reorder_, reorder_.Count()) : Status::Ok();

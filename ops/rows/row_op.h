@@ -45,6 +45,8 @@ class RowFormat {
   Status Read(const KernelInfo& info, const std::string& where);
   /// Whether the body's codes are minifloats.
   bool minifloat() const { return codes_.mantissa > 0; }
+  /// Whether they are stored as sign and magnitude.
+  bool sign_magnitude() const { return codes_.sign_magnitude; }
   /// Checks the cut of rows of `channels` channels.
   Status CheckChannels(const std::string& where, int64_t channels) const;
   /// Scales of a row.

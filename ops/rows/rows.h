@@ -27,6 +27,8 @@ struct CodeRange {
   uint32_t exponent_offset = 0;
   /// Minifloats: adding it to a value below the smallest normal one leaves the code in the low bits of the sum.
   float subnormal_unit = 0;
+  /// Integer codes are stored as sign and magnitude instead of two's complement (s4_e4m3).
+  bool sign_magnitude = false;
 };
 
 /// Pointers named void hold the graph type (float, or binary16 bits). Strides are elements between rows.

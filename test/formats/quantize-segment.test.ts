@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { fromFloat16Bits } from '../../ops/common/float16.js';
 import type { FormatName } from '../../ops/formats/formats.js';
 import { quantizeSegment, roundHalfEven, weightScale } from '../../ops/formats/quantize-segment.js';
+import { minifloatValues } from '../../ops/formats/minifloat.js';
+import { fromSignMagnitude, toSignMagnitude } from '../../ops/formats/sign-magnitude.js';
 import { quantizeRows, segmentsOf } from '../../ops/formats/segments.js';
 
 function run(values: number[], format: FormatName, clip = 1): { codes: number[]; scale: number } {
@@ -30,6 +32,23 @@ describe('quantizeSegment', () => {
     assert.deepEqual(run([7, -7, 1, -4, 3.5], 's4', 0.5), { codes: [7, -8, 2, -8, 7], scale: 0.5 });
     assert.deepEqual(run([127, -127, 32, -64], 's8', 0.5), { codes: [127, -128, 64, -128], scale: 0.5 });
     assert.deepEqual(run([127, -127], 's8', 0.01).codes, [127, -128]);
+  });
+
+  it('stores s4_e4m3 codes as sign and magnitude, which are e4m3 patterns of code / 512', () => {
+    const { codes, scale } = run([7, -7, 1, -4, -0.25, 0.5, -0.5], 's4_e4m3', 0.5);
+    assert.deepEqual(
+      { codes: codes.map((code) => code & 0xff), scale },
+      { codes: [7, 0x88, 2, 0x88, 0, 1, 0x81], scale: 0.5 },
+    );
+    const values = minifloatValues('e4m3');
+    const all = Int8Array.from({ length: 16 }, (_, i) => i - 8);
+    const stored = all.slice();
+    toSignMagnitude(stored);
+    assert.deepEqual(
+      [...stored].map((byte) => values[byte & 0xff]! * 512),
+      [...all],
+    );
+    assert.deepEqual(fromSignMagnitude(stored), all);
   });
 
   it('gives zeros scale 1, also just below 2^-100, and quantizes from there on', () => {

@@ -25,6 +25,8 @@ export const rowCases: readonly RowCase[] = [
   { K: 1024, groupSize: 0, outlierChannels: 128, format: 's8', clip: 1 },
   { K: 1500, groupSize: 0, outlierChannels: 0, format: 's4', clip: 0.01 },
   { K: 2336, groupSize: 32, outlierChannels: 0, format: 's8', clip: 0.95 },
+  { K: 384, groupSize: 128, outlierChannels: 128, format: 's4_e4m3', clip: 0.9 },
+  { K: 1500, groupSize: 0, outlierChannels: 3, format: 's4_e4m3', clip: 0.01 },
   { K: 1, groupSize: 0, outlierChannels: 0, format: 'e5m2', clip: 1 },
   { K: 37, groupSize: 0, outlierChannels: 5, format: 'e4m3', clip: 0.5 },
   { K: 384, groupSize: 128, outlierChannels: 128, format: 'e4m3', clip: 1 },

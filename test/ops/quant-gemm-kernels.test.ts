@@ -5,6 +5,7 @@ import { toFloat16Array } from '../../ops/common/float16.js';
 import { codeFormats, largestOf, packedRowBytes, weightBits, weightStorage } from '../../ops/formats/formats.js';
 import { isMinifloat, minifloatValues, packNibbles, type MinifloatName } from '../../ops/formats/minifloat.js';
 import { packS4 } from '../../ops/formats/s4.js';
+import { toSignMagnitude } from '../../ops/formats/sign-magnitude.js';
 import {
   gemmSegments,
   quantGemm,
@@ -62,6 +63,9 @@ const minifloatCases: readonly Case[] = [
   gemm([75, 20, 0], ['e5m2', 0], ['s8', 0]),
   gemm([192, 33, 32], ['s8', 0], ['e2m1', 32]),
   gemm([64, 17, 0], ['s4', 0], ['e4m3', 0]),
+  gemm([384, 33, 128], ['s4_e4m3', 128], ['s4', 128]),
+  gemm([200, 35, 0], ['s4_e4m3', 0], ['s8', 0]),
+  gemm([64, 17, 16], ['s4_e4m3', 0], ['e2m1', 0]),
   gemm([100, 33, 0], ['none', 0], ['e2m1', 0]),
   gemm([384, 19, 0], ['none', 0], ['e3m0', 128]),
   gemm([333, 34, 0], ['none', 0], ['e4m3', 0]),
@@ -106,6 +110,7 @@ function extremesAndCodes(
   for (let row = 0; row < rows; row++) {
     if (extreme(row)) codes.fill(legal[0]!, row * cols, (row + 1) * cols);
   }
+  if (format === 's4_e4m3') toSignMagnitude(codes);
   return codes;
 }
 

@@ -255,7 +255,11 @@ describe('row operators refuse', () => {
   const creation: readonly [string, OpSpec, RegExp][] = [
     ['an index out of range', node({}, new Int32Array(c.K).fill(48, 5)), /reorder_index\[5\] is 48, expected 0 … 47/],
     ['a negative index', node({}, new Int32Array(c.K).fill(-1, 2, 3)), /reorder_index\[2\] is -1, expected 0 … 47/],
-    ['an unknown format', node({ format: 's5' }), /the Quantize.*format is 's5', expected one of s4, s8, e4m3, e5m2/],
+    [
+      'an unknown format',
+      node({ format: 's5' }),
+      /the Quantize.*format is 's5', expected one of s4, s8, e4m3, e5m2, s4_e4m3/,
+    ],
     [
       'a group that is not a multiple of 16',
       node({ group_size: 8 }),

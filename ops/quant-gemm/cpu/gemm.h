@@ -28,6 +28,7 @@ struct Args {
   const float*
       a_scale;  // [rows, a_scale_row]: one per activation group, the outlier scale last; unused for weight-only
   const float* a_values;    // [256] the value of each body code, for kTable; else nullptr
+  bool a_sign_magnitude;    // body codes come as sign and magnitude; RunGemm makes them two's complement for kernels
   int64_t a_scale_row;      // scales per row
   int64_t a_scale_step;     // from one segment's scale to the next one's: 1, or 0 when a row has a single body scale
   const uint8_t* b;         // [n, b_row] bytes: two s4 codes or one s8 code in each

@@ -34,6 +34,7 @@ class Buffer {
 // block is done; scratch never outlives a task. So both may belong to the thread.
 thread_local Buffer packed_buffer;
 thread_local Buffer scratch_buffer;
+thread_local Buffer codes_buffer;
 
 /// Products of this many multiply-adds (about 3 µs of work) are not worth waking a thread for.
 constexpr int64_t kTaskWork = 1 << 20;
@@ -48,6 +49,26 @@ int64_t ColumnsPerTask(const GemmKernel& kernel, const Args& args, int64_t rows)
   const int64_t per_tile = std::max<int64_t>(1, rows * (args.body + args.outliers) * kernel.tile_cols);
   const int64_t tiles = Ceil(args.n, kernel.tile_cols);
   return kernel.tile_cols * std::max(Ceil(tiles, kTasks), Ceil(kTaskWork, per_tile));
+}
+
+/// Replaces args->a by a copy whose body codes are two's complement. A format for other chips: correct here, not fast.
+Status MakeTwosComplement(int64_t rows, const KernelContext& context, Args* args) {
+  const int64_t row_bytes = args->body + args->outliers, bytes = rows * row_bytes;
+  auto* copy = static_cast<int8_t*>(codes_buffer.Reserve(bytes));
+  if (copy == nullptr) return Status::Error(ORT_FAIL, "out of memory for ", bytes, " bytes of activations.");
+  const auto* codes = static_cast<const int8_t*>(args->a);
+  const int64_t tasks = std::clamp<int64_t>(bytes / kPackTaskBytes, 1, rows);
+  const int64_t body = args->body;
+  args->a = copy;
+  return context.ParallelFor(static_cast<size_t>(tasks), [=](size_t task) {
+    const int64_t i = static_cast<int64_t>(task);
+    for (int64_t r = i * rows / tasks; r < (i + 1) * rows / tasks; ++r) {
+      const int8_t* from = codes + r * row_bytes;
+      int8_t* to = copy + r * row_bytes;
+      for (int64_t k = 0; k < body; ++k) to[k] = static_cast<int8_t>(from[k] < 0 ? -(from[k] & 0x7f) : from[k]);
+      std::copy(from + body, from + row_bytes, to + body);
+    }
+  });
 }
 
 Status RunBlock(const GemmKernel& kernel, const Args& args, Block block, const KernelContext& context) {
@@ -80,7 +101,9 @@ Status RunBlock(const GemmKernel& kernel, const Args& args, Block block, const K
 
 }  // namespace
 
-Status RunGemm(const GemmKernel& kernel, const Args& args, int64_t rows, const KernelContext& context) {
+Status RunGemm(const GemmKernel& kernel, const Args& caller_args, int64_t rows, const KernelContext& context) {
+  Args args = caller_args;
+  if (args.a_sign_magnitude) LOWBIT_TRY(MakeTwosComplement(rows, context, &args));
   // Equal blocks: 257 rows are 129 and 128, not 256 and 1.
   const int64_t blocks = Ceil(rows, kernel.max_rows);
   for (int64_t i = 0; i < blocks; ++i) {

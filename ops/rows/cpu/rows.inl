@@ -210,6 +210,11 @@ inline float QuantizeSegment(const float* values, int64_t n, const CodeRange& co
   return scale;
 }
 
+// Two's complement codes to sign and magnitude, in place.
+inline void ToSignMagnitude(int8_t* q, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) q[k] = static_cast<int8_t>(q[k] < 0 ? 0x80 | -q[k] : q[k]);
+}
+
 template <class V>
 inline void QuantizeRow(const RowArgs& args, int64_t m, const float* row, float* gathered) {
   if (args.reorder_index != nullptr) {
@@ -221,6 +226,7 @@ inline void QuantizeRow(const RowArgs& args, int64_t m, const float* row, float*
   for (int64_t start = 0; start < args.body; start += args.group) {
     *scale++ = QuantizeSegment<V>(row + start, args.group, args.body_codes, q + start);
   }
+  if (args.body_codes.sign_magnitude) ToSignMagnitude(q, args.body);
   if (args.body < args.channels) {
     constexpr CodeRange kOutlierCodes{-128.f, 127.f, 1.f / 127.f};
     *scale = QuantizeSegment<V>(row + args.body, args.channels - args.body, kOutlierCodes, q + args.body);
