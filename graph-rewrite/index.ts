@@ -41,7 +41,7 @@ export { loadModel } from './onnx/read.js';
 export { saveModel } from './onnx/write.js';
 export { applyPlan, type RewriteReport } from './passes/index.js';
 export { explain, makePlan, readPlan, type Plan, type StatsByValue } from './plan/index.js';
-export { findRecipe, recipes, withSettings, type Recipe } from './recipes/index.js';
+export { findRecipe, forTarget, recipes, withSettings, type Recipe, type Target } from './recipes/index.js';
 export { roundWeights, type Rounded, type RoundedLayer, type RoundOptions } from './round/index.js';
 
 export interface RewriteOptions {
@@ -65,6 +65,8 @@ export interface RewriteOptions {
 
 export interface RewriteResult {
   readonly plan: Plan;
+  /** The model in memory: rewritten, or as it was read when nothing was written. Its weights are read when asked for. */
+  readonly model: Model;
   /** Absent when nothing was written. */
   readonly report?: RewriteReport;
   /** What GPTQ gained, by product. */
@@ -82,7 +84,7 @@ export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
   const analysis = analyze(model);
   const plan = options.plan ?? makePlan(analysis, await statistics(model, analysis, options), recipe, model);
   throwIfAborted(signal, 'rewrite');
-  if (output === undefined) return { plan };
+  if (output === undefined) return { plan, model };
   const rounded = plan.predicted.rounding && (await options.round?.(model, analysis, plan));
   throwIfAborted(signal, 'rewrite');
   const report = applyPlan(model, plan, analysis, rounded?.weights);
@@ -91,7 +93,7 @@ export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
     ...(signal ? { signal } : {}),
     ...(onProgress ? { progress: onProgress } : {}),
   });
-  return { plan, report, saved, ...(rounded ? { rounded: rounded.layers } : {}) };
+  return { plan, model, report, saved, ...(rounded ? { rounded: rounded.layers } : {}) };
 }
 
 async function statistics(

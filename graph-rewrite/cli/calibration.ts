@@ -12,7 +12,7 @@ import {
 import type { Analysis } from '../analyze/index.js';
 import type { Model } from '../ir/index.js';
 import { loadTokenizer, readTokens } from '../lm/index.js';
-import { needsCalibration, needsRounding, needsStatistics, type Recipe } from '../recipes/index.js';
+import { needsCalibration, needsStatistics, type Recipe } from '../recipes/index.js';
 import type { Context } from './context.js';
 import { sessionFactory } from './session.js';
 
@@ -40,20 +40,19 @@ export function requireCalibration(recipe: Recipe, { calibration, tokenizer }: C
   }
 }
 
-/** Runs the float model on the data; nothing if the recipe has no use for statistics. */
+/** Says so when data were given that the recipe has no use for. */
+export function noteUnusedCalibration(context: Context, recipe: Recipe, { calibration }: CalibrationOptions): void {
+  if (calibration === undefined || needsCalibration(recipe)) return;
+  context.note(`--calibration: not needed, recipe "${recipe.name}" neither sorts channels nor rounds by GPTQ`);
+}
+
+/** Runs the float model on the data. */
 export async function calibrationStats(
   context: Context,
   model: Model,
   analysis: Analysis,
-  recipe: Recipe,
   options: CalibrationOptions,
-): Promise<Map<string, ChannelStats> | undefined> {
-  if (!needsStatistics(recipe)) {
-    if (options.calibration !== undefined && !needsRounding(recipe)) {
-      context.note(`--calibration: not needed, recipe "${recipe.name}" neither sorts channels nor rounds by GPTQ`);
-    }
-    return undefined;
-  }
+): Promise<Map<string, ChannelStats>> {
   const feeds = openFeeds(model, options);
   return calibrate({
     ...{ model, analysis, feeds },

@@ -80,6 +80,7 @@ function buildProgram(state: { exitCode: number }): Command {
     .option('-o, --output <file>', 'where the new model goes (default: <model>_<recipe>.onnx next to it)')
     .option('-r, --recipe <name>', 'what becomes of the layers, see `rewrite recipes`', 'atom-w4a4')
     .option('-s, --set <key=value>', 'change one parameter of the recipe; may be repeated', assignments('--set'), [])
+    .option('--target <chip>', 'store codes as a chip reads them best: any, or sm90 (NVIDIA Hopper)', 'any')
     .option('-c, --calibration <file>', 'text (.txt, with --tokenizer), token ids (.npy) or recorded feeds (.npz)')
     .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
     .option(

@@ -15,7 +15,7 @@ export interface Bits {
   readonly real: number;
 }
 
-export interface RewriteResult {
+export interface RewriteSummary {
   readonly model: string;
   readonly recipe: string;
   readonly input: { readonly bytes: number };
@@ -38,7 +38,7 @@ export function keptLayers(plan: Plan): KeptLayer[] {
 }
 
 /** The report after a model was written. */
-export function describeResult(result: RewriteResult, plan: Plan): string {
+export function describeResult(result: RewriteSummary, plan: Plan): string {
   const { input, output, bitsPerWeight, seconds, peakRssBytes } = result;
   const ratio = (100 * output.bytes) / input.bytes;
   return [

@@ -13,14 +13,13 @@ import { roundingFunctions, sessionFactory } from './session.js';
 /** Rounded layers stay here until the model is written, so that an interrupted command goes on where it was. */
 export const roundingFolder = (output: string): string => `${output}.rounding`;
 
-/** Rounds what the plan gives to GPTQ; nothing if that is nothing. */
+/** Rounds what the plan gives to GPTQ. */
 export async function roundedWeights(
   context: Context,
   { path, model, analysis, plan }: { path: string; model: Model; analysis: Analysis; plan: Plan },
   output: string,
   options: CalibrationOptions,
-): Promise<Rounded | undefined> {
-  if (!plan.predicted.rounding) return undefined;
+): Promise<Rounded> {
   const feeds = openFeeds(model, options);
   const folder = roundingFolder(output);
   context.note(`${folder}: holds rounded layers until the model is written; run again after an interruption to go on`);

@@ -27,6 +27,7 @@ export {
 } from './resolve.js';
 export type { Resolution } from './resolve.js';
 export { withSettings } from './set.js';
+export { forTarget, targets, type Target } from './target.js';
 
 /** The recipes that have a name, in the order in which help shows them. */
 export const recipes: readonly Recipe[] = [

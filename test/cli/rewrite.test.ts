@@ -63,6 +63,17 @@ describe('cli: rewrite, inspect, eval, compare on a small model', function () {
     assert.deepEqual(folder.entries(), before);
   });
 
+  it('--target changes how codes are stored, not what they say', async () => {
+    const perplexities = [];
+    for (const target of ['any', 'sm90']) {
+      const output = folder.file(`${target}.onnx`);
+      await json(model, '--recipe', 'w4a4-g128', '--target', target, '-o', output);
+      assert.equal(readFileSync(output).includes('s4_e4m3'), target === 'sm90');
+      perplexities.push((await json<{ perplexity: number }>('eval', output, '--tokens', ids)).perplexity);
+    }
+    assert.equal(perplexities[0], perplexities[1]);
+  });
+
   it('--force replaces, without it an existing output is refused', async () => {
     const words = [model, '--recipe', 'w4a16', '-o', folder.file('again.onnx')];
     assert.equal((await runCli(words)).code, 0);

@@ -41,6 +41,11 @@ const cases: readonly UsageCase[] = [
     says: /^--recipe: unknown recipe "w3a3", expected one of atom-w4a4, .*w4a16/,
   },
   {
+    name: 'unknown target',
+    args: ['m.onnx', '--target', 'sm42'],
+    says: /^--target: unknown target "sm42", expected one of any, sm90/,
+  },
+  {
     name: 'unknown recipe parameter',
     args: ['m.onnx', '--set', 'outlier.chanels=3'],
     says: /unknown key "outlier.chanels"[\s\S]*outliers\.channels/,

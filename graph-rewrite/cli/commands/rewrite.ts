@@ -1,19 +1,21 @@
 /** `rewrite MODEL`: from a float model to one whose linear layers run in 4 or 8 bits. */
 import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { usageError } from '../../../ops/common/errors.js';
-import { analyze } from '../../analyze/index.js';
-import { loadModel } from '../../onnx/read.js';
-import { saveModel } from '../../onnx/write.js';
-import { applyPlan } from '../../passes/index.js';
-import { makePlan, readPlan, type Plan } from '../../plan/index.js';
-import { findRecipe, withSettings } from '../../recipes/index.js';
-import { calibrationStats, requireCalibration, type CalibrationOptions } from '../calibration.js';
+import { rewrite } from '../../index.js';
+import { readPlan, type Plan } from '../../plan/index.js';
+import { findRecipe, forTarget, targets, withSettings, type Target } from '../../recipes/index.js';
+import {
+  calibrationStats,
+  noteUnusedCalibration,
+  requireCalibration,
+  type CalibrationOptions,
+} from '../calibration.js';
 import type { Context } from '../context.js';
 import { linearSize } from '../linear-size.js';
 import type { CommonOptions } from '../main.js';
 import { modelBytes } from '../model-bytes.js';
 import { checkOutput, defaultOutput } from '../output.js';
-import { describePlan, describeResult, keptLayers, strictSentence, type RewriteResult } from '../report.js';
+import { describePlan, describeResult, keptLayers, strictSentence, type RewriteSummary } from '../report.js';
 import { removeRounded, roundedWeights } from '../rounding.js';
 import { requireModel } from '../session.js';
 
@@ -21,6 +23,7 @@ interface Options extends CommonOptions, CalibrationOptions {
   readonly output?: string;
   readonly recipe: string;
   readonly set: readonly string[];
+  readonly target: string;
   readonly plan?: string;
   readonly dryRun?: boolean;
   readonly force?: boolean;
@@ -33,38 +36,35 @@ export async function run(context: Context, args: readonly string[], options: Op
   // The cheap questions first: nothing runs for a minute to fail on a word.
   if (options.plan !== undefined && options.dryRun) throw usageError('--plan, --dry-run', 'both given, expected one');
   const reviewed = options.plan === undefined ? undefined : readPlan(options.plan);
-  const recipe = reviewed?.recipe ?? withSettings(findRecipe(options.recipe), options.set);
+  const recipe = reviewed?.recipe ?? forTarget(withSettings(findRecipe(options.recipe), options.set), target(options));
   requireModel(path);
   const output = options.output ?? (options.dryRun ? undefined : defaultOutput(path, recipe));
   if (output !== undefined) checkOutput(options.dryRun ? [output] : [output, `${output}_data`], options.force ?? false);
   // A plan has its channel orders; what GPTQ needs is too large for it.
   if (!reviewed || reviewed.predicted.rounding) requireCalibration(recipe, options);
 
-  const model = loadModel(path);
-  const analysis = analyze(model);
-  const inputBytes = modelBytes(model);
-  const plan =
-    reviewed ?? makePlan(analysis, await calibrationStats(context, model, analysis, recipe, options), recipe, model);
-  context.signal.throwIfAborted();
-  if (options.dryRun) return dryRun(context, plan, output);
-
-  const rounded = await roundedWeights(context, { path, model, analysis, plan }, output!, options);
-  applyPlan(model, plan, analysis, rounded?.weights);
-  const size = linearSize(model);
-  const saved = await saveModel(model, output!, {
-    force: options.force ?? false,
-    progress: context.progress,
+  noteUnusedCalibration(context, recipe, options);
+  const { plan, model, saved, rounded } = await rewrite({
+    ...{ input: path, recipe, force: options.force ?? false },
+    ...(options.dryRun ? {} : { output: output! }),
+    ...(reviewed ? { plan: reviewed } : {}),
+    calibrate: (floats, analysis) => calibrationStats(context, floats, analysis, options),
+    round: (floats, analysis, decided) =>
+      roundedWeights(context, { path, model: floats, analysis, plan: decided }, output!, options),
+    onProgress: context.progress,
     signal: context.signal,
   });
+  if (!saved) return dryRun(context, plan, output);
   if (rounded) removeRounded(output!);
+  const size = linearSize(model);
   const kept = keptLayers(plan);
-  const result: RewriteResult = {
+  const result: RewriteSummary = {
     ...{ model: path, recipe: recipe.name },
-    input: { bytes: inputBytes },
+    input: { bytes: modelBytes(model) },
     output: { path: output!, bytes: saved.bytes, files: saved.files },
     sites: { quantized: plan.sites.length - kept.length, kept: kept.length },
     kept,
-    ...(rounded ? { rounding: { calibration: options.calibration!, layers: rounded.layers } } : {}),
+    ...(rounded ? { rounding: { calibration: options.calibration!, layers: rounded } } : {}),
     ...(plan.caches ? { caches: plan.caches } : {}),
     bitsPerWeight: {
       predicted: size.weights > 0 ? (8 * plan.predicted.linearBytes) / size.weights : 0,
@@ -75,6 +75,14 @@ export async function run(context: Context, args: readonly string[], options: Op
   };
   context.result(result, () => describeResult(result, plan));
   return strictCode(plan, options.strict ?? false);
+}
+
+/** `--target`, checked. */
+function target({ target: name }: Options): Target {
+  const known = targets.find((each) => each === name);
+  if (known === undefined)
+    throw usageError('--target', `unknown target "${name}", expected one of ${targets.join(', ')}`);
+  return known;
 }
 
 /** Shows the plan, or writes it for review. */
