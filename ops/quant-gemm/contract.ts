@@ -4,7 +4,7 @@ import { activationFormats, weightFormats } from '../formats/formats.js';
 /**
  * The low-bit matrix product. Arithmetic and storage: `ops/formats/README.md`; kernels and numbers: the README of this folder.
  *
- * `y[m,n] = bias[n] + residual[m,n] + Σ_s float(Σ_{k∈s} a[m,k]·b[n,k]) · a_scale[m,s] · b_scale[n,s]`
+ * `y[m,n] = bias[n] + residual[m,n] + Σ_s float(Σ_{k∈s} a[m,k]·b[n,k]) · a_scale[m,s] · b_scale[n,s] + lorc[m,n]`
  */
 export const QuantGemm = defineOp({
   type: 'QuantGemm',
@@ -28,6 +28,15 @@ export const QuantGemm = defineOp({
     b_outlier_scale: { type: 'float16', optional: true, dims: '[N]', about: 'their scales' },
     bias: { type: 'T', dims: '[N] or [0]', about: 'an empty one for none: it fixes the type of y' },
     residual: { type: 'T', optional: true, dims: '[..., N]', about: 'added to the product' },
+    lorc_down: {
+      type: 'int8',
+      optional: true,
+      dims: '[P·R, K]',
+      about: 'low-rank term, activations to R values: P codes a value, first ones of all rows, then second ones',
+    },
+    lorc_down_scale: { type: 'float16', optional: true, dims: '[R]', about: 'its scales' },
+    lorc_up: { type: 'int8', optional: true, dims: '[N, P·R]', about: 'those R values to outputs, likewise in a row' },
+    lorc_up_scale: { type: 'float16', optional: true, dims: '[N]', about: 'its scales' },
   },
   outputs: { y: { type: 'T', dims: '[..., N]', about: 'the product' } },
   attributes: {
@@ -48,6 +57,7 @@ export const QuantGemm = defineOp({
     'G is 0, or a multiple of 16 that divides K-O; the same for a_group_size',
     'a_group_size equals group_size when neither is 0',
     'a_format none has no outliers and no a_group_size',
+    'all lorc inputs or none; 1 <= R <= 256, P is 1 or 2',
     'S = (a_group_size ? (K-O)/a_group_size : 1) + (O > 0 ? 1 : 0)',
   ],
 });

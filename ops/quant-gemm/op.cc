@@ -4,6 +4,7 @@
 #include <string>
 
 #include "ops/quant-gemm/attributes.h"
+#include "ops/quant-gemm/cpu/lorc.h"
 #include "ops/quant-gemm/cpu/run.h"
 #include "ops/quant-gemm/cpu/tables.h"
 #if LOWBIT_CUDA
@@ -17,7 +18,21 @@ using gemm::Codes;
 using gemm::GemmKernel;
 
 // Input positions.
-enum : size_t { kA, kAScale, kB, kBScale, kBOutlier, kBOutlierScale, kBias, kResidual, kInputs };
+enum : size_t {
+  kA,
+  kAScale,
+  kB,
+  kBScale,
+  kBOutlier,
+  kBOutlierScale,
+  kBias,
+  kResidual,
+  kLorcDown,
+  kLorcDownScale,
+  kLorcUp,
+  kLorcUpScale,
+  kInputs
+};
 
 constexpr Port kInputPorts[] = {
     {"a", PortType::kA},
@@ -28,6 +43,10 @@ constexpr Port kInputPorts[] = {
     {"b_outlier_scale", PortType::kFloat16, true},
     {"bias", PortType::kT},
     {"residual", PortType::kT, true},
+    {"lorc_down", PortType::kInt8, true},
+    {"lorc_down_scale", PortType::kFloat16, true},
+    {"lorc_up", PortType::kInt8, true},
+    {"lorc_up_scale", PortType::kFloat16, true},
 };
 constexpr Port kOutputPorts[] = {{"y", PortType::kT}};
 
@@ -86,6 +105,7 @@ class QuantGemm : public Kernel {
       }
     }
     LOWBIT_TRY(CheckActivations(inputs[kA], inputs[kAScale], inputs[kResidual]));
+    LOWBIT_TRY(CheckLorc(inputs));
     TensorView y = inputs[kA];
     y.dims[y.rank - 1] = attributes_.n;
     LOWBIT_TRY(context.Output(0, y.dims.data(), y.rank, &y.data));
@@ -94,7 +114,17 @@ class QuantGemm : public Kernel {
 #if LOWBIT_CUDA
     if (on_cuda_) return RunOnCuda(inputs, y.data, rows, context);
 #endif
-    return RunGemm(Choose(rows), MakeArgs(inputs, y.data), rows, context);
+    gemm::Args args = MakeArgs(inputs, y.data);
+    if (inputs[kLorcDown].present) {
+      const gemm::Lorc lorc = MakeLorc(inputs);
+      const GemmKernel& down = Choose(&down_choices_, DownShape(lorc, args, rows), CodesOfA(), Codes::kS8);
+      const GemmKernel& up = Choose(&up_choices_, UpShape(lorc, args, rows), Codes::kFloat, Codes::kS8);
+      LOWBIT_TRY(RunLorc(lorc, down, up, args, rows, context));
+      args.residual = y.data;
+    }
+    const int64_t group = attributes_.product_group();
+    const gemm::Shape shape{rows, attributes_.n, group, attributes_.body() / group};
+    return RunGemm(Choose(&choices_, shape, CodesOfA(), attributes_.b), args, rows, context);
   }
 
  private:
@@ -149,9 +179,29 @@ class QuantGemm : public Kernel {
     return Status::Ok();
   }
 
+  /// The low-rank term's factors: all four inputs or none, in one or two codes a value.
+  Status CheckLorc(const TensorView (&inputs)[kInputs]) const {
+    const TensorView &down = inputs[kLorcDown], &down_scale = inputs[kLorcDownScale], &up = inputs[kLorcUp],
+                     &up_scale = inputs[kLorcUpScale];
+    const bool any = down.present || down_scale.present || up.present || up_scale.present;
+    if (!any) return Status::Ok();
+    LOWBIT_EXPECT(down.present && down_scale.present && up.present && up_scale.present, where_,
+                  ": some of the inputs lorc_down, lorc_down_scale, lorc_up and lorc_up_scale are missing, expected "
+                  "none of them or all.");
+    const int64_t rank = down_scale.Count(), codes = down.rank == 2 ? down.dims[0] : 0;
+    LOWBIT_EXPECT(down_scale.rank == 1 && rank <= gemm::kMaxLorcRank && (codes == rank || codes == 2 * rank), where_,
+                  ": inputs lorc_down and lorc_down_scale have shapes ", down.ShapeText(), " and ",
+                  down_scale.ShapeText(), ", expected [R,", attributes_.k, "] or [2R,", attributes_.k,
+                  "], and [R] with R at most ", gemm::kMaxLorcRank, ".");
+    LOWBIT_TRY(ExpectShape("lorc_down", down, {codes, attributes_.k}));
+    LOWBIT_TRY(ExpectShape("lorc_up", up, {attributes_.n, codes}));
+    return ExpectShape("lorc_up_scale", up_scale, {attributes_.n});
+  }
+
 #if LOWBIT_CUDA
   Status RunOnCuda(const TensorView (&inputs)[kInputs], void* y, int64_t rows, const KernelContext& context) const {
     const QuantGemmAttributes& at = attributes_;
+    LOWBIT_EXPECT(!inputs[kLorcDown].present, where_, ": has lorc_down, expected none on CUDA. Run it on the CPU.");
     cuda::GemmArgs args;
     args.type = half_ ? cuda::DType::kF16 : cuda::DType::kF32;
     args.weight_format = at.b == Codes::kS4 ? cuda::Format::kS4 : cuda::Format::kS8;
@@ -179,17 +229,15 @@ class QuantGemm : public Kernel {
   }
 #endif
 
+  /// Activations of both integer ranges are computed alike.
+  Codes CodesOfA() const { return attributes_.a == Codes::kS4 ? Codes::kS8 : attributes_.a; }
+
   /// A few rows have kernels of their own, so there is a choice for each small number and one for the others.
-  const GemmKernel& Choose(int64_t rows) {
+  using Choices = KernelChoice[gemm::kFewRows + 2];
+  const GemmKernel& Choose(Choices* choices, const gemm::Shape& shape, Codes a, Codes b) {
     const auto kernels = gemm::Kernels();
-    const int64_t group = attributes_.product_group();
-    const gemm::Shape shape{rows, attributes_.n, group, attributes_.body() / group};
-    const Codes codes = attributes_.a == Codes::kS4 ? Codes::kS8 : attributes_.a;
-    const auto accepts = [&](size_t i) {
-      const GemmKernel& kernel = kernels[i];
-      return kernel.a == codes && kernel.b == attributes_.b && kernel.accepts(shape);
-    };
-    return kernels[choices_[std::min(rows, gemm::kFewRows + 1)].Get("QuantGemm", KernelRows, accepts)];
+    const auto accepts = [&](size_t i) { return kernels[i].a == a && kernels[i].b == b && kernels[i].accepts(shape); };
+    return kernels[(*choices)[std::min(shape.rows, gemm::kFewRows + 1)].Get("QuantGemm", KernelRows, accepts)];
   }
 
   gemm::Args MakeArgs(const TensorView (&inputs)[kInputs], void* y) const {
@@ -213,12 +261,23 @@ class QuantGemm : public Kernel {
     args.b_scale_row = at.weight_groups();
     args.b_scale_step = at.group > 0 ? 1 : 0;
     args.b_outlier = inputs[kBOutlier].As<int8_t>();
+    args.b_outlier_row = at.outliers;
     args.b_outlier_scale = inputs[kBOutlierScale].As<uint16_t>();
     args.bias = inputs[kBias].present ? inputs[kBias].data : nullptr;
     args.residual = inputs[kResidual].present ? inputs[kResidual].data : nullptr;
     args.y = y;
-    args.half = half_;
+    args.half = args.half_a = half_;
     return args;
+  }
+
+  static gemm::Lorc MakeLorc(const TensorView (&inputs)[kInputs]) {
+    const int64_t rank = inputs[kLorcDownScale].Count();
+    return {rank,
+            inputs[kLorcDown].dims[0] / rank,
+            inputs[kLorcDown].As<int8_t>(),
+            inputs[kLorcDownScale].As<uint16_t>(),
+            inputs[kLorcUp].As<int8_t>(),
+            inputs[kLorcUpScale].As<uint16_t>()};
   }
 
   std::string where_;
@@ -227,7 +286,7 @@ class QuantGemm : public Kernel {
   QuantGemmAttributes attributes_;
   bool constant_[kInputs] = {};
   TensorView constants_[kInputs];
-  KernelChoice choices_[gemm::kFewRows + 2];
+  Choices choices_, down_choices_, up_choices_;
 };
 
 Status InferShapes(ShapeInference& shapes) {

@@ -35,6 +35,19 @@ export interface QuantGemmInputs {
   readonly bias: Float32Array;
   /** [M, N]; widened. */
   readonly residual?: Float32Array | undefined;
+  readonly lorc?: LorcInputs | undefined;
+}
+
+/** The factors of a low-rank term of rank R, in P = 1 or 2 codes a value. */
+export interface LorcInputs {
+  /** [P·R, K]. */
+  readonly down: Int8Array;
+  /** float16 bits [R]. */
+  readonly downScale: Uint16Array;
+  /** [N, P·R]. */
+  readonly up: Int8Array;
+  /** float16 bits [N]. */
+  readonly upScale: Uint16Array;
 }
 
 /** A stretch of channels with one scale on each side. */
@@ -122,6 +135,45 @@ export function segmentSums(a: ArrayLike<number>, b: ArrayLike<number>, segments
   });
 }
 
+/** The factors' values, down [R, K] and up [N, R]; with `absolute`, the sums of their codes' magnitudes instead. */
+export function lorcValues(
+  { down, downScale, up, upScale }: LorcInputs,
+  K: number,
+  absolute = false,
+): { R: number; down: Float64Array; up: Float64Array } {
+  const R = downScale.length;
+  const P = down.length / (R * K);
+  const value = (first: number, second: number, scale: number): number =>
+    (absolute ? Math.abs(first) + Math.abs(second) / 256 : first + second / 256) * fromFloat16Bits(scale);
+  const second = (codes: Int8Array, index: number): number => (P === 2 ? codes[index]! : 0);
+  return {
+    R,
+    down: Float64Array.from({ length: R * K }, (_, i) =>
+      value(down[i]!, second(down, R * K + i), downScale[Math.floor(i / K)]!),
+    ),
+    up: Float64Array.from({ length: upScale.length * R }, (_, i) => {
+      const n = Math.floor(i / R);
+      const at = n * P * R + (i % R);
+      return value(up[at]!, second(up, at + R), upScale[n]!);
+    }),
+  };
+}
+
+/** The low-rank term of one row of dequantized activations [K], for all outputs: `(row · downᵀ) · upᵀ`. */
+function lorcTerm(row: ArrayLike<number>, { R, down, up }: ReturnType<typeof lorcValues>): Float64Array {
+  const K = row.length;
+  const inner = Float64Array.from({ length: R }, (_, r) => {
+    let sum = 0;
+    for (let k = 0; k < K; k++) sum += row[k]! * down[r * K + k]!;
+    return sum;
+  });
+  return Float64Array.from({ length: up.length / R }, (_, n) => {
+    let sum = 0;
+    for (let r = 0; r < R; r++) sum += inner[r]! * up[n * R + r]!;
+    return sum;
+  });
+}
+
 /** `y` in double precision and, element by element, how far a kernel's binary32 result may be from it. */
 export interface QuantGemmResult {
   readonly y: Float64Array;
@@ -143,8 +195,20 @@ export function quantGemm(
   const exact = integers(attributes);
   const y = new Float64Array(M * N);
   const bound = new Float64Array(M * N);
+  const lorc = inputs.lorc && {
+    values: lorcValues(inputs.lorc, K),
+    magnitudes: lorcValues(inputs.lorc, K, true),
+    roundings: K + segments.length + inputs.lorc.up.length / N + 10,
+  };
   for (let m = 0; m < M; m++) {
     const a = activationValues(inputs.a.subarray(m * K, (m + 1) * K), attributes);
+    const row = new Float64Array(K);
+    for (const { start, length, aScaleIndex } of segments) {
+      const scale = inputs.aScale ? inputs.aScale[m * scalesPerRow + aScaleIndex]! : 1;
+      for (let k = start; k < start + length; k++) row[k] = a[k]! * scale;
+    }
+    const term = lorc && lorcTerm(row, lorc.values);
+    const termMagnitude = lorc && lorcTerm(row.map(Math.abs), lorc.magnitudes);
     for (let n = 0; n < N; n++) {
       const b = weights.subarray(n * K, (n + 1) * K);
       const scales = segments.map(({ aScaleIndex, bScaleIndex }) => {
@@ -164,6 +228,13 @@ export function quantGemm(
         inner.reduce((total, sum, s) => total + Math.abs(sum * scales[s]!), 0);
       const roundings = (exact ? 0 : K) + segments.length + 4;
       bound[m * N + n] = roundings * 2 ** -24 * magnitude + 2 ** -120;
+      if (!lorc) continue;
+      y[m * N + n]! += term![n]!;
+      bound[m * N + n]! += lorc.roundings * 2 ** -24 * (magnitude + termMagnitude![n]!);
+      // The term is added to the residual first, and the sum is of the graph type.
+      if (graphType === 'float16') {
+        bound[m * N + n]! += Math.abs(term![n]! + (inputs.residual?.[m * N + n] ?? 0)) * 2 ** -11 + 2 ** -25;
+      }
     }
   }
   if (graphType === 'float16') {

@@ -9,6 +9,7 @@ import { toSignMagnitude } from '../../ops/formats/sign-magnitude.js';
 import {
   gemmSegments,
   quantGemm,
+  type LorcInputs,
   type QuantGemmAttributes,
   type QuantGemmInputs,
   type QuantGemmResult,
@@ -18,7 +19,10 @@ import { constantFloats, floatsOf, floatTensor, opSession, type GraphType, type 
 import { Random, seed } from '../helpers/random.js';
 import { rowCounts } from '../helpers/shapes.js';
 
-type Case = QuantGemmAttributes;
+interface Case extends QuantGemmAttributes {
+  /** A low-rank term: its rank and codes a value. */
+  readonly lorc?: readonly [rank: number, planes: 1 | 2];
+}
 
 const gemm = (
   [K, N, outlierChannels]: [K: number, N: number, O: number],
@@ -71,8 +75,20 @@ const minifloatCases: readonly Case[] = [
   gemm([333, 34, 0], ['none', 0], ['e4m3', 0]),
 ];
 
+/** With a low-rank term. */
+const lorcCases: readonly Case[] = [
+  { ...gemm([384, 100, 128], ['s4', 128], ['s4', 128]), lorc: [8, 1] },
+  { ...gemm([272, 33, 16], ['s4', 64], ['s4', 0]), lorc: [5, 2] },
+  { ...gemm([37, 2, 4], ['s8', 0], ['s8', 0]), lorc: [1, 2] },
+  { ...gemm([1024, 48, 64], ['s8', 0], ['s4', 64]), lorc: [64, 1] },
+  { ...gemm([384, 100, 0], ['e4m3', 0], ['e2m1', 128]), lorc: [8, 2] },
+  { ...gemm([192, 33, 32], ['s8', 0], ['e2m1', 32]), lorc: [3, 1] },
+  { ...gemm([384, 17, 0], ['none', 0], ['s4', 128]), lorc: [16, 2] },
+];
+
 const caseTitle = (c: Case): string =>
-  `K ${c.K} N ${c.N} outliers ${c.outlierChannels} a ${c.aFormat}/${c.aGroupSize} b ${c.weightFormat}/${c.groupSize}`;
+  `K ${c.K} N ${c.N} outliers ${c.outlierChannels} a ${c.aFormat}/${c.aGroupSize} b ${c.weightFormat}/${c.groupSize}` +
+  (c.lorc ? ` rank ${c.lorc.join('/')}` : '');
 
 const rowTotal = Math.max(...rowCounts);
 const bodyOf = (c: Case): number => c.K - c.outlierChannels;
@@ -151,6 +167,19 @@ function randomScales(c: Case, random: Random): Pick<QuantGemmInputs, 'aScale' |
   return { aScale, bScale: toFloat16Array(positive(c.N * weightGroups(c), unit(c.weightFormat))), bOutlierScale };
 }
 
+function lorcOf({ K, N, lorc }: Case, random: Random): LorcInputs | undefined {
+  if (!lorc) return undefined;
+  const [rank, planes] = lorc;
+  const scales = (count: number): Uint16Array =>
+    toFloat16Array(Float32Array.from({ length: count }, () => 0.0005 * (0.1 + random.next())));
+  return {
+    down: random.codes(planes * rank * K, -128, 127),
+    downScale: scales(rank),
+    up: random.codes(N * planes * rank, -128, 127),
+    upScale: scales(N),
+  };
+}
+
 /** The node; weights, scales and bias are constants, activations and residual are fed. */
 function specOf(c: Case, type: GraphType, inputs: QuantGemmInputs): OpSpec {
   const bCols = packedRowBytes(c.weightFormat, bodyOf(c));
@@ -169,6 +198,7 @@ function specOf(c: Case, type: GraphType, inputs: QuantGemmInputs): OpSpec {
       outliers ? { name: 'b_outlier_scale', dtype: 'float16', dims: [c.N], constant: inputs.bOutlierScale } : undefined,
       { name: 'bias', dtype: type, dims: [inputs.bias.length], constant: constantFloats(type, inputs.bias) },
       inputs.residual && { name: 'residual', dtype: type, dims: ['A', 'B', c.N] },
+      ...lorcSpec(c, inputs.lorc),
     ],
     outputs: [{ name: 'y', dtype: type, dims: ['A', 'B', c.N] }],
     attributes: {
@@ -181,6 +211,17 @@ function specOf(c: Case, type: GraphType, inputs: QuantGemmInputs): OpSpec {
       outlier_channels: c.outlierChannels,
     },
   };
+}
+
+function lorcSpec({ K, N }: Case, lorc: LorcInputs | undefined): OpSpec['inputs'] {
+  if (!lorc) return [];
+  const { down, downScale, up, upScale } = lorc;
+  return [
+    { name: 'lorc_down', dtype: 'int8', dims: [down.length / K, K], constant: down },
+    { name: 'lorc_down_scale', dtype: 'float16', dims: [downScale.length], constant: downScale },
+    { name: 'lorc_up', dtype: 'int8', dims: [N, up.length / N], constant: up },
+    { name: 'lorc_up_scale', dtype: 'float16', dims: [N], constant: upScale },
+  ];
 }
 
 /** The first M rows as feeds. */
@@ -215,7 +256,10 @@ async function prepare(c: Case, type: GraphType, exact: boolean): Promise<Prepar
   const extras = exact || c.N === 17 ? {} : { residual: random.normals(type, rowTotal * c.N) };
   const bias = exact || c.N === 3 ? new Float32Array(0) : random.normals(type, c.N);
   const scales = exact ? oneHotScales(c) : randomScales(c, random);
-  const inputs: QuantGemmInputs = { ...codesOf(c, type, random), ...scales, bias, ...extras };
+  const inputs: QuantGemmInputs = {
+    ...codesOf(c, type, random),
+    ...{ ...scales, bias, ...extras, lorc: lorcOf(c, random) },
+  };
   const session = await opSession(specOf(c, type, inputs));
   return { title, case: c, type, inputs, session, expected: quantGemm(inputs, c, type) };
 }
@@ -262,6 +306,7 @@ check(
 );
 check('float results are within the bound', bothTypes([...cases, ...floatCases]), false);
 check('minifloat results are within the bound', bothTypes(minifloatCases), false);
+check('results with a low-rank term are within the bound', bothTypes(lorcCases), false);
 
 describe('QuantGemm policies', () => {
   const c = cases[5]!;
@@ -307,6 +352,24 @@ describe('QuantGemm policies', () => {
       assert.equal(Number.isNaN(value), m === 2 || n === 17, `y[${m},${n}] is ${value}`);
     });
     await session.release();
+  });
+
+  it('refuses half of a low-rank term, and one of another shape', async () => {
+    const lorc = lorcCases[0]!;
+    const fed = { ...inputs, lorc: lorcOf(lorc, random) };
+    const spec = specOf(lorc, 'float32', fed);
+    const without = { ...spec, inputs: spec.inputs.map((input) => (input?.name === 'lorc_up' ? undefined : input)) };
+    const run = async (one: OpSpec): Promise<unknown> => {
+      const session = await opSession(one);
+      return session.run(feedsOf(lorc, 'float32', fed, 1)).finally(() => session.release());
+    };
+    await assert.rejects(run(without), /some of the inputs lorc_down, .* are missing, expected none of them or all/);
+    const short = { name: 'lorc_down', dtype: 'int8', dims: [7, lorc.K], constant: fed.lorc!.down.subarray(lorc.K) };
+    const wrong = { ...spec, inputs: spec.inputs.map((input) => (input?.name === 'lorc_down' ? short : input)) };
+    await assert.rejects(
+      run(wrong as OpSpec),
+      /lorc_down and lorc_down_scale have shapes \[7,384\] and \[8\], expected \[R,384\]/,
+    );
   });
 
   it('refuses weights of another shape, with both shapes', async () => {

@@ -35,13 +35,15 @@ struct Args {
   int64_t b_row;            // bytes per row
   const uint16_t* b_scale;  // float16 [n, b_scale_row]
   int64_t b_scale_row;
-  int64_t b_scale_step;             // as a_scale_step
-  const int8_t* b_outlier;          // [n, outliers]
+  int64_t b_scale_step;     // as a_scale_step
+  const int8_t* b_outlier;  // [n, outliers], rows b_outlier_row apart
+  int64_t b_outlier_row;
   const uint16_t* b_outlier_scale;  // float16 [n]
   const void* bias;                 // graph type [n], or nullptr
   const void* residual;             // graph type [rows, n], or nullptr
   void* y;                          // graph type [rows, n]
   bool half;                        // the graph type is float16
+  bool half_a;                      // float activations are float16
 };
 
 /// Rows [row, row + rows) by output channels [n_begin, n_end).

@@ -47,7 +47,7 @@ void PackPanels(const Args& args, const Block& block, int64_t begin, int64_t end
       const int64_t row = (block.row + first + r) * channels;
       float* out = panel + r;
       if constexpr (kA == Codes::kFloat) {
-        for (int64_t k = 0; k < channels; ++k) out[k * rows] = LoadOne(args.a, row + k, args.half);
+        for (int64_t k = 0; k < channels; ++k) out[k * rows] = LoadOne(args.a, row + k, args.half_a);
       } else {
         const int8_t* codes = static_cast<const int8_t*>(args.a) + row;
         for (int64_t k = 0; k < args.body; ++k) out[k * rows] = args.a_values[static_cast<uint8_t>(codes[k])];
@@ -197,8 +197,8 @@ void RunTiles(const Args& args, const Block& all, const void* packed, void* memo
     if (args.outliers > 0) {
       float* scale = scratch.scales + args.segments * kCols;
       FillScales(scale, args.b_outlier_scale + n, 1, 1, columns);
-      const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.outliers;
-      ComputeSegment<Codes::kS8>(args, block, scratch, b, args.outliers, args.body, args.outliers, scale,
+      const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.b_outlier_row;
+      ComputeSegment<Codes::kS8>(args, block, scratch, b, args.b_outlier_row, args.body, args.outliers, scale,
                                  args.a_scale_row - 1, floats);
     }
     Finish(args, block, scratch.sums);

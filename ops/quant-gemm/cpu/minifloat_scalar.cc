@@ -35,8 +35,8 @@ float Output(const Args& args, int64_t row, int64_t n) {
   for (int64_t s = 0; s < args.segments; ++s) {
     float sum = 0;
     for (int64_t k = s * args.segment; k < (s + 1) * args.segment; ++k) {
-      const float a =
-          kA == Codes::kFloat ? LoadFloat(args.a, first + k, args.half) : args.a_values[static_cast<uint8_t>(codes[k])];
+      const float a = kA == Codes::kFloat ? LoadFloat(args.a, first + k, args.half_a)
+                                          : args.a_values[static_cast<uint8_t>(codes[k])];
       sum += a * Weight<kB>(b, k);
     }
     const float scale = kA == Codes::kFloat ? 1.0f : a_scale[s * args.a_scale_step];
@@ -45,7 +45,7 @@ float Output(const Args& args, int64_t row, int64_t n) {
   if (args.outliers > 0) {
     float sum = 0;
     for (int64_t k = 0; k < args.outliers; ++k) {
-      sum += static_cast<float>(codes[args.body + k] * args.b_outlier[n * args.outliers + k]);
+      sum += static_cast<float>(codes[args.body + k] * args.b_outlier[n * args.b_outlier_row + k]);
     }
     y += sum * HalfToFloat(args.b_outlier_scale[n]) * a_scale[args.a_scale_row - 1];
   }

@@ -131,7 +131,7 @@ void PackFloatPanels(const Args& args, const Block& block, int64_t begin, int64_
           const int64_t in_word = k % kWord;
           const int64_t code = kB == Codes::kS8 ? k : k - in_word + in_word % 4 * 2 + in_word / 4;
           const int64_t index = row + s * args.segment + code;
-          out[k * rows] = code < args.segment ? Isa::LoadOne(args.a, index, args.half) : 0.0f;
+          out[k * rows] = code < args.segment ? Isa::LoadOne(args.a, index, args.half_a) : 0.0f;
         }
       }
     }
@@ -292,9 +292,9 @@ void RunTile(const Args& args, const Block& block, const void* packed, const Scr
                           0, panels, layout.quads, start, scratch);
   if (args.outliers > 0 && kA != Codes::kFloat) {
     Isa::FillScales(scratch.scales + args.segments * kCols, kCols, args.b_outlier_scale + block.n_begin, 1, 1, columns);
-    const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + block.n_begin * args.outliers;
-    ComputeSegments<kA, Codes::kS8>(args, block, b, args.outliers, args.segments, 1, args.outliers, layout.body_quads,
-                                    panels, layout.quads, start, scratch);
+    const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + block.n_begin * args.b_outlier_row;
+    ComputeSegments<kA, Codes::kS8>(args, block, b, args.b_outlier_row, args.segments, 1, args.outliers,
+                                    layout.body_quads, panels, layout.quads, start, scratch);
   }
   Finish<kCols>(args, block, scratch.sums);
 }

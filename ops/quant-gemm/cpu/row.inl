@@ -27,6 +27,8 @@ struct RowLayout {
         bytes(scale_offset + AlignUp(stored * 4)) {}
 
   int64_t SegmentBytes() const { return chunks * kChunk * kCodesPerByte; }
+  /// Of a segment in a weight row.
+  int64_t WeightBytes() const { return (codes + kCodesPerByte - 1) / kCodesPerByte; }
 
   void Pack(const int8_t* a, const float* scale, int64_t scale_step, char* out) const {
     int32_t* starts = reinterpret_cast<int32_t*>(out + start_offset);
@@ -44,8 +46,7 @@ struct RowLayout {
   }
 };
 
-/// The sums of one segment with `columns` channels (kLanes at most) whose weight rows of `row_bytes` bytes begin at
-/// `b`.
+/// The sums of one segment with `columns` channels (kLanes at most) whose weights begin at `b`, `row_bytes` apart.
 template <Codes kB>
 typename Isa::I RowSegment(const RowLayout<kB>& layout, const char* row, const uint8_t* b, int64_t row_bytes,
                            int64_t columns) {
@@ -54,7 +55,7 @@ typename Isa::I RowSegment(const RowLayout<kB>& layout, const char* row, const u
   Unroll<kLanes>([&](auto l) LOWBIT_INLINE { acc[l.value] = Isa::SetI(0); });
   for (int64_t c = 0; c < layout.chunks; ++c) {
     const typename Isa::template Ordered<kB> a(row + c * kChunk * layout.kCodesPerByte);
-    const int64_t bytes = Min(kChunk, row_bytes - c * kChunk);
+    const int64_t bytes = Min(kChunk, layout.WeightBytes() - c * kChunk);
     const uint8_t *from = b + c * kChunk, *ahead = b + kLanes * (row_bytes + c * kChunk);
     if (bytes == kChunk && columns >= kLanes) {
       Unroll<kLanes>([&](auto l) LOWBIT_INLINE {
@@ -154,8 +155,8 @@ void RunRow(const Args& args, const Block& block, const void* packed, void*) {
         y = Isa::SumSegments(parts);
       }
       if (args.outliers > 0) {
-        const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.outliers;
-        y = Isa::Add(y, RowTerm<Codes::kS8>(layout.outliers, row + layout.body.bytes, b, args.outliers,
+        const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.b_outlier_row;
+        y = Isa::Add(y, RowTerm<Codes::kS8>(layout.outliers, row + layout.body.bytes, b, args.b_outlier_row,
                                             args.b_outlier_scale + n, columns));
       }
       alignas(64) float sums[kLanes];

@@ -2,33 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
+
+#include "ops/quant-gemm/cpu/buffer.h"
 
 namespace lowbit::gemm {
 namespace {
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
-/// 64-byte aligned memory that grows and is kept: at the second run of a shape nothing is allocated any more.
-class Buffer {
- public:
-  /// nullptr when memory is short.
-  void* Reserve(int64_t bytes) {
-    if (bytes > bytes_) {
-      const int64_t rounded = (bytes + 4095) / 4096 * 4096;
-      memory_.reset(std::aligned_alloc(64, static_cast<size_t>(rounded)));
-      bytes_ = memory_ ? rounded : 0;
-    }
-    return memory_.get();
-  }
-
- private:
-  std::unique_ptr<void, Free> memory_;
-  int64_t bytes_ = 0;
-};
 
 // A packed block is written by the thread that runs the operator (or its helpers, while it waits) and is read until the
 // block is done; scratch never outlives a task. So both may belong to the thread.

@@ -24,7 +24,7 @@ float SegmentSum(const Args& args, int64_t row, const uint8_t* b, int64_t begin,
   if constexpr (kA == Codes::kFloat) {
     float sum = 0;
     for (int64_t k = begin; k < end; ++k) {
-      sum += LoadFloat(args.a, first + k, args.half) * static_cast<float>(Code<kB>(b, k));
+      sum += LoadFloat(args.a, first + k, args.half_a) * static_cast<float>(Code<kB>(b, k));
     }
     return sum;
   }
@@ -45,7 +45,7 @@ float Output(const Args& args, int64_t row, int64_t n) {
   }
   if (args.outliers > 0) {
     const int8_t* a = static_cast<const int8_t*>(args.a) + row * (args.body + args.outliers) + args.body;
-    const int8_t* b = args.b_outlier + n * args.outliers;
+    const int8_t* b = args.b_outlier + n * args.b_outlier_row;
     int32_t sum = 0;
     for (int64_t k = 0; k < args.outliers; ++k) sum += a[k] * b[k];
     y += static_cast<float>(sum) * a_scale[args.a_scale_row - 1] * HalfToFloat(args.b_outlier_scale[n]);

@@ -1,0 +1,84 @@
+#include "ops/quant-gemm/cpu/lorc.h"
+
+#include <cstring>
+
+#include "ops/quant-gemm/cpu/buffer.h"
+#include "ops/quant-gemm/cpu/run.h"
+
+namespace lowbit::gemm {
+namespace {
+
+// Written by the thread that runs the operator (or its helpers, while it waits), read until the term is done.
+thread_local Buffer inner_buffer;
+thread_local Buffer scale_buffer;
+
+/// A second code's unit, in those of the first.
+constexpr float kFine = 1.0f / 256;
+
+/// Sums of first and second codes of `down` become the inner values, once for each plane of `up`.
+void JoinPlanes(float* inner, int64_t rank, int64_t rows) {
+  for (int64_t m = 0; m < rows; ++m, inner += 2 * rank) {
+    for (int64_t r = 0; r < rank; ++r) {
+      inner[r] += inner[rank + r] * kFine;
+      inner[rank + r] = inner[r] * kFine;
+    }
+  }
+}
+
+/// One scale serves all codes of a row, so only groups of activations make segments.
+Args DownArgs(const Lorc& lorc, const Args& args, const uint16_t* scale, float* inner) {
+  Args down = args;
+  down.n = lorc.codes();
+  if (args.a_scale_step == 0) down.segment = args.body, down.segments = 1;
+  down.b = reinterpret_cast<const uint8_t*>(lorc.down);
+  down.b_row = args.body + args.outliers;
+  down.b_scale = down.b_outlier_scale = scale;
+  down.b_scale_row = 1;
+  down.b_scale_step = 0;
+  down.b_outlier = lorc.down + args.body;
+  down.b_outlier_row = down.b_row;
+  down.bias = down.residual = nullptr;
+  down.y = inner;
+  down.half = false;
+  return down;
+}
+
+Args UpArgs(const Lorc& lorc, const Args& args, const float* inner) {
+  Args up{};
+  up.n = args.n;
+  up.body = up.segment = up.b_row = lorc.codes();
+  up.segments = up.b_scale_row = 1;
+  up.a = inner;
+  up.b = reinterpret_cast<const uint8_t*>(lorc.up);
+  up.b_scale = lorc.up_scale;
+  up.residual = args.residual;
+  up.y = args.y;
+  up.half = args.half;
+  return up;
+}
+
+}  // namespace
+
+Shape DownShape(const Lorc& lorc, const Args& args, int64_t rows) {
+  const Args down = DownArgs(lorc, args, nullptr, nullptr);
+  return {rows, down.n, down.segment, down.segments};
+}
+
+Shape UpShape(const Lorc& lorc, const Args& args, int64_t rows) { return {rows, args.n, lorc.codes(), 1}; }
+
+Status RunLorc(const Lorc& lorc, const GemmKernel& down, const GemmKernel& up, const Args& args, int64_t rows,
+               const KernelContext& context) {
+  float* inner = static_cast<float*>(inner_buffer.Reserve(rows * lorc.codes() * 4));
+  uint16_t* scale = static_cast<uint16_t*>(scale_buffer.Reserve(lorc.codes() * 2));
+  if (inner == nullptr || scale == nullptr) {
+    return Status::Error(ORT_FAIL, "out of memory for ", rows * lorc.codes() * 4, " bytes of a low-rank term.");
+  }
+  for (int64_t p = 0; p < lorc.planes; ++p) {
+    std::memcpy(scale + p * lorc.rank, lorc.down_scale, static_cast<size_t>(lorc.rank) * 2);
+  }
+  LOWBIT_TRY(RunGemm(down, DownArgs(lorc, args, scale, inner), rows, context));
+  if (lorc.planes == 2) JoinPlanes(inner, lorc.rank, rows);
+  return RunGemm(up, UpArgs(lorc, args, inner), rows, context);
+}
+
+}  // namespace lowbit::gemm
