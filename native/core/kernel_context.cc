@@ -21,6 +21,17 @@ Status KernelContext::Output(size_t index, const int64_t* dims, size_t rank, voi
   return Status::Ok();
 }
 
+Status KernelContext::Allocate(size_t bytes, Temporary* memory) const {
+  OrtMemoryInfo* info = nullptr;
+  LOWBIT_ORT(Ort().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &info));
+  Status found = FromOrt(Ort().KernelContext_GetAllocator(context_, info, &memory->allocator_));
+  Ort().ReleaseMemoryInfo(info);
+  LOWBIT_TRY(std::move(found));
+  memory->data_ = memory->allocator_->Alloc(memory->allocator_, bytes);
+  LOWBIT_EXPECT(memory->data_ != nullptr, "out of memory for ", bytes, " bytes.");
+  return Status::Ok();
+}
+
 Status KernelContext::CudaStream(void** stream) const {
   return FromOrt(Ort().KernelContext_GetGPUComputeStream(context_, stream));
 }

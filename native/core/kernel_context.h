@@ -9,6 +9,23 @@
 
 namespace lowbit {
 
+/// Memory for one run, of the session's own allocator.
+class Temporary {
+ public:
+  Temporary() = default;
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+  ~Temporary() {
+    if (data_ != nullptr) allocator_->Free(allocator_, data_);
+  }
+  void* data() const { return data_; }
+
+ private:
+  friend class KernelContext;
+  OrtAllocator* allocator_ = nullptr;
+  void* data_ = nullptr;
+};
+
 class KernelContext {
  public:
   explicit KernelContext(OrtKernelContext* context) : context_(context) {}
@@ -18,6 +35,9 @@ class KernelContext {
 
   /// Allocates output `index` with these dimensions; `*data` is nullptr when nobody asked for the output.
   Status Output(size_t index, const int64_t* dims, size_t rank, void** data) const;
+
+  /// Allocates memory of the CPU that `memory` gives back at its end.
+  Status Allocate(size_t bytes, Temporary* memory) const;
 
   /// The provider's CUDA stream, for kernels of a CUDA overload.
   Status CudaStream(void** stream) const;

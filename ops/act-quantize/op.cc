@@ -45,17 +45,13 @@ class ActQuantize : public RowOp {
   Activation activation_ = Activation::kSilu;
 };
 
-Status InferShapes(ShapeInference& shapes) {
-  Dims dims;
-  return shapes.Input(kX, &dims) ? InferQuantized(shapes, dims) : Status::Ok();
-}
-
 }  // namespace
 
 const OpDefinition& ActQuantizeDefinition() {
-  static const OpDefinition definition{"ActQuantize",       1,           kInputPorts,
-                                       kOutputPorts,        kAttributes, kRowOverloads,
-                                       ActQuantize::Create, InferShapes, [] { return Table().Rows(); }};
+  static const OpDefinition definition{
+      "ActQuantize", 1, kInputPorts, kOutputPorts, kAttributes, kRowOverloads, ActQuantize::Create, InferLikeInput, [] {
+        return Table().Rows();
+      }};
   return definition;
 }
 

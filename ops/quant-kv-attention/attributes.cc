@@ -10,7 +10,7 @@ Status ReadQuantKvAttentionAttributes(const KernelInfo& info, const std::string&
   const int64_t zero = 0, one = 1, four = 4;
   const float none = 0, all = 1;
   int64_t causal = 1, in_place = 0;
-  std::string rotary, kv_rope;
+  std::string rotary, kv_rope, q_format;
   LOWBIT_TRY(info.Int("num_heads", &at.heads));
   LOWBIT_TRY(info.Int("kv_num_heads", &at.kv_heads));
   LOWBIT_TRY(info.Int("head_dim", &at.head_dim));
@@ -23,6 +23,7 @@ Status ReadQuantKvAttentionAttributes(const KernelInfo& info, const std::string&
   LOWBIT_TRY(info.String("rotary", &rotary, "none"));
   LOWBIT_TRY(info.String("kv_rope", &kv_rope, "pre"));
   LOWBIT_TRY(info.Int("in_place", &in_place, &zero));
+  LOWBIT_TRY(info.String("q_format", &q_format, "none"));
 
   LOWBIT_EXPECT(at.kv_heads > 0 && at.heads > 0 && at.heads % at.kv_heads == 0, where,
                 ": attributes num_heads and kv_num_heads are ", at.heads, " and ", at.kv_heads,
@@ -40,6 +41,7 @@ Status ReadQuantKvAttentionAttributes(const KernelInfo& info, const std::string&
                 rotary, "', expected one of none, half, interleaved.");
   LOWBIT_EXPECT(kv_rope == "pre" || kv_rope == "post", where, ": attribute kv_rope is '", kv_rope,
                 "', expected one of pre, post.");
+  at.quantize = q_format != "none";
   at.causal = causal == 1;
   at.in_place = in_place == 1;
   at.rope_before_store = kv_rope == "post";

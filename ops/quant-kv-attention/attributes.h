@@ -14,6 +14,7 @@ struct QuantKvAttentionAttributes {
   int64_t window = 0;  // 0: all
   float clip = 1, scale = 0, softcap = 0;
   bool causal = true, rope_before_store = false, in_place = false;
+  bool quantize = false;  // the output; how is RowOp's part
   kv::Rotary rotary = kv::Rotary::kNone;
 
   int64_t row_bytes() const { return head_dim * bits / 8; }

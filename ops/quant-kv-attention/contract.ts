@@ -1,4 +1,6 @@
 import { defineOp } from '../define-op.js';
+import { activationFormats } from '../formats/formats.js';
+import { formatAttributes, quantizedOutputs, reorderIndex } from '../rows/contract.js';
 
 const codes = { type: 'uint8', dims: '[B, kv_num_heads, T, head_dim*bits/8]' } as const;
 const parameters = { type: 'float16', dims: '[B, kv_num_heads, T, 2]' } as const;
@@ -37,10 +39,12 @@ export const QuantKvAttention = defineOp({
       dims: '[B or 1, num_heads or 1, S or 1, at least the longest sequence]',
       about: 'added to the scores',
     },
+    reorder_index: { ...reorderIndex, dims: '[num_heads*head_dim]' },
   },
   outputs: {
     y: {
       type: 'T',
+      optional: true,
       dims: '[B, S, num_heads*head_dim]',
       about: 'attention output; 0 for queries beyond their sequence',
     },
@@ -48,6 +52,8 @@ export const QuantKvAttention = defineOp({
     present_k_param: { ...parameters, about: 'likewise' },
     present_v: { ...codes, about: 'likewise' },
     present_v_param: { ...parameters, about: 'likewise' },
+    q: { ...quantizedOutputs.q, optional: true, dims: '[B, S, num_heads*head_dim]' },
+    scale: { ...quantizedOutputs.scale, optional: true, dims: '[B, S, groups]' },
   },
   attributes: {
     num_heads: { type: 'int', about: 'query heads; a multiple of kv_num_heads' },
@@ -71,11 +77,21 @@ export const QuantKvAttention = defineOp({
       about: 'keys are quantized before RoPE and rotated when they are read, or after RoPE',
     },
     in_place: { type: 'int', default: 0, about: '1: past is a buffer of the capacity T that present continues' },
+    q_format: {
+      type: 'string',
+      default: 'none',
+      oneOf: [...activationFormats, 'none'],
+      about: 'codes of y, as Quantize behind this node would make them; none: no outputs q and scale',
+    },
+    q_group_size: formatAttributes.group_size,
+    q_clip: formatAttributes.clip,
+    q_outlier_channels: formatAttributes.outlier_channels,
   },
   requires: [
     'k and v are both given or both skipped',
     'cos and sin are given if rotary is not none; 2R <= head_dim; as many rows as the longest sequence',
     'lengths is given if in_place is 1; 0 <= lengths <= T + S, or T in place',
     '0.01 <= clip <= 1',
+    'q and scale are there unless q_format is none, y is there if it is; else as with Quantize',
   ],
 });

@@ -6,13 +6,14 @@
 
 #include "ops/quant-kv-attention/attributes.h"
 #include "ops/quant-kv-attention/cpu/run.h"
+#include "ops/quantize/op.h"
 
 namespace lowbit {
 namespace {
 
 // Input and output positions.
-enum : size_t { kQ, kK, kV, kPastK, kPastKParam, kPastV, kPastVParam, kLengths, kCos, kSin, kMask, kInputs };
-enum : size_t { kY, kPresentK, kPresentKParam, kPresentV, kPresentVParam, kOutputs };
+enum : size_t { kQ, kK, kV, kPastK, kPastKParam, kPastV, kPastVParam, kLengths, kCos, kSin, kMask, kReorder, kInputs };
+enum : size_t { kY, kPresentK, kPresentKParam, kPresentV, kPresentVParam, kCodes, kScale };
 
 constexpr Port kInputPorts[] = {{"q", PortType::kT},
                                 {"k", PortType::kT, true},
@@ -24,17 +25,24 @@ constexpr Port kInputPorts[] = {{"q", PortType::kT},
                                 {"lengths", PortType::kInt32, true},
                                 {"cos", PortType::kT, true},
                                 {"sin", PortType::kT, true},
-                                {"mask", PortType::kT, true}};
-constexpr Port kOutputPorts[] = {{"y", PortType::kT},
+                                {"mask", PortType::kT, true},
+                                {"reorder_index", PortType::kInt32, true}};
+constexpr Port kOutputPorts[] = {{"y", PortType::kT, true},
                                  {"present_k", PortType::kUint8},
                                  {"present_k_param", PortType::kFloat16},
                                  {"present_v", PortType::kUint8},
-                                 {"present_v_param", PortType::kFloat16}};
+                                 {"present_v_param", PortType::kFloat16},
+                                 {"q", PortType::kInt8, true},
+                                 {"scale", PortType::kFloat32, true}};
 constexpr AttributeSpec kAttributes[] = {
-    {"num_heads", "int", nullptr}, {"kv_num_heads", "int", nullptr}, {"head_dim", "int", nullptr},
-    {"bits", "int", "4"},          {"clip", "float", "1"},           {"scale", "float", "0"},
-    {"softcap", "float", "0"},     {"causal", "int", "1"},           {"window", "int", "0"},
-    {"rotary", "string", "none"},  {"kv_rope", "string", "pre"},     {"in_place", "int", "0"},
+    {"num_heads", "int", nullptr},  {"kv_num_heads", "int", nullptr},
+    {"head_dim", "int", nullptr},   {"bits", "int", "4"},
+    {"clip", "float", "1"},         {"scale", "float", "0"},
+    {"softcap", "float", "0"},      {"causal", "int", "1"},
+    {"window", "int", "0"},         {"rotary", "string", "none"},
+    {"kv_rope", "string", "pre"},   {"in_place", "int", "0"},
+    {"q_format", "string", "none"}, {"q_group_size", "int", "0"},
+    {"q_clip", "float", "1"},       {"q_outlier_channels", "int", "0"},
 };
 constexpr ElementType kF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
 constexpr Overload kOverloads[] = {{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}, {kF16}};
@@ -52,13 +60,16 @@ std::vector<KernelRow> KernelRows() {
   return rows;
 }
 
-class QuantKvAttention : public Kernel {
+class QuantKvAttention : public RowOp {
  public:
+  QuantKvAttention() : RowOp("QuantKvAttention", QuantizeKernels()) {}
+
   static Status Create(const KernelInfo& info, const Overload& types, std::unique_ptr<Kernel>* kernel) {
     auto made = std::make_unique<QuantKvAttention>();
-    made->where_ = info.Where("QuantKvAttention");
+    made->Begin(info, types);
     made->half_ = types.t == kF16;
-    LOWBIT_TRY(ReadQuantKvAttentionAttributes(info, made->where_, &made->attributes_));
+    LOWBIT_TRY(ReadQuantKvAttentionAttributes(info, made->where(), &made->attributes_));
+    if (made->attributes_.quantize) LOWBIT_TRY(made->Prepare(info, types, kReorder, "q_"));
     *kernel = std::move(made);
     return Status::Ok();
   }
@@ -71,7 +82,7 @@ class QuantKvAttention : public Kernel {
     const int64_t batch = in[kQ].dims[0];
     LOWBIT_TRY(ReadPast(in, kPastK, batch, &args.past_k));
     LOWBIT_TRY(ReadPast(in, kPastV, batch, &args.past_v));
-    LOWBIT_EXPECT(args.past_k.rows == args.past_v.rows, where_, ": inputs past_k ", in[kPastK].ShapeText(),
+    LOWBIT_EXPECT(args.past_k.rows == args.past_v.rows, where(), ": inputs past_k ", in[kPastK].ShapeText(),
                   " and past_v ", in[kPastV].ShapeText(), " hold different numbers of tokens, expected equal ones.");
     std::vector<int64_t> lengths;
     LOWBIT_TRY(ReadLengths(in[kLengths], batch, args, &lengths));
@@ -79,9 +90,10 @@ class QuantKvAttention : public Kernel {
     const int64_t longest = lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
     LOWBIT_TRY(ReadRotation(in, longest, &args));
     LOWBIT_TRY(ReadMask(in[kMask], batch, longest, &args));
-    LOWBIT_TRY(MakeOutputs(context, batch, &args));
-    if (batch == 0) return Status::Ok();
-    return kv::RunAttention(Choose(), args, batch, context);
+    Temporary y;
+    LOWBIT_TRY(MakeOutputs(context, batch, &args, &y));
+    if (batch > 0) LOWBIT_TRY(kv::RunAttention(Choose(), args, batch, context));
+    return attributes_.quantize ? QuantizeOutput(context, in[kQ], args) : Status::Ok();
   }
 
  private:
@@ -112,10 +124,10 @@ class QuantKvAttention : public Kernel {
   Status ReadFresh(const TensorView (&in)[kInputs], kv::Args* args) const {
     const TensorView &q = in[kQ], &k = in[kK], &v = in[kV];
     const int64_t q_width = args->heads * args->head_dim, kv_width = args->kv_heads * args->head_dim;
-    LOWBIT_EXPECT(k.present == v.present, where_, ": input ", k.present ? "v" : "k",
+    LOWBIT_EXPECT(k.present == v.present, where(), ": input ", k.present ? "v" : "k",
                   " is missing, expected both k and v, or neither with all three packed in q.");
     const int64_t width = k.present ? q_width : q_width + 2 * kv_width;
-    LOWBIT_EXPECT(q.rank == 3 && q.dims[2] == width, where_, ": input q has shape ", q.ShapeText(), ", expected [B,S,",
+    LOWBIT_EXPECT(q.rank == 3 && q.dims[2] == width, where(), ": input q has shape ", q.ShapeText(), ", expected [B,S,",
                   width, "] (", args->heads, " heads and ", args->kv_heads, " kv heads of ", args->head_dim, ").");
     args->tokens = q.dims[1];
     args->q = q.data;
@@ -129,7 +141,7 @@ class QuantKvAttention : public Kernel {
     for (const TensorView* each : {&k, &v}) {
       LOWBIT_EXPECT(
           each->rank == 3 && each->dims[0] == q.dims[0] && each->dims[1] == q.dims[1] && each->dims[2] == kv_width,
-          where_, ": input ", each == &k ? "k" : "v", " has shape ", each->ShapeText(), ", expected [", q.dims[0], ",",
+          where(), ": input ", each == &k ? "k" : "v", " has shape ", each->ShapeText(), ", expected [", q.dims[0], ",",
           q.dims[1], ",", kv_width, "], for q ", q.ShapeText(), ".");
     }
     args->k = k.data;
@@ -144,10 +156,10 @@ class QuantKvAttention : public Kernel {
       return view.rank == 4 && view.dims[0] == batch && view.dims[1] == attributes_.kv_heads && view.dims[3] == width;
     };
     const char *name = kInputPorts[index].name, *param_name = kInputPorts[index + 1].name;
-    LOWBIT_EXPECT(fits(codes, attributes_.row_bytes()), where_, ": input ", name, " has shape ", codes.ShapeText(),
+    LOWBIT_EXPECT(fits(codes, attributes_.row_bytes()), where(), ": input ", name, " has shape ", codes.ShapeText(),
                   ", expected [", batch, ",", attributes_.kv_heads, ",T,", attributes_.row_bytes(), "] (head_dim ",
                   attributes_.head_dim, " in ", attributes_.bits, " bits).");
-    LOWBIT_EXPECT(fits(params, 2) && params.dims[2] == codes.dims[2], where_, ": input ", param_name, " has shape ",
+    LOWBIT_EXPECT(fits(params, 2) && params.dims[2] == codes.dims[2], where(), ": input ", param_name, " has shape ",
                   params.ShapeText(), ", expected [", batch, ",", attributes_.kv_heads, ",", codes.dims[2],
                   ",2], a scale and a min for each row of ", name, ".");
     *cache = {static_cast<uint8_t*>(codes.data), static_cast<uint16_t*>(params.data), codes.dims[2]};
@@ -160,15 +172,15 @@ class QuantKvAttention : public Kernel {
     const int64_t room = in_place ? args.past_k.rows : args.past_k.rows + args.tokens;
     lengths->assign(static_cast<size_t>(batch), room);
     if (!given.present) {
-      LOWBIT_EXPECT(!in_place || batch == 0, where_, ": input lengths is missing, expected [", batch,
+      LOWBIT_EXPECT(!in_place || batch == 0, where(), ": input lengths is missing, expected [", batch,
                     "]: a cache in place does not say how much of it is used.");
       return Status::Ok();
     }
-    LOWBIT_EXPECT(given.rank == 1 && given.dims[0] == batch, where_, ": input lengths has shape ", given.ShapeText(),
+    LOWBIT_EXPECT(given.rank == 1 && given.dims[0] == batch, where(), ": input lengths has shape ", given.ShapeText(),
                   ", expected [", batch, "].");
     for (int64_t b = 0; b < batch; ++b) {
       const int64_t length = given.As<int32_t>()[b];
-      LOWBIT_EXPECT(length >= 0 && length <= room, where_, ": lengths[", b, "] is ", length, ", expected 0 … ", room,
+      LOWBIT_EXPECT(length >= 0 && length <= room, where(), ": lengths[", b, "] is ", length, ", expected 0 … ", room,
                     in_place ? ", the capacity of the cache." : ", the tokens of the past and the new ones.");
       (*lengths)[static_cast<size_t>(b)] = length;
     }
@@ -178,13 +190,13 @@ class QuantKvAttention : public Kernel {
   Status ReadRotation(const TensorView (&in)[kInputs], int64_t longest, kv::Args* args) const {
     if (attributes_.rotary == kv::Rotary::kNone) return Status::Ok();
     const TensorView &cos = in[kCos], &sin = in[kSin];
-    LOWBIT_EXPECT(cos.present && sin.present, where_, ": input ", cos.present ? "sin" : "cos",
+    LOWBIT_EXPECT(cos.present && sin.present, where(), ": input ", cos.present ? "sin" : "cos",
                   " is missing, expected a table for rotary attention.");
     LOWBIT_EXPECT(cos.rank == 2 && 2 * cos.dims[1] <= attributes_.head_dim && sin.rank == 2 &&
                       sin.dims[0] == cos.dims[0] && sin.dims[1] == cos.dims[1],
-                  where_, ": inputs cos and sin have shapes ", cos.ShapeText(), " and ", sin.ShapeText(),
+                  where(), ": inputs cos and sin have shapes ", cos.ShapeText(), " and ", sin.ShapeText(),
                   ", expected equal ones of rank 2 with at most ", attributes_.head_dim / 2, " columns.");
-    LOWBIT_EXPECT(longest <= cos.dims[0], where_, ": a sequence has ", longest, " tokens, expected at most ",
+    LOWBIT_EXPECT(longest <= cos.dims[0], where(), ": a sequence has ", longest, " tokens, expected at most ",
                   cos.dims[0], ", the positions of the cos table.");
     args->cos = cos.data;
     args->sin = sin.data;
@@ -197,7 +209,7 @@ class QuantKvAttention : public Kernel {
     const auto broadcast = [&](size_t axis, int64_t size) { return mask.dims[axis] == size || mask.dims[axis] == 1; };
     LOWBIT_EXPECT(mask.rank == 4 && broadcast(0, batch) && broadcast(1, args->heads) && broadcast(2, args->tokens) &&
                       mask.dims[3] >= longest,
-                  where_, ": input mask has shape ", mask.ShapeText(), ", expected [", batch, " or 1,", args->heads,
+                  where(), ": input mask has shape ", mask.ShapeText(), ", expected [", batch, " or 1,", args->heads,
                   " or 1,", args->tokens, " or 1, ", longest, " or more].");
     const int64_t row = mask.dims[3], head = row * mask.dims[2], sequence = head * mask.dims[1];
     args->mask = mask.data;
@@ -207,9 +219,15 @@ class QuantKvAttention : public Kernel {
     return Status::Ok();
   }
 
-  Status MakeOutputs(const KernelContext& context, int64_t batch, kv::Args* args) const {
+  /// `own` holds y when nobody asked for it and only its codes go out.
+  Status MakeOutputs(const KernelContext& context, int64_t batch, kv::Args* args, Temporary* own) const {
     const int64_t y[] = {batch, args->tokens, args->heads * args->head_dim};
     LOWBIT_TRY(context.Output(kY, y, 3, &args->y));
+    if (const int64_t count = y[0] * y[1] * y[2]; args->y == nullptr && count > 0) {
+      LOWBIT_EXPECT(attributes_.quantize, where(), ": output y is skipped, expected it with q_format 'none'.");
+      LOWBIT_TRY(context.Allocate(static_cast<size_t>(count) * (half_ ? 2 : 4), own));
+      args->y = own->data();
+    }
     const int64_t rows = attributes_.in_place ? args->past_k.rows : args->past_k.rows + args->tokens;
     for (auto& [index, cache] : {std::pair(size_t{kPresentK}, &args->present_k), {kPresentV, &args->present_v}}) {
       const int64_t codes[] = {batch, args->kv_heads, rows, args->row_bytes};
@@ -222,6 +240,16 @@ class QuantKvAttention : public Kernel {
     return Status::Ok();
   }
 
+  /// Gathers and quantizes the rows of y, as Quantize would behind this node.
+  Status QuantizeOutput(KernelContext& context, const TensorView& q, const kv::Args& args) {
+    const int64_t channels = args.heads * args.head_dim;
+    RowArgs rows{};
+    rows.source = RowSource::kCopy;
+    rows.x = args.y;
+    rows.x_stride = channels;
+    return Run(context, q, channels, rows, kCodes);
+  }
+
   const kv::Kernel& Choose() {
     const auto accepts = [&](size_t i) {
       const kv::Kernel& kernel = KernelAt(i);
@@ -230,7 +258,6 @@ class QuantKvAttention : public Kernel {
     return KernelAt(choice_.Get("QuantKvAttention", KernelRows, accepts));
   }
 
-  std::string where_;
   bool half_ = false;
   QuantKvAttentionAttributes attributes_;
   KernelChoice choice_;
@@ -241,7 +268,9 @@ Status InferShapes(ShapeInference& shapes) {
   if (!shapes.Input(kQ, &q) || q.size() != 3) return Status::Ok();
   const Dim tokens = q[1];
   q[2] = Dim{shapes.Int("num_heads", -1) * shapes.Int("head_dim", -1), ""};
-  LOWBIT_TRY(shapes.SetOutput(kY, q, shapes.Type(kQ)));
+  // Each fails when the node has no such output; then there is nothing to infer.
+  (void)shapes.SetOutput(kY, q, shapes.Type(kQ)).ok();
+  (void)InferQuantized(shapes, q, kCodes, "q_").ok();
   for (const size_t cache : {kPastK, kPastKParam, kPastV, kPastVParam}) {
     Dims dims;
     if (!shapes.Input(cache, &dims) || dims.size() != 4) continue;

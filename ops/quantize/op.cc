@@ -1,7 +1,5 @@
 #include "ops/quantize/op.h"
 
-#include "ops/rows/row_op.h"
-
 namespace lowbit {
 namespace {
 
@@ -11,14 +9,9 @@ constexpr Port kInputPorts[] = {{"x", PortType::kT}, {"reorder_index", PortType:
 constexpr Port kOutputPorts[] = {{"q", PortType::kInt8}, {"scale", PortType::kFloat32}};
 constexpr AttributeSpec kAttributes[] = {kFormatAttribute, kGroupAttribute, kOutlierAttribute, kClipAttribute};
 
-const RowKernelTable& Table() {
-  static const RowKernelTable table({{"quantize", RowSource::kCopy}});
-  return table;
-}
-
 class Quantize : public RowOp {
  public:
-  Quantize() : RowOp("Quantize", Table()) {}
+  Quantize() : RowOp("Quantize", QuantizeKernels()) {}
 
   static Status Create(const KernelInfo& info, const Overload& types, std::unique_ptr<Kernel>* kernel) {
     auto made = std::make_unique<Quantize>();
@@ -39,17 +32,18 @@ class Quantize : public RowOp {
   }
 };
 
-Status InferShapes(ShapeInference& shapes) {
-  Dims dims;
-  return shapes.Input(kX, &dims) ? InferQuantized(shapes, dims) : Status::Ok();
-}
-
 }  // namespace
 
+const RowKernelTable& QuantizeKernels() {
+  static const RowKernelTable table({{"quantize", RowSource::kCopy}});
+  return table;
+}
+
 const OpDefinition& QuantizeDefinition() {
-  static const OpDefinition definition{"Quantize",       1,           kInputPorts,
-                                       kOutputPorts,     kAttributes, kRowOverloads,
-                                       Quantize::Create, InferShapes, [] { return Table().Rows(); }};
+  static const OpDefinition definition{
+      "Quantize", 1, kInputPorts, kOutputPorts, kAttributes, kRowOverloads, Quantize::Create, InferLikeInput, [] {
+        return QuantizeKernels().Rows();
+      }};
   return definition;
 }
 

@@ -2,10 +2,13 @@
 // arithmetic.
 #pragma once
 
-#include "native/core/op_definition.h"
+#include "ops/rows/row_op.h"
 
 namespace lowbit {
 
 const OpDefinition& QuantizeDefinition();
+
+/// The kernels that quantize rows as they are, also for operators that quantize a result of theirs.
+const RowKernelTable& QuantizeKernels();
 
 }  // namespace lowbit

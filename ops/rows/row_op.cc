@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <memory>
-#include <new>
 
+#include "native/core/scratch.h"
 #include "ops/formats/minifloat.h"
 #if LOWBIT_CUDA
 #include "ops/rows/cuda/run.h"
@@ -19,22 +18,7 @@ constexpr ElementType kF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
 /// Channels a task handles at least: some microseconds, well above what handing it to a thread costs.
 constexpr int64_t kChannelsPerTask = 8192;
 
-struct AlignedDelete {
-  void operator()(float* floats) const { ::operator delete[](floats, std::align_val_t{64}); }
-};
-
-/// This thread's scratch, grown when needed; nullptr when there is no memory.
-float* Scratch(int64_t floats) {
-  thread_local std::unique_ptr<float[], AlignedDelete> scratch;
-  thread_local int64_t capacity = 0;
-  if (floats > capacity) {
-    capacity = 0;
-    scratch.reset(new (std::align_val_t{64}, std::nothrow) float[static_cast<size_t>(floats)]);
-    if (scratch == nullptr) return nullptr;
-    capacity = floats;
-  }
-  return scratch.get();
-}
+thread_local Scratch scratch_of_thread;
 
 Status CheckFormat(const std::string& format, const std::string& where) {
   const bool known = format == "s4" || format == "s8" || format == "e4m3" || format == "e5m2" || format == "s4_e4m3";
@@ -94,15 +78,15 @@ std::vector<KernelRow> RowKernelTable::Rows() const {
   return rows;
 }
 
-Status RowFormat::Read(const KernelInfo& info, const std::string& where) {
+Status RowFormat::Read(const KernelInfo& info, const std::string& where, const std::string& prefix) {
   const int64_t zero = 0;
   const float one = 1.f;
   std::string format;
   float clip = 1.f;
-  LOWBIT_TRY(info.String("format", &format));
-  LOWBIT_TRY(info.Int("group_size", &group_, &zero));
-  LOWBIT_TRY(info.Int("outlier_channels", &outliers_, &zero));
-  LOWBIT_TRY(info.Float("clip", &clip, &one));
+  LOWBIT_TRY(info.String((prefix + "format").c_str(), &format));
+  LOWBIT_TRY(info.Int((prefix + "group_size").c_str(), &group_, &zero));
+  LOWBIT_TRY(info.Int((prefix + "outlier_channels").c_str(), &outliers_, &zero));
+  LOWBIT_TRY(info.Float((prefix + "clip").c_str(), &clip, &one));
   LOWBIT_TRY(CheckFormat(format, where));
   LOWBIT_EXPECT(group_ >= 0 && group_ % 16 == 0, where, ": group_size is ", group_,
                 ", expected 0 or a multiple of 16.");
@@ -132,12 +116,16 @@ void RowFormat::Fill(int64_t channels, RowArgs* args) const {
   args->body_codes = codes_;
 }
 
-Status RowOp::Prepare(const KernelInfo& info, const Overload& types, size_t reorder_input) {
+void RowOp::Begin(const KernelInfo& info, const Overload& types) {
   where_ = info.Where(type_);
   on_cuda_ = info.on_cuda();
   graph_type_ = types.t;
+}
+
+Status RowOp::Prepare(const KernelInfo& info, const Overload& types, size_t reorder_input, const std::string& prefix) {
+  Begin(info, types);
   reorder_input_ = reorder_input;
-  LOWBIT_TRY(format_.Read(info, where_));
+  LOWBIT_TRY(format_.Read(info, where_, prefix));
   LOWBIT_EXPECT(!on_cuda_ || !(format_.minifloat() || format_.sign_magnitude()), where_,
                 ": formats e4m3, e5m2 and s4_e4m3 run on the CPU only, expected s4 or s8 on CUDA.");
   if (reorder_input == kNone) return Status::Ok();
@@ -200,17 +188,19 @@ Status RowOp::Reorder(KernelContext& context, int64_t channels, const int32_t** 
   return Status::Ok();
 }
 
-Status RowOp::Run(KernelContext& context, const TensorView& lead, int64_t channels, RowArgs args) {
+Status RowOp::Run(KernelContext& context, const TensorView& lead, int64_t channels, RowArgs args, size_t first_output) {
   LOWBIT_TRY(format_.CheckChannels(where_, channels));
   LOWBIT_TRY(Reorder(context, channels, &args.reorder_index));
   format_.Fill(channels, &args);
   TensorView q = lead, scale = lead;
   q.dims[q.rank - 1] = channels;
   scale.dims[scale.rank - 1] = args.segments;
-  LOWBIT_TRY(context.Output(0, q.dims.data(), q.rank, &q.data));
-  LOWBIT_TRY(context.Output(1, scale.dims.data(), scale.rank, &scale.data));
+  LOWBIT_TRY(context.Output(first_output, q.dims.data(), q.rank, &q.data));
+  LOWBIT_TRY(context.Output(first_output + 1, scale.dims.data(), scale.rank, &scale.data));
   const int64_t rows = lead.Rows();
   if (rows == 0) return Status::Ok();
+  LOWBIT_EXPECT(q.data != nullptr && scale.data != nullptr, where_, ": output ", q.data == nullptr ? "q" : "scale",
+                " is skipped, expected both q and scale.");
   args.q = static_cast<int8_t*>(q.data);
   args.scale = static_cast<float*>(scale.data);
 
@@ -232,7 +222,7 @@ Status RowOp::Run(KernelContext& context, const TensorView& lead, int64_t channe
   const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
   std::atomic<bool> out_of_memory{false};
   LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(tasks), [&](size_t task) {
-    float* scratch = Scratch(RowScratchFloats(channels));
+    float* scratch = scratch_of_thread.Floats(RowScratchFloats(channels));
     if (scratch == nullptr) {
       out_of_memory = true;
       return;
@@ -244,14 +234,20 @@ Status RowOp::Run(KernelContext& context, const TensorView& lead, int64_t channe
   return Status::Ok();
 }
 
-Status InferQuantized(ShapeInference& shapes, const Dims& dims) {
-  LOWBIT_TRY(shapes.SetOutput(0, dims, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8));
+Status InferQuantized(ShapeInference& shapes, const Dims& dims, size_t first_output, const std::string& prefix) {
+  LOWBIT_TRY(shapes.SetOutput(first_output, dims, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8));
   Dims scale = dims;
   Dim& last = scale.back();
-  const int64_t group = shapes.Int("group_size", 0), outliers = shapes.Int("outlier_channels", 0);
+  const int64_t group = shapes.Int((prefix + "group_size").c_str(), 0),
+                outliers = shapes.Int((prefix + "outlier_channels").c_str(), 0);
   const bool unknown = group > 0 && last.value < 0;
   last = unknown ? Dim{} : Dim{(group > 0 ? (last.value - outliers) / group : 1) + (outliers > 0 ? 1 : 0), ""};
-  return shapes.SetOutput(1, scale, kF32);
+  return shapes.SetOutput(first_output + 1, scale, kF32);
+}
+
+Status InferLikeInput(ShapeInference& shapes) {
+  Dims dims;
+  return shapes.Input(0, &dims) ? InferQuantized(shapes, dims) : Status::Ok();
 }
 
 }  // namespace lowbit

@@ -41,8 +41,8 @@ class RowKernelTable {
 /// The attributes that say how rows are cut and quantized.
 class RowFormat {
  public:
-  /// Reads and checks what can be checked without knowing K.
-  Status Read(const KernelInfo& info, const std::string& where);
+  /// Reads attributes whose names begin with `prefix` and checks what can be checked without knowing K.
+  Status Read(const KernelInfo& info, const std::string& where, const std::string& prefix);
   /// Whether the body's codes are minifloats.
   bool minifloat() const { return codes_.mantissa > 0; }
   /// Whether they are stored as sign and magnitude.
@@ -76,15 +76,20 @@ class RowOp : public Kernel {
  protected:
   RowOp(const char* type, const RowKernelTable& table) : type_(type), table_(&table) {}
 
-  /// Reads the shared attributes and, at `reorder_input`, a constant reorder_index, which is checked here once.
-  Status Prepare(const KernelInfo& info, const Overload& types, size_t reorder_input);
+  /// Where the node is and what type its graph has; Prepare begins with it. Operators that may quantize nothing call
+  /// only this.
+  void Begin(const KernelInfo& info, const Overload& types);
+
+  /// Reads the shared attributes (their names begin with `prefix`) and, at `reorder_input`, a constant reorder_index,
+  /// which is checked here once.
+  Status Prepare(const KernelInfo& info, const Overload& types, size_t reorder_input, const std::string& prefix = "");
 
   /// Reads the `activation` attribute.
   Status ReadActivation(const KernelInfo& info, Activation* activation) const;
 
   /// Runs over all rows: `lead` gives the leading dimensions, `args` everything but format, q and scale.
-  /// `reorder_input` as in Prepare.
-  Status Run(KernelContext& context, const TensorView& lead, int64_t channels, RowArgs args);
+  /// q is output `first_output`, scale the next one.
+  Status Run(KernelContext& context, const TensorView& lead, int64_t channels, RowArgs args, size_t first_output = 0);
 
   /// "<op> <node>", the beginning of messages.
   const std::string& where() const { return where_; }
@@ -108,7 +113,11 @@ class RowOp : public Kernel {
   KernelChoice choice_;
 };
 
-/// Sets the shapes of q [..., channels] and scale [..., S]; `dims` are q's.
-Status InferQuantized(ShapeInference& shapes, const Dims& dims);
+/// Sets the shapes of q [..., channels] and scale [..., S]; `dims` are q's. `first_output` and `prefix` as in RowOp.
+Status InferQuantized(ShapeInference& shapes, const Dims& dims, size_t first_output = 0,
+                      const std::string& prefix = "");
+
+/// Shape inference of operators whose q has the shape of their first input.
+Status InferLikeInput(ShapeInference& shapes);
 
 }  // namespace lowbit

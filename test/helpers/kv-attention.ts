@@ -1,6 +1,7 @@
 /** Random cases of QuantKvAttention: inputs for the reference, and the same as a session and its feeds. */
 import { Tensor, type InferenceSession } from '../../native/js/index.js';
 import { kvRowBytes, quantizeKvRow, type KvBits } from '../../ops/formats/kv.js';
+import type { RowFormat } from '../../ops/formats/segments.js';
 import type {
   KvCache,
   QuantKvAttentionAttributes,
@@ -26,6 +27,8 @@ export interface KvCase extends Partial<QuantKvAttentionAttributes> {
   readonly packed?: boolean;
   /** Makes one new key and one new value unusual. */
   readonly oddValue?: number;
+  /** Quantizes the output too. */
+  readonly output?: RowFormat & { readonly reorderIndex?: Int32Array; readonly withoutY?: boolean };
 }
 
 export interface PreparedKv {
@@ -134,6 +137,9 @@ export function prepareKv(c: KvCase, type: GraphType): PreparedKv {
       ...(turns ? { cos: floatTensor(type, turns.cos, [room + 3, pairs]) } : {}),
       ...(turns ? { sin: floatTensor(type, turns.sin, [room + 3, pairs]) } : {}),
       ...(mask ? { mask: floatTensor(type, mask, [...c.mask!, columns]) } : {}),
+      ...(c.output?.reorderIndex
+        ? { reorder_index: new Tensor('int32', c.output.reorderIndex, [heads * headDim]) }
+        : {}),
     },
   };
 }
@@ -173,13 +179,22 @@ export function kvSession(c: KvCase, type: GraphType, feeds: Record<string, Tens
       optional('cos', type, 2),
       optional('sin', type, 2),
       optional('mask', type, 4),
+      optional('reorder_index', 'int32', 1),
     ],
-    outputs: [open('y', type, 3), ...cache('present_k'), ...cache('present_v')],
+    outputs: [
+      c.output?.withoutY ? undefined : open('y', type, 3),
+      ...[...cache('present_k'), ...cache('present_v')],
+      ...(c.output ? [open('codes', 'int8', 3), open('scale', 'float32', 3)] : []),
+    ],
     attributes: {
       ...{ num_heads: heads, kv_num_heads: kvHeads, head_dim: headDim, bits, kv_rope: kvRope },
       ...rest,
       ...{ causal: Number(causal), in_place: Number(inPlace) },
+      ...(c.output && {
+        ...{ q_format: c.output.format, q_group_size: c.output.groupSize },
+        ...{ q_outlier_channels: c.output.outlierChannels, q_clip: c.output.clip },
+      }),
     },
-    floats: ['clip', 'scale', 'softcap'],
+    floats: ['clip', 'scale', 'softcap', 'q_clip'],
   });
 }

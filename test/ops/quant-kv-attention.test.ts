@@ -1,6 +1,7 @@
 /** Every kernel of QuantKvAttention: codes exactly the reference's, output near float64 attention over the dequantized cache. */
 import assert from 'node:assert/strict';
 import { Tensor } from '../../native/js/index.js';
+import { quantize } from '../../ops/quantize/reference.js';
 import { quantKvAttention, type KvCache } from '../../ops/quant-kv-attention/reference.js';
 import { kvSession, prepareKv, type KvCase } from '../helpers/kv-attention.js';
 import { eachArchitecture } from '../helpers/kernels.js';
@@ -198,6 +199,55 @@ describe(`QuantKvAttention kernels (seed ${seed})`, () => {
     await session.release();
   });
 });
+
+const outputs: readonly [string, NonNullable<KvCase['output']>][] = [
+  ['one scale a token', { format: 's8', groupSize: 0, outlierChannels: 0, clip: 1 }],
+  ['groups across heads', { format: 's4', groupSize: 80, outlierChannels: 0, clip: 0.9, withoutY: true }],
+  ['minifloats', { format: 'e4m3', groupSize: 0, outlierChannels: 0, clip: 1, withoutY: true }],
+  [
+    'sorted channels with outliers',
+    { format: 's4', groupSize: 48, outlierChannels: 16, clip: 0.9, reorderIndex: shuffled(160), withoutY: true },
+  ],
+];
+
+describe('QuantKvAttention quantizes its output', () => {
+  const base: KvCase = { title: 'out', batch: 2, tokens: 6, past: 9, heads: 5, kvHeads: 1, headDim: 32, ...half };
+  const padded: KvCase = { ...base, past: 0, lengths: [6, 2], packed: true };
+  for (const type of graphTypes)
+    for (const [what, output] of outputs)
+      it(`${type}, ${what}: as Quantize behind it, bit for bit`, async () => {
+        for (const c of [base, padded, { ...base, tokens: 0 }, { ...base, batch: 0, tokens: 1 }]) {
+          const { feeds } = prepareKv(c, type);
+          const plain = await kvSession(c, type, feeds);
+          const expected = (await plain.run(feeds)) as Outputs;
+          const fused = { ...c, output };
+          const given = prepareKv(fused, type).feeds;
+          const session = await kvSession(fused, type, given);
+          const actual = (await session.run(given)) as Outputs;
+          const rows = quantize(floatsOf(expected['y']!), 160, output, output.reorderIndex);
+          assert.deepEqual(actual['codes']!.data, rows.q);
+          assert.deepEqual(actual['scale']!.data, rows.scale);
+          assert.deepEqual(actual['codes']!.dims, [c.batch, c.tokens, 160]);
+          assert.equal(actual['y'] === undefined, output.withoutY === true);
+          for (const name of ['y', 'present_k', 'present_v'])
+            if (actual[name]) assert.deepEqual(actual[name].data, expected[name]!.data, name);
+          await Promise.all([plain.release(), session.release()]);
+        }
+      });
+
+  it('refuses groups that do not fit', async () => {
+    const output = { format: 's4', groupSize: 96, outlierChannels: 0, clip: 1 } as const;
+    const { feeds } = prepareKv(base, 'float32');
+    const session = await kvSession({ ...base, output }, 'float32', feeds);
+    await assert.rejects(session.run(feeds), /group_size is 96, expected 0 or a divisor of .*160/);
+    await session.release();
+  });
+});
+
+/** 0 … count − 1 in another order. */
+function shuffled(count: number): Int32Array {
+  return Int32Array.from({ length: count }, (_, i) => (i * 37 + 11) % count);
+}
 
 /** A cache tensor cut or extended to `rows` rows a head. */
 function withRows(tensor: Tensor, rows: number, filler: number): Tensor {

@@ -2,15 +2,15 @@
 
 #include <cstring>
 
-#include "ops/quant-gemm/cpu/buffer.h"
+#include "native/core/scratch.h"
 #include "ops/quant-gemm/cpu/run.h"
 
 namespace lowbit::gemm {
 namespace {
 
 // Written by the thread that runs the operator (or its helpers, while it waits), read until the term is done.
-thread_local Buffer inner_buffer;
-thread_local Buffer scale_buffer;
+thread_local Scratch inner_buffer;
+thread_local Scratch scale_buffer;
 
 /// A second code's unit, in those of the first.
 constexpr float kFine = 1.0f / 256;

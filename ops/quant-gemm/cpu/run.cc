@@ -3,16 +3,16 @@
 #include <algorithm>
 #include <atomic>
 
-#include "ops/quant-gemm/cpu/buffer.h"
+#include "native/core/scratch.h"
 
 namespace lowbit::gemm {
 namespace {
 
 // A packed block is written by the thread that runs the operator (or its helpers, while it waits) and is read until the
 // block is done; scratch never outlives a task. So both may belong to the thread.
-thread_local Buffer packed_buffer;
-thread_local Buffer scratch_buffer;
-thread_local Buffer codes_buffer;
+thread_local Scratch packed_buffer;
+thread_local Scratch scratch_buffer;
+thread_local Scratch codes_buffer;
 
 /// Products of this many multiply-adds (about 3 µs of work) are not worth waking a thread for.
 constexpr int64_t kTaskWork = 1 << 20;

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <vector>
+
+#include "native/core/scratch.h"
 
 namespace lowbit::kv {
 namespace {
@@ -15,22 +15,7 @@ constexpr int64_t kQueryFloats = 8192;
 /// Tokens that one task stores.
 constexpr int64_t kStoreTokens = 64;
 
-struct AlignedDelete {
-  void operator()(float* floats) const { ::operator delete[](floats, std::align_val_t{64}); }
-};
-
-/// This thread's scratch, grown when needed; nullptr when there is no memory.
-float* Scratch(int64_t floats) {
-  thread_local std::unique_ptr<float[], AlignedDelete> scratch;
-  thread_local int64_t capacity = 0;
-  if (floats > capacity) {
-    capacity = 0;
-    scratch.reset(new (std::align_val_t{64}, std::nothrow) float[static_cast<size_t>(floats)]);
-    if (scratch == nullptr) return nullptr;
-    capacity = floats;
-  }
-  return scratch.get();
-}
+thread_local Scratch scratch_of_thread;
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -90,7 +75,7 @@ Status RunAttention(const Kernel& kernel, const Args& args, int64_t batch, const
     for (const auto& [past, present] : {std::pair(&args.past_k, &args.present_k), {&args.past_v, &args.present_v}}) {
       BringOver(args, *past, *present, b, head, present->rows * piece / pieces, present->rows * (piece + 1) / pieces);
     }
-    float* scratch = Scratch(args.head_dim);
+    float* scratch = scratch_of_thread.Floats(args.head_dim);
     if (scratch == nullptr) {
       out_of_memory = true;
       return;
@@ -104,7 +89,7 @@ Status RunAttention(const Kernel& kernel, const Args& args, int64_t batch, const
   const int64_t blocks = Ceil(args.tokens, tokens);
   const int64_t floats = ScratchFloats(args, tokens);
   LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(all_heads * blocks), [&](size_t task) {
-    float* scratch = Scratch(floats);
+    float* scratch = scratch_of_thread.Floats(floats);
     if (scratch == nullptr) {
       out_of_memory = true;
       return;

@@ -1,15 +1,17 @@
-// 64-byte aligned memory that grows and is kept: at the second run of a shape nothing is allocated any more.
+// Scratch memory that a thread keeps.
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 
-namespace lowbit::gemm {
+namespace lowbit {
 
-class Buffer {
+/// 64-byte aligned memory that grows and is kept, for a thread_local: at the second run of a shape nothing is allocated
+/// any more.
+class Scratch {
  public:
-  /// nullptr when memory is short.
+  /// At least so many bytes, whose contents are not kept when it grows; nullptr when memory is short.
   void* Reserve(int64_t bytes) {
     if (bytes > bytes_) {
       const int64_t rounded = (bytes + 4095) / 4096 * 4096;
@@ -19,6 +21,9 @@ class Buffer {
     return memory_.get();
   }
 
+  /// Likewise for floats.
+  float* Floats(int64_t count) { return static_cast<float*>(Reserve(count * static_cast<int64_t>(sizeof(float)))); }
+
  private:
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -27,4 +32,4 @@ class Buffer {
   int64_t bytes_ = 0;
 };
 
-}  // namespace lowbit::gemm
+}  // namespace lowbit
