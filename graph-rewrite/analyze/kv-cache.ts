@@ -1,6 +1,7 @@
 /** Attention that keeps a key and value cache, as facts from which one operator can take it over, or why it cannot. */
-import { attrFloat, attrInt, attrString, type Node, type Value } from '../ir/index.js';
+import { attrFloat, attrInt, attrString, type Graph, type Node, type Value } from '../ir/index.js';
 import { findDecomposedCache, noCache } from './kv-decomposed.js';
+import { growsBecause } from './kv-in-place.js';
 import type { Shapes } from './shapes.js';
 import type { AttentionSite, CachedAttention, CacheSite, CacheTensor } from './sites.js';
 
@@ -8,14 +9,25 @@ import type { AttentionSite, CachedAttention, CacheSite, CacheTensor } from './s
 type Found = CachedAttention | string;
 
 export function findCaches(attentions: readonly AttentionSite[], shapes: Shapes): CacheSite[] {
-  return attentions.map((attention) => {
+  const sites = attentions.map((attention) => {
     const { found, hasCache } = find(attention, shapes);
-    const checked = typeof found === 'string' ? found : (checkSizes(found) ?? found);
-    return {
-      ...{ attention, hasCache },
-      ...(typeof checked === 'string' ? { reason: checked } : { cached: checked }),
-    };
+    const checked = typeof found === 'string' ? found : (checkSizes(found) ?? withMask(found, attention.graph));
+    return { attention, hasCache, checked };
   });
+  const taken = sites.flatMap(({ checked }) => (typeof checked === 'string' ? [] : [checked]));
+  const grows = sites[0] && growsBecause(sites[0].attention.graph, taken);
+  return sites.map(({ attention, hasCache, checked }) => ({
+    ...{ attention, hasCache },
+    ...(typeof checked === 'string'
+      ? { reason: checked }
+      : { cached: grows ? { ...checked, growsBecause: grows } : checked }),
+  }));
+}
+
+/** With the input that marks tokens, if the model has one of that name. */
+function withMask(cached: CachedAttention, graph: Graph): CachedAttention {
+  const attentionMask = graph.inputs.find(({ name, shape }) => name === 'attention_mask' && shape?.length === 2);
+  return attentionMask ? { ...cached, attentionMask } : cached;
 }
 
 function find(attention: AttentionSite, shapes: Shapes): { found: Found; hasCache: boolean } {

@@ -166,6 +166,8 @@ export interface CachedAttention {
   readonly value: CacheTensor;
   /** Index of the last token of each sequence, int32; absent when all new tokens continue the whole past. */
   readonly lastIndex?: Value;
+  /** The model's input that marks the tokens of each sequence, `[B, T + S]`. */
+  readonly attentionMask?: Value;
   readonly rotary: 'none' | 'half' | 'interleaved';
   readonly angles?: Angles;
   /** Added to the scores, rank 4; or where it is false, the scores are `lowest`. */
@@ -177,6 +179,8 @@ export interface CachedAttention {
   readonly causal: boolean;
   /** Keys that a query sees; 0 for all. */
   readonly window: number;
+  /** Why the cache cannot stay in a buffer of fixed size; absent if it can. */
+  readonly growsBecause?: string;
 }
 
 /** Where attention keeps a cache, or would if it could be taken over. */

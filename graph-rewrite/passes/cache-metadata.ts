@@ -14,6 +14,8 @@ export interface CacheEntry {
   readonly bits: 4 | 8;
   /** Whether keys are held before or after RoPE. */
   readonly rope: 'pre' | 'post' | 'none';
+  /** `growing`: present has the new tokens behind those of past. `in_place`: both have one shape, and may be one buffer. */
+  readonly form: 'growing' | 'in_place';
   readonly past: string;
   readonly past_param: string;
   readonly present: string;

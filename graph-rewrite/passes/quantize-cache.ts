@@ -3,7 +3,7 @@ import { internalError } from '../../ops/common/errors.js';
 import { kvRowBytes } from '../../ops/formats/kv.js';
 import { QuantKvAttention } from '../../ops/quant-kv-attention/contract.js';
 import type { CachedAttention, CacheTensor } from '../analyze/sites.js';
-import { tensorOf, type Node, type Value } from '../ir/index.js';
+import { int, ints, tensorOf, type Attribute, type Node, type Value } from '../ir/index.js';
 import type { PlanCache } from '../plan/plan.js';
 import { cachesKey, type CacheEntry } from './cache-metadata.js';
 import type { PassContext } from './context.js';
@@ -49,7 +49,7 @@ function takeOver(
       ...(k && v ? { k: context.current(k), v: context.current(v) } : {}),
       ...{ past_k: key.codes, past_k_param: key.parameters },
       ...{ past_v: value.codes, past_v_param: value.parameters },
-      lengths: cached.lastIndex && lengths(cached.lastIndex, before, context, shared),
+      lengths: lengths(cached, planned, before, context, shared),
       ...tables,
       mask: mask(cached, before, context, shared),
     },
@@ -58,6 +58,7 @@ function takeOver(
       ...{ bits: planned.bits, clip: planned.clip },
       ...{ scale: cached.scale, softcap: cached.softcap, causal: Number(cached.causal), window: cached.window },
       ...{ rotary: cached.rotary, kv_rope: planned.rope === 'post' ? 'post' : 'pre' },
+      in_place: planned.form === 'in_place' ? 1 : 0,
     },
   );
   const presents = [cached.key, cached.value].flatMap(({ present }) => [
@@ -89,14 +90,18 @@ interface CacheInput {
 /** The name of the parameters that go with codes. */
 const parametersOf = (name: string): string => `${name}_param`;
 
+/** Name of the dimension that past and present share when they stay in place. */
+const capacity = 'kv_capacity';
+
 /** Gives the cache input its new type and adds the one for its parameters. */
 function quantizeInput(
   { past, copy }: CacheTensor,
   { headSize, kvHeads }: CachedAttention,
-  { bits }: Planned,
+  { bits, form }: Planned,
 ): CacheInput {
   const rowBytes = kvRowBytes(headSize, bits);
-  const [batch, , length] = past.shape ?? [];
+  const [batch, , pastLength] = past.shape ?? [];
+  const length = form === 'in_place' ? capacity : pastLength;
   if (copy) copy.graph.replaceAllUses(copy, past);
   past.dtype = 'uint8';
   past.shape = [batch, kvHeads, length, rowBytes];
@@ -111,11 +116,12 @@ function quantizeOutput(
   { parameters, rowBytes }: CacheInput,
   node: Node,
   index: number,
-  { bits, rope, layer }: Planned,
+  { bits, rope, layer, form }: Planned,
   context: PassContext,
 ): CacheEntry {
   const { name, graph } = present;
-  const [batch, heads, length] = present.shape ?? [];
+  const [batch, heads, presentLength] = present.shape ?? [];
+  const length = form === 'in_place' ? capacity : presentLength;
   const codes = node.output(index)!;
   context.replace(present, codes);
   codes.dtype = 'uint8';
@@ -126,22 +132,45 @@ function quantizeOutput(
   graph.addOutput(presentParameters);
   return {
     ...(layer === undefined ? {} : { layer }),
-    ...{ kind, bits, rope, past: past.name, present: name },
+    ...{ kind, bits, rope, form, past: past.name, present: name },
     ...{ past_param: parameters.name, present_param: presentParameters.name },
   };
 }
 
-/** Lengths of the sequences: GroupQueryAttention is given one less. Made once for all layers. */
-function lengths(lastIndex: Value, before: Node, context: PassContext, shared: Map<Value, Value>): Value {
-  const known = shared.get(lastIndex);
-  if (known) return known;
+/**
+ * Lengths of the sequences, made once for all layers: GroupQueryAttention is given one less. A cache in place is told what a growing one
+ * says by its size, by the sum of attention_mask.
+ */
+function lengths(
+  { lastIndex, attentionMask }: CachedAttention,
+  { form }: Planned,
+  before: Node,
+  context: PassContext,
+  shared: Map<Value, Value>,
+): Value | undefined {
+  const source = lastIndex ?? (form === 'in_place' ? attentionMask : undefined);
+  const known = source && shared.get(source);
+  if (!source || known) return known;
   const at = 'lowbit/kv_lengths';
-  const flat = context.constant(`${at}/shape`, tensorOf([-1]));
-  const one = context.constant(`${at}/one`, tensorOf(Int32Array.of(1)));
-  const add = (opType: string, inputs: Value[]) =>
-    context.add({ opType, domain: '', inputs }, `${at}/${opType}`, [`${at}/${opType}_y`], before).output(0)!;
-  const made = add('Add', [add('Reshape', [lastIndex, flat]), one]);
-  shared.set(lastIndex, made);
+  const add = (opType: string, inputs: Value[], attributes: Record<string, Attribute> = {}) => {
+    const node = context.add({ opType, domain: '', inputs }, `${at}/${opType}`, [`${at}/${opType}_y`], before);
+    for (const [key, attribute] of Object.entries(attributes)) node.attributes.set(key, attribute);
+    return node.output(0)!;
+  };
+  const rows = () => {
+    const marks = add('Cast', [source], { to: int(6) });
+    // The axes became an input in opset 13.
+    if ((context.model.opsetImports.get('') ?? 0) < 13)
+      return add('ReduceSum', [marks], { axes: ints([1]), keepdims: int(0) });
+    return add('ReduceSum', [marks, context.constant(`${at}/axes`, tensorOf([1]))], { keepdims: int(0) });
+  };
+  const made = lastIndex
+    ? add('Add', [
+        add('Reshape', [lastIndex, context.constant(`${at}/shape`, tensorOf([-1]))]),
+        context.constant(`${at}/one`, tensorOf(Int32Array.of(1))),
+      ])
+    : rows();
+  shared.set(source, made);
   return made;
 }
 

@@ -18,13 +18,18 @@ function decide(cache: CacheSite, settings: KvSettings, analysis: Analysis): Pla
   const layer = attention.v?.layer ?? attention.q?.layer;
   const base = { site: attention.name, ...(layer === undefined ? {} : { layer }) };
   if (!cached) return { ...base, decision: 'keep', reason: reason ?? 'its cache is not known', expected: !hasCache };
+  if (settings.form === 'in_place' && cached.growsBecause)
+    return { ...base, decision: 'keep', reason: `it cannot stay in place: ${cached.growsBecause}`, expected: false };
   const rope = cached.rotary === 'none' ? 'none' : settings.rope;
   const bits = settings.bits as 4 | 8;
   return {
     ...base,
-    ...{ decision: 'quantize', bits, rope, clip: settings.clip },
+    ...{ decision: 'quantize', bits, rope, clip: settings.clip, form: settings.form },
     ...bytes(cached, bits, analysis),
-    notes: rope === 'pre' ? ['keys before RoPE'] : rope === 'post' ? ['keys after RoPE'] : [],
+    notes: [
+      ...(rope === 'none' ? [] : [`keys ${rope === 'pre' ? 'before' : 'after'} RoPE`]),
+      ...(settings.form === 'in_place' ? ['in place'] : []),
+    ],
   };
 }
 

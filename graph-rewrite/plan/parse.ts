@@ -85,6 +85,7 @@ const quantizedCache = object({
   bits: oneOf(4, 8),
   rope: oneOf('pre', 'post', 'none'),
   clip: ratio,
+  form: oneOf('growing', 'in_place'),
   bytesPerToken: count,
   floatBytesPerToken: count,
   notes: listOf(text),

@@ -106,6 +106,7 @@ export type PlanCache =
       readonly bits: 4 | 8;
       readonly rope: 'pre' | 'post' | 'none';
       readonly clip: number;
+      readonly form: 'growing' | 'in_place';
       /** Cache of one token, keys and values, codes and parameters; and in float. */
       readonly bytesPerToken: number;
       readonly floatBytesPerToken: number;

@@ -84,6 +84,7 @@ export const fields: readonly Field[] = [
   kv('bits', (path) => oneOf(path, 'of the key and value cache, 0 = as it is', 0, 4, 8)),
   kv('rope', (path) => oneOf(path, 'cached keys are those before or after RoPE', 'pre', 'post')),
   kv('clip', (path) => ratio(path, 'share of the range of keys and values that cache codes span')),
+  kv('form', (path) => oneOf(path, 'the cache grows, or stays in buffers of a fixed capacity', 'growing', 'in_place')),
   gptq('percdamp', (path) => between(path, "damping, as a share of the Hessian's mean diagonal", 0, 1)),
   gptq('order', (path) =>
     oneOf(path, 'channels in stored order, or the body from its last to its first', 'atom', 'body_desc'),

@@ -65,6 +65,8 @@ export interface KvSettings {
   readonly rope: 'pre' | 'post';
   /** Share of the range of a token's head that the codes span. */
   readonly clip: number;
+  /** Each run's cache outputs are longer than its inputs; or both have the size of a buffer that the host made, and may be that buffer. */
+  readonly form: 'growing' | 'in_place';
 }
 
 /** The part of a recipe that an override may change for some layers. */
@@ -132,7 +134,7 @@ export const defaultGptq: GptqSettings = {
 };
 
 /** Cache settings of a recipe that does not say otherwise. */
-export const defaultKv: KvSettings = { bits: 0, rope: 'pre', clip: 1 };
+export const defaultKv: KvSettings = { bits: 0, rope: 'pre', clip: 1, form: 'growing' };
 
 /** Override that every recipe here starts from. */
 export const keepLmHead: Override = {

@@ -203,6 +203,7 @@ describe(`QuantKvAttention kernels (seed ${seed})`, () => {
 const outputs: readonly [string, NonNullable<KvCase['output']>][] = [
   ['one scale a token', { format: 's8', groupSize: 0, outlierChannels: 0, clip: 1 }],
   ['groups across heads', { format: 's4', groupSize: 80, outlierChannels: 0, clip: 0.9, withoutY: true }],
+  ['sign and magnitude', { format: 's4_e4m3', groupSize: 32, outlierChannels: 0, clip: 1, withoutY: true }],
   ['minifloats', { format: 'e4m3', groupSize: 0, outlierChannels: 0, clip: 1, withoutY: true }],
   [
     'sorted channels with outliers',

@@ -19,7 +19,13 @@ import { sqnr, zooPath } from '../helpers/zoo.js';
 const ids = [1, 200, 3, 77, 5, 6, 130, 8, 9, 40];
 const batch = 2;
 
-function feed(input: InferenceSession['inputMetadata'][number], start: number, count: number): Tensor {
+/** @param capacity tokens that a cache in place has room for; 0 for caches that grow */
+function feed(
+  input: InferenceSession['inputMetadata'][number],
+  start: number,
+  count: number,
+  capacity: number,
+): Tensor {
   if (!input.isTensor) throw new Error(`input ${input.name} is no tensor`);
   const int64 = (width: number, value: (b: number, i: number) => number) => {
     const values = Array.from({ length: batch * width }, (_, i) => BigInt(value(Math.floor(i / width), i % width)));
@@ -27,15 +33,17 @@ function feed(input: InferenceSession['inputMetadata'][number], start: number, c
   };
   if (input.name === 'input_ids') return int64(count, (b, i) => (ids[start + i]! + 11 * b) % 256);
   if (input.name === 'position_ids') return int64(count, (_, i) => start + i);
-  if (input.name === 'attention_mask') return int64(start + count, () => 1);
+  if (input.name === 'attention_mask') return int64(capacity || start + count, (_, i) => (i < start + count ? 1 : 0));
   const [, heads, , size] = input.shape;
-  const empty = { uint8: new Uint8Array(0), float16: new Uint16Array(0), float32: new Float32Array(0) };
-  const data = empty[input.type as keyof typeof empty];
-  return new Tensor(input.type as 'uint8', data as Uint8Array, [batch, Number(heads), 0, Number(size)]);
+  const elements = batch * Number(heads) * capacity * Number(size);
+  const types = { uint8: Uint8Array, float16: Uint16Array, float32: Float32Array };
+  // What a buffer holds before it is used must not matter.
+  const data = new types[input.type as keyof typeof types](elements).fill(0x7f);
+  return new Tensor(input.type as 'uint8', data as Uint8Array, [batch, Number(heads), capacity, Number(size)]);
 }
 
 /** Logits of all tokens, run in pieces. */
-async function logitsOf(path: string, pieces: readonly number[]): Promise<Float32Array> {
+async function logitsOf(path: string, pieces: readonly number[], capacity = 0): Promise<Float32Array> {
   const session = await InferenceSession.create(path, { intraOpNumThreads: 1, logSeverityLevel: 3 });
   const rows: number[] = [];
   let present: Readonly<Record<string, Tensor>> = {};
@@ -43,7 +51,8 @@ async function logitsOf(path: string, pieces: readonly number[]): Promise<Float3
   for (const count of pieces) {
     const feeds: Feeds = {};
     for (const input of session.inputMetadata)
-      feeds[input.name] = present[input.name.replace('past_key_values', 'present')] ?? feed(input, start, count);
+      feeds[input.name] =
+        present[input.name.replace('past_key_values', 'present')] ?? feed(input, start, count, capacity);
     present = (await session.run(feeds)) as Record<string, Tensor>;
     const { type, data } = present['logits']!;
     rows.push(...(type === 'float16' ? fromFloat16Array(data as unknown as Uint16Array) : (data as Float32Array)));
@@ -110,11 +119,27 @@ describe('passes: a quantized cache', () => {
     const { heads, kvHeads, headDim } = presets['tiny']!;
     ok(heads >= kvHeads);
     deepEqual(first, {
-      ...{ layer: 0, kind: 'key', bits: 4, rope: 'pre', past: 'past_key_values.0.key', present: 'present.0.key' },
+      ...{ layer: 0, kind: 'key', bits: 4, rope: 'pre', form: 'growing' },
+      ...{ past: 'past_key_values.0.key', present: 'present.0.key' },
       ...{ past_param: 'past_key_values.0.key_param', present_param: 'present.0.key_param' },
     });
     const input = model.graph.inputs.find(({ name }) => name === first!.past)!;
     deepEqual([input.dtype, input.shape?.[1], input.shape?.[3]], ['uint8', kvHeads, headDim / 2]);
+  });
+
+  it('stays in place if the recipe says so, and gives the same logits bit for bit', async () => {
+    const make = tiny({ attention: 'gqa' });
+    await rewritten(make, []);
+    const growing = await logitsOf(folder.path('small.onnx'), [7, 1, 1, 1]);
+    const model = await rewritten(make, ['kv.form=in_place']);
+    const [entry] = readCaches(model);
+    const [past, present] = [entry!.past, entry!.present].map((name) =>
+      [...model.graph.inputs, ...model.graph.outputs].find((value) => value.name === name),
+    );
+    equal(entry!.form, 'in_place');
+    deepEqual(present!.shape!.slice(1), past!.shape!.slice(1));
+    equal(past!.shape![2], 'kv_capacity');
+    deepEqual(await logitsOf(folder.path('small.onnx'), [7, 1, 1, 1], 16), growing);
   });
 
   it('goes together with quantized layers, merged or not', async () => {

@@ -39,7 +39,8 @@ describe('plan: key and value caches', () => {
     deepEqual(plan.caches, [
       ...[0, 1].map((layer) => ({
         ...{ site: layer ? 'node_Softmax_385' : 'node_Softmax_239', layer, decision: 'quantize' },
-        ...{ bits: 4, rope: 'pre', clip: 1, bytesPerToken: 48, floatBytesPerToken: 256, notes: ['keys before RoPE'] },
+        ...{ bits: 4, rope: 'pre', clip: 1, form: 'growing' },
+        ...{ bytesPerToken: 48, floatBytesPerToken: 256, notes: ['keys before RoPE'] },
       })),
     ]);
     deepEqual(parsePlan(JSON.parse(JSON.stringify(plan)), 'plan.json'), plan);

@@ -76,8 +76,13 @@ describe('recipes', () => {
 
   it('leave the cache alone unless asked, each setting on its own', () => {
     equal(kvSettings(atom).bits, 0);
-    deepEqual(kvSettings(findRecipe('atom-w4a4kv4')), { bits: 4, rope: 'pre', clip: 1 });
-    deepEqual(kvSettings(withSettings(atom, ['kv.bits=8', 'kv.rope=post'])), { bits: 8, rope: 'post', clip: 1 });
+    deepEqual(kvSettings(findRecipe('atom-w4a4kv4')), { bits: 4, rope: 'pre', clip: 1, form: 'growing' });
+    deepEqual(kvSettings(withSettings(atom, ['kv.bits=8', 'kv.rope=post'])), {
+      bits: 8,
+      rope: 'post',
+      clip: 1,
+      form: 'growing',
+    });
     throws(() => withSettings(atom, ['kv.bits=5']), usage(/value is 5, expected 0 \| 4 \| 8/));
   });
 
