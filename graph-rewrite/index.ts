@@ -13,6 +13,7 @@ import { applyPlan, type RewriteReport } from './passes/index.js';
 import { makePlan, type Plan, type StatsByValue } from './plan/index.js';
 import { needsStatistics, type Recipe } from './recipes/index.js';
 import type { Rounded, RoundedLayer } from './round/index.js';
+import type { BudgetResult } from './sensitivity/index.js';
 
 export { analyze, type Analysis, type InputGroup, type LinearSite } from './analyze/index.js';
 export {
@@ -35,6 +36,7 @@ export {
   type CreateSession,
   type ModelSession,
 } from './lm/index.js';
+export { keepWithinBudget, type BudgetResult, type MeasureOptions } from './sensitivity/index.js';
 export { compareModels, type Comparison } from './verify/index.js';
 export type { Model } from './ir/index.js';
 export { loadModel } from './onnx/read.js';
@@ -52,6 +54,8 @@ export interface RewriteOptions {
   readonly recipe: Recipe;
   /** Decisions made before; takes the place of recipe and calibration. */
   readonly plan?: Plan;
+  /** Changes the recipe by what the model loses under it; see `keepWithinBudget`. */
+  readonly refine?: (recipe: Recipe, stats: StatsByValue | undefined) => Promise<BudgetResult>;
   /** Collects statistics of the float model, if the recipe needs them; see `calibrate`. */
   readonly calibrate?: (model: Model, analysis: Analysis) => Promise<StatsByValue>;
   /** Rounds the weights that the plan gives to GPTQ; see `roundWeights`. */
@@ -79,10 +83,10 @@ export interface RewriteResult {
  * @throws usage error if the recipe needs calibration and nothing can give it
  */
 export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
-  const { input, output, recipe, signal, onProgress } = options;
+  const { input, output, signal, onProgress } = options;
   const model = loadModel(input);
   const analysis = analyze(model);
-  const plan = options.plan ?? makePlan(analysis, await statistics(model, analysis, options), recipe, model);
+  const plan = options.plan ?? (await decide(model, analysis, options));
   throwIfAborted(signal, 'rewrite');
   if (output === undefined) return { plan, model };
   const rounded = plan.predicted.rounding && (await options.round?.(model, analysis, plan));
@@ -94,6 +98,13 @@ export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
     ...(onProgress ? { progress: onProgress } : {}),
   });
   return { plan, model, report, saved, ...(rounded ? { rounded: rounded.layers } : {}) };
+}
+
+async function decide(model: Model, analysis: Analysis, options: RewriteOptions): Promise<Plan> {
+  const stats = await statistics(model, analysis, options);
+  if (!options.refine) return makePlan(analysis, stats, options.recipe, model);
+  const { recipe, report } = await options.refine(options.recipe, stats);
+  return { ...makePlan(analysis, stats, recipe, model), budget: report };
 }
 
 async function statistics(

@@ -13,6 +13,7 @@ const rules = [
   ['graph-rewrite/calibrate', ['graph-rewrite', 'ops', 'types:native/js']],
   ['graph-rewrite/lm', ['graph-rewrite', 'ops', 'types:native/js']],
   ['graph-rewrite/round', ['graph-rewrite', 'ops', 'types:native/js']],
+  ['graph-rewrite/sensitivity', ['graph-rewrite', 'ops', 'types:native/js']],
   ['graph-rewrite/verify', ['graph-rewrite', 'ops', 'types:native/js']],
   ['graph-rewrite', ['graph-rewrite', 'ops']],
 ];

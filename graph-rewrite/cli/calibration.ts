@@ -22,10 +22,18 @@ export interface CalibrationOptions {
   readonly calibrationWindows?: number;
 }
 
-/** Refuses a recipe that sorts channels, or rounds by GPTQ, without data for that; says what to give. */
-export function requireCalibration(recipe: Recipe, { calibration, tokenizer }: CalibrationOptions): void {
+/**
+ * Refuses a recipe that sorts channels, or rounds by GPTQ, without data for that; says what to give.
+ * @param budget the loss is measured on the data too
+ */
+export function requireCalibration(
+  recipe: Recipe,
+  { calibration, tokenizer }: CalibrationOptions,
+  budget: boolean,
+): void {
   if (calibration === undefined) {
-    if (!needsCalibration(recipe)) return;
+    if (!needsCalibration(recipe) && !budget) return;
+    if (budget) throw usageError('--calibration', 'none given, expected data to measure the loss on for --budget');
     throw usageError(
       '--calibration',
       `none given, expected data for recipe "${recipe.name}", which ${needsStatistics(recipe) ? 'sorts channels' : 'rounds weights'} by what flows through them`,

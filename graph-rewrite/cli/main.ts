@@ -88,6 +88,11 @@ function buildProgram(state: { exitCode: number }): Command {
       'windows of 512 tokens to calibrate on (default: 64, or what the text holds)',
       wholeNumber('--calibration-windows', 1),
     )
+    .option(
+      '--budget <nats>',
+      'keep the layers that lose most at 8 bits until the predicted KL divergence per token is below this',
+      finiteNumber('--budget', 0),
+    )
     .option('--plan <file>', 'carry out a plan written by --dry-run')
     .option('--dry-run', 'show what would be done and write no model; with -o FILE.json write the plan')
     .option('--force', 'replace an existing output')

@@ -1,5 +1,12 @@
 /** What a rewrite did, for people: layers by what became of them, sizes, and what it took. */
-import { explain, type Plan, type PlanCache, type PlanSite, type RoundingCost } from '../plan/index.js';
+import {
+  explain,
+  type BudgetReport,
+  type Plan,
+  type PlanCache,
+  type PlanSite,
+  type RoundingCost,
+} from '../plan/index.js';
 import type { RoundedLayer } from '../round/index.js';
 import { formatBytes, formatSeconds, plural } from './ui/format.js';
 import { table } from './ui/table.js';
@@ -26,6 +33,8 @@ export interface RewriteSummary {
   /** What became of key and value caches, if the recipe is about them. */
   readonly caches?: readonly PlanCache[];
   readonly bitsPerWeight: Bits;
+  /** With --budget. */
+  readonly budget?: BudgetReport;
   /** With GPTQ. */
   readonly rounding?: { readonly calibration: string; readonly layers: readonly RoundedLayer[] };
   readonly seconds: number;
@@ -44,6 +53,7 @@ export function describeResult(result: RewriteSummary, plan: Plan): string {
   return [
     sitesByOutcome(plan.sites),
     ...(plan.caches ? ['', cachesByOutcome(plan.caches)] : []),
+    ...(result.budget ? ['', describeBudget(result.budget)] : []),
     ...(result.rounding ? ['', describeRounding(result.rounding.layers)] : []),
     '',
     `${output.path}: ${formatBytes(output.bytes)}, ${ratio.toFixed(0)} % of the input's ${formatBytes(input.bytes)}`,
@@ -51,6 +61,24 @@ export function describeResult(result: RewriteSummary, plan: Plan): string {
       ? [`linear weights: ${bitsPerWeight.real.toFixed(2)} bits each (planned ${bitsPerWeight.predicted.toFixed(2)})`]
       : []),
     `${formatSeconds(seconds)}, peak memory ${formatBytes(peakRssBytes)}`,
+  ].join('\n');
+}
+
+/** What each group of layers loses on its own, the worst first, and which of them stay at 8 bits for it. */
+function describeBudget({ budget, predicted, groups }: BudgetReport): string {
+  const nats = (loss: number): string => loss.toPrecision(3);
+  return [
+    table(
+      ['layers', 'loss, nats a token', 'at 8 bits'],
+      [...groups]
+        .sort((a, b) => b.loss - a.loss)
+        .map(({ sites, loss, lossAt8Bits }) => [
+          sites.join(', '),
+          nats(loss),
+          lossAt8Bits === undefined ? '-' : nats(lossAt8Bits),
+        ]),
+    ),
+    `predicted loss ${nats(predicted)} nats a token, budget ${budget}`,
   ].join('\n');
 }
 
@@ -81,6 +109,7 @@ export function describePlan(plan: Plan): string {
         each.reason,
       ]),
     ),
+    ...(plan.budget ? ['', describeBudget(plan.budget)] : []),
     '',
     `predicted: linear weights ${formatBytes(linearBytes)}, model ${formatBytes(outputBytes)}`,
     ...(rounding ? [describeCost(rounding)] : []),

@@ -4,6 +4,7 @@ export { makePlan, type StatsByValue } from './make-plan.js';
 export { parsePlan, readPlan } from './parse.js';
 export { decodeOrder, encodeOrder } from './plan.js';
 export type {
+  BudgetReport,
   InputDecision,
   KeptSite,
   Plan,

@@ -27,6 +27,9 @@ const count: Check = (value, at) => {
 const ratio: Check = (value, at) => {
   if (typeof value !== 'number' || !(value > 0 && value <= 1)) throw wrong(at, value, 'a number above 0, at most 1');
 };
+const amount: Check = (value, at) => {
+  if (typeof value !== 'number' || !(value >= 0)) throw wrong(at, value, 'a number from 0');
+};
 const oneOf =
   (...words: readonly unknown[]): Check =>
   (value, at) => {
@@ -119,6 +122,11 @@ const checkPlan = object({
     }),
   ),
   sites: listOf((value, at) => (kept(value) ? keptSite : quantizedSite)(value, at)),
+  'budget?': object({
+    budget: amount,
+    predicted: amount,
+    groups: listOf(object({ sites: listOf(text), weights: count, loss: amount, 'lossAt8Bits?': amount })),
+  }),
   'caches?': listOf((value, at) => (kept(value) ? keptCache : quantizedCache)(value, at)),
   predicted: object({
     linearBytes: count,

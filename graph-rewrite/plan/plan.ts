@@ -131,12 +131,30 @@ export interface RoundingCost {
   readonly productBytes: number;
 }
 
+/** How `--budget` chose the layers that stay at 8 bits; see `sensitivity/`. Losses are KL divergences, nats a token. */
+export interface BudgetReport {
+  readonly budget: number;
+  /** The sum over the groups. */
+  readonly predicted: number;
+  readonly groups: readonly {
+    readonly sites: readonly string[];
+    /** Weights in these layers. */
+    readonly weights: number;
+    /** With only these layers quantized by the recipe. */
+    readonly loss: number;
+    /** With only these layers at 8 bits; absent if they follow the recipe. */
+    readonly lossAt8Bits?: number;
+  }[];
+}
+
 export interface Plan {
   readonly format: 1;
   readonly model: { readonly sha256: string; readonly path: string };
   readonly recipe: Recipe;
   readonly inputs: readonly PlanInput[];
   readonly sites: readonly PlanSite[];
+  /** Only if there was a budget. */
+  readonly budget?: BudgetReport;
   /** Only with a recipe that quantizes the cache. */
   readonly caches?: readonly PlanCache[];
   /** Bytes of all packed weights, and of all tensors of the rewritten model. */

@@ -16,6 +16,7 @@ import type { CommonOptions } from '../main.js';
 import { modelBytes } from '../model-bytes.js';
 import { checkOutput, defaultOutput } from '../output.js';
 import { describePlan, describeResult, keptLayers, strictSentence, type RewriteSummary } from '../report.js';
+import { withinBudget } from '../budget.js';
 import { removeRounded, roundedWeights } from '../rounding.js';
 import { requireModel } from '../session.js';
 
@@ -24,6 +25,7 @@ interface Options extends CommonOptions, CalibrationOptions {
   readonly recipe: string;
   readonly set: readonly string[];
   readonly target: string;
+  readonly budget?: number;
   readonly plan?: string;
   readonly dryRun?: boolean;
   readonly force?: boolean;
@@ -41,13 +43,16 @@ export async function run(context: Context, args: readonly string[], options: Op
   const output = options.output ?? (options.dryRun ? undefined : defaultOutput(path, recipe));
   if (output !== undefined) checkOutput(options.dryRun ? [output] : [output, `${output}_data`], options.force ?? false);
   // A plan has its channel orders; what GPTQ needs is too large for it.
-  if (!reviewed || reviewed.predicted.rounding) requireCalibration(recipe, options);
+  const { budget } = options;
+  if (reviewed && budget !== undefined) throw usageError('--plan, --budget', 'both given, expected one');
+  if (!reviewed || reviewed.predicted.rounding) requireCalibration(recipe, options, budget !== undefined);
 
-  noteUnusedCalibration(context, recipe, options);
+  if (budget === undefined) noteUnusedCalibration(context, recipe, options);
   const { plan, model, saved, rounded } = await rewrite({
     ...{ input: path, recipe, force: options.force ?? false },
     ...(options.dryRun ? {} : { output: output! }),
     ...(reviewed ? { plan: reviewed } : {}),
+    ...(budget === undefined ? {} : { refine: withinBudget(context, path, budget, options) }),
     calibrate: (floats, analysis) => calibrationStats(context, floats, analysis, options),
     round: (floats, analysis, decided) =>
       roundedWeights(context, { path, model: floats, analysis, plan: decided }, output!, options),
@@ -66,6 +71,7 @@ export async function run(context: Context, args: readonly string[], options: Op
     kept,
     ...(rounded ? { rounding: { calibration: options.calibration!, layers: rounded } } : {}),
     ...(plan.caches ? { caches: plan.caches } : {}),
+    ...(plan.budget ? { budget: plan.budget } : {}),
     bitsPerWeight: {
       predicted: size.weights > 0 ? (8 * plan.predicted.linearBytes) / size.weights : 0,
       real: size.bitsPerWeight,

@@ -1,0 +1,79 @@
+/** Keeps the layers that a recipe hurts most at 8 bits, until the loss that is predicted lies within a budget. */
+import { inputError, usageError } from '../../ops/common/errors.js';
+import { isMinifloat } from '../../ops/formats/minifloat.js';
+import { analyze } from '../analyze/index.js';
+import { makePlan, type BudgetReport } from '../plan/index.js';
+import type { Override, Recipe } from '../recipes/index.js';
+import { measureAlone, separateLayers, type MeasureOptions } from './measure.js';
+
+export interface BudgetResult {
+  /** The recipe with an override for every layer that stays at 8 bits. */
+  readonly recipe: Recipe;
+  readonly report: BudgetReport;
+}
+
+/**
+ * Measures what each group of layers costs on its own, and moves the worst to 8 bits one after the other. The prediction is the sum over
+ * all groups, which takes errors of different layers as independent.
+ * @param budget mean KL divergence from the float model, nats a token; about the rise of the log perplexity
+ * @throws usage error for a budget that is no positive number; input error if even 8 bits everywhere miss it
+ */
+export async function keepWithinBudget(recipe: Recipe, budget: number, options: MeasureOptions): Promise<BudgetResult> {
+  if (!(budget > 0 && Number.isFinite(budget))) throw usageError('budget', `is ${budget}, expected a number above 0`);
+  const model = options.load();
+  const groups = separateLayers(makePlan(analyze(model), options.stats, recipe, model));
+  const measured: { sites: readonly string[]; weights: number; loss: number; lossAt8Bits?: number }[] = [];
+  const progress = (extra: number): void =>
+    options.onProgress?.({ stage: 'sensitivity', done: measured.length + extra, total: groups.length + extra });
+  for (const group of groups) {
+    measured.push({ ...group, loss: await measureAlone(group, recipe, options) });
+    progress(0);
+  }
+  const worstFirst = [...measured].sort((a, b) => b.loss - a.loss);
+  const eightBits: Recipe = { ...recipe, overrides: [] as Override[] };
+  const predicted = (): number => measured.reduce((sum, { loss, lossAt8Bits }) => sum + (lossAt8Bits ?? loss), 0);
+  let moved = 0;
+  while (predicted() > budget) {
+    const next = worstFirst[moved];
+    if (!next)
+      throw inputError(
+        'budget',
+        `is ${budget} nats a token, and with all layers at 8 bits the predicted loss is ${predicted().toPrecision(3)}`,
+        'Give a larger one, or a recipe that loses less.',
+      );
+    next.lossAt8Bits = await measureAlone(next, { ...eightBits, ...settingsAt8Bits(recipe) }, options);
+    moved++;
+    progress(moved);
+  }
+  const kept = worstFirst.slice(0, moved);
+  return {
+    recipe: {
+      ...recipe,
+      overrides: [...kept.flatMap((group) => overridesOf(group.sites, recipe)), ...recipe.overrides],
+    },
+    report: { budget, predicted: predicted(), groups: measured },
+  };
+}
+
+function overridesOf(sites: readonly string[], recipe: Recipe): Override[] {
+  const { weight, activation } = settingsAt8Bits(recipe);
+  return sites.map((name) => ({ match: { name }, set: { weight, activation } }));
+}
+
+/**
+ * The 8-bit form of a recipe's layers: one scale a channel and a token for integers, the recipe's groups for floats. Outlier channels stay as
+ * they are; float activations too.
+ */
+function settingsAt8Bits({ weight, activation }: Recipe): Pick<Recipe, 'weight' | 'activation'> {
+  const floats = isMinifloat(weight.format);
+  return {
+    weight: {
+      ...{ format: floats ? 'e4m3' : 's8', groupSize: floats ? weight.groupSize : 0 },
+      ...{ clip: 1, channelGroup: 1, rounding: 'rtn', scaleConstraint: 'none' },
+    },
+    activation: {
+      format: activation.format === 'none' || isMinifloat(activation.format) ? activation.format : 's8',
+      ...{ groupSize: 0, clip: 1 },
+    },
+  };
+}

@@ -1,0 +1,2 @@
+export { keepWithinBudget, type BudgetResult } from './budget.js';
+export { measureAlone, separateLayers, type MeasureOptions, type SensitiveLayers } from './measure.js';

@@ -1,0 +1,70 @@
+import { analyze } from '../analyze/index.js';
+import type { Model } from '../ir/model.js';
+import type { CreateSession, Feeds, OnProgress } from '../lm/session.js';
+import { throwIfAborted } from '../lm/session.js';
+import { applyPlan } from '../passes/index.js';
+import { makePlan, type Plan, type StatsByValue } from '../plan/index.js';
+import type { Recipe } from '../recipes/index.js';
+import { compareModels } from '../verify/index.js';
+
+export interface MeasureOptions {
+  /** Reads the float model; every measurement changes a copy of its own. */
+  readonly load: () => Model;
+  readonly stats: StatsByValue | undefined;
+  /** A few windows; gone through twice for every input. */
+  readonly feeds: Iterable<Feeds>;
+  readonly createSession: CreateSession;
+  readonly onProgress?: OnProgress | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Layers that share a quantized input; they are kept or quantized together. */
+export interface SensitiveLayers {
+  readonly sites: readonly string[];
+  /** Weights in them. */
+  readonly weights: number;
+}
+
+/**
+ * What a recipe costs when only these layers follow it and all others stay float: mean KL divergence of the predictions from the float
+ * model's, nats a token, weights rounded to nearest. Measured by running that model, so weight and activation errors both count.
+ */
+export async function measureAlone(
+  layers: SensitiveLayers,
+  recipe: Recipe,
+  { load, stats, feeds, createSession, signal }: MeasureOptions,
+): Promise<number> {
+  throwIfAborted(signal, 'sensitivity');
+  const rewritten = load();
+  const analysis = analyze(rewritten);
+  const others = analysis.linears.filter(({ name }) => !layers.sites.includes(name));
+  const alone: Recipe = {
+    ...recipe,
+    weight: { ...recipe.weight, rounding: 'rtn' },
+    kv: { ...recipe.kv, bits: 0 },
+    overrides: [
+      ...others.map(({ name }) => ({ match: { name }, keep: 'measured on its own' })),
+      ...recipe.overrides.map(roundedToNearest),
+    ],
+  };
+  applyPlan(rewritten, makePlan(analysis, stats, alone, rewritten), analysis);
+  const compared = await compareModels({
+    ...{ reference: load(), rewritten, feeds, createSession, layerRuns: 0 },
+    ...(signal ? { signal } : {}),
+  });
+  return compared.klDivergence;
+}
+
+function roundedToNearest(override: Recipe['overrides'][number]): Recipe['overrides'][number] {
+  if (!override.set?.weight) return override;
+  return { ...override, set: { ...override.set, weight: { ...override.set.weight, rounding: 'rtn' } } };
+}
+
+/** The layers of a plan that can be quantized apart from the others, in graph order. */
+export function separateLayers({ inputs, sites }: Pick<Plan, 'inputs' | 'sites'>): SensitiveLayers[] {
+  const weightsOf = new Map(sites.map(({ site, K, N }) => [site, K * N]));
+  return inputs.map((input) => ({
+    sites: input.sites,
+    weights: input.sites.reduce((sum, site) => sum + (weightsOf.get(site) ?? 0), 0),
+  }));
+}
