@@ -75,6 +75,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("cudaFacts", CudaFactsToJs);
   add("gptq", GptqRound);
   add("quadraticForm", OfflineQuadraticForm);
+  add("lowRank", OfflineLowRank);
   return exports;
 }
 

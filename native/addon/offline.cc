@@ -8,6 +8,7 @@
 
 #include "js_loop.h"
 #include "native/offline/gptq.h"
+#include "native/offline/low_rank.h"
 #include "native/offline/quadratic_form.h"
 #include "task_queue.h"
 
@@ -162,7 +163,51 @@ class QuadraticFormJob final : public Job {
   double result_ = 0.0;
 };
 
+class LowRankJob final : public Job {
+ public:
+  LowRankJob(Napi::Env env, std::shared_ptr<OfflineThread> thread, Napi::Float32Array matrix,
+             const offline::LowRankSpec& spec)
+      : Job(env),
+        thread_(std::move(thread)),
+        spec_(spec),
+        matrix_(matrix.Data()),
+        kept_(Napi::Persistent(matrix)),
+        up_(spec.rows * spec.rank),
+        down_(spec.rank * spec.cols) {}
+
+  void Execute() override { offline::LowRank(spec_, matrix_, up_.data(), down_.data(), &thread_->cancel()); }
+
+  Napi::Value Resolve(Napi::Env env) override {
+    auto out = Napi::Object::New(env);
+    const auto floats = [&](const std::vector<float>& from) {
+      auto array = Napi::Float32Array::New(env, from.size());
+      std::copy(from.begin(), from.end(), array.Data());
+      return array;
+    };
+    out.Set("up", floats(up_));
+    out.Set("down", floats(down_));
+    return out;
+  }
+
+ private:
+  const std::shared_ptr<OfflineThread> thread_;
+  const offline::LowRankSpec spec_;
+  const float* const matrix_;
+  Napi::Reference<Napi::Float32Array> kept_;  // the array that the thread reads
+  std::vector<float> up_, down_;
+};
+
 }  // namespace
+
+Napi::Value OfflineLowRank(const Napi::CallbackInfo& info) {
+  const auto loop = JsLoop::Of(info.Env());
+  auto thread = std::make_shared<OfflineThread>(loop);
+  const auto integer = [&](size_t index) { return info[index].As<Napi::Number>().Int64Value(); };
+  return loop->Start(thread->queue(),
+                     std::make_unique<LowRankJob>(
+                         info.Env(), thread, info[0].As<Napi::Float32Array>(),
+                         offline::LowRankSpec{integer(1), integer(2), integer(3), static_cast<int>(integer(4))}));
+}
 
 Napi::Value OfflineQuadraticForm(const Napi::CallbackInfo& info) {
   const auto loop = JsLoop::Of(info.Env());

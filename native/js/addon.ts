@@ -142,4 +142,15 @@ export interface Addon {
   gptq(weights: Float32Array, hessian: Float32Array, spec: GptqSpec): Promise<GptqResult>;
   /** tr(D·H·Dᵀ) of rows D [n, cols] and a symmetric matrix H [cols, cols]: what a change D of weights costs. */
   quadraticForm(rows: Float32Array, matrix: Float32Array, cols: number, threads: number): Promise<number>;
+  /**
+   * The best approximation up·down of a matrix [rows, cols] by one of rank `rank` (at most its smaller side): U·√S [rows, rank] and
+   * √S·Vᵀ [rank, cols] of its singular value decomposition.
+   */
+  lowRank(
+    matrix: Float32Array,
+    rows: number,
+    cols: number,
+    rank: number,
+    threads: number,
+  ): Promise<{ readonly up: Float32Array; readonly down: Float32Array }>;
 }
