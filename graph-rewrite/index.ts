@@ -116,8 +116,8 @@ async function statistics(
   if (!calibrate)
     throw usageError(
       `recipe "${recipe.name}"`,
-      'sorts channels and there is no calibration, expected text or recorded feeds',
-      'Give --calibration, or set outliers=none.',
+      'sorts or smooths channels and there is no calibration, expected text or recorded feeds',
+      'Give --calibration, or set outliers=none and smooth=none.',
     );
   return calibrate(model, analysis);
 }

@@ -25,6 +25,8 @@ export interface CalibrateOptions {
   /** One run each; see `textFeeds` and `recordedFeeds`. */
   readonly feeds: Iterable<Feeds> | AsyncIterable<Feeds>;
   readonly createSession: CreateSession;
+  /** Whether statistics hold sample rows too. */
+  readonly samples?: boolean;
   /** How many feeds there are, for progress. */
   readonly total?: number;
   readonly onProgress?: OnProgress | undefined;
@@ -39,13 +41,13 @@ export interface CalibrateOptions {
  * @returns statistics by value name
  */
 export async function calibrate(options: CalibrateOptions): Promise<Map<string, ChannelStats>> {
-  const { model, analysis, createSession, signal } = options;
+  const { model, analysis, createSession, samples = false, signal } = options;
   const targets = analysis.inputs.filter(
     ({ input, linears }) => input.graph === model.graph && linears.some((site) => site.quantizable),
   );
   if (targets.length === 0) return new Map();
   throwIfAborted(signal, 'calibration');
-  const { taps, remove } = addTaps(model, targets);
+  const { taps, remove } = addTaps(model, targets, samples);
   let session: ModelSession;
   try {
     session = await openModel(model, createSession);
@@ -65,7 +67,10 @@ async function collect(
   { feeds, total = 0, onProgress, signal }: CalibrateOptions,
 ): Promise<Map<string, ChannelStats>> {
   const sums = taps.map((tap) => new StatsAccumulator(tap.channels));
-  const fetches = taps.flatMap(({ squares, magnitudes, absMax, shape }) => [squares, magnitudes, absMax, shape]);
+  const fetches = taps.flatMap(({ squares, magnitudes, absMax, shape, samples }) => [
+    ...[squares, magnitudes, absMax, shape],
+    ...(samples === undefined ? [] : [samples]),
+  ]);
   let done = 0;
   for await (const feed of feeds) {
     throwIfAborted(signal, 'calibration');
@@ -86,6 +91,7 @@ function addRun(sums: StatsAccumulator, tap: Tap, outputs: Record<string, Tensor
     squares: floats(tap.squares),
     magnitudes: floats(tap.magnitudes),
     absMax: floats(tap.absMax),
+    samples: tap.samples === undefined ? undefined : floats(tap.samples),
   });
   if (bad === undefined) return;
   throw inputError(

@@ -10,6 +10,8 @@ export interface ChannelStats {
   readonly absMax: Float32Array;
   /** Mean of |x| over the rows of a run, the largest over all runs (Atom's `abs_mean`). */
   readonly absMean: Float64Array;
+  /** Some of the rows as they are, [rows, channels], spread over all runs; only where they were asked for. */
+  readonly samples?: Float32Array;
 }
 
 /** Sums of one run, each [channels]. */
@@ -18,6 +20,8 @@ export interface RunSums {
   readonly squares: Float32Array;
   readonly magnitudes: Float32Array;
   readonly absMax: Float32Array;
+  /** [rows, channels]. */
+  readonly samples?: Float32Array | undefined;
 }
 
 /** Adds up runs in double. */
@@ -26,6 +30,7 @@ export class StatsAccumulator {
   readonly #squares: Float64Array;
   readonly #absMean: Float64Array;
   readonly #absMax: Float32Array;
+  readonly #samples: Float32Array[] = [];
   #rows = 0;
 
   constructor(channels: number) {
@@ -36,7 +41,7 @@ export class StatsAccumulator {
   }
 
   /** @returns the first channel that is not finite in this run, which is then not added */
-  add({ rows, squares, magnitudes, absMax }: RunSums): number | undefined {
+  add({ rows, squares, magnitudes, absMax, samples }: RunSums): number | undefined {
     for (let c = 0; c < this.channels; c++) {
       if (!Number.isFinite(squares[c]! + magnitudes[c]!)) return c;
     }
@@ -46,6 +51,7 @@ export class StatsAccumulator {
       this.#absMax[c] = Math.max(this.#absMax[c]!, absMax[c]!);
     }
     this.#rows += rows;
+    if (samples) this.#samples.push(samples);
     return undefined;
   }
 
@@ -57,6 +63,17 @@ export class StatsAccumulator {
       meanSquare: this.#squares.map((sum) => sum / this.#rows),
       absMax: this.#absMax,
       absMean: this.#absMean,
+      ...(this.#samples.length > 0 ? { samples: joined(this.#samples) } : {}),
     };
   }
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }

@@ -7,14 +7,16 @@ import type { ChannelStats } from './stats.js';
 
 const parts = ['rows', 'mean_square', 'abs_max', 'abs_mean'] as const;
 
-/** Writes statistics as a `.npz` file that numpy reads too: `<value>/mean_square`, `…/abs_max`, `…/abs_mean`, `…/rows`. */
+/** Writes statistics as a `.npz` file that numpy reads too: `<value>/mean_square`, `…/abs_max`, `…/abs_mean`, `…/rows`, `…/samples` if there are any. */
 export function saveStats(path: string, stats: ReadonlyMap<string, ChannelStats>): void {
   const arrays = new Map<string, NpyArray>();
-  for (const [name, { channels, rows, meanSquare, absMax, absMean }] of stats) {
+  for (const [name, { channels, rows, meanSquare, absMax, absMean, samples }] of stats) {
     arrays.set(`${name}/rows`, { dtype: 'float64', shape: [], data: Float64Array.of(rows) });
     arrays.set(`${name}/mean_square`, { dtype: 'float64', shape: [channels], data: meanSquare });
     arrays.set(`${name}/abs_max`, { dtype: 'float32', shape: [channels], data: absMax });
     arrays.set(`${name}/abs_mean`, { dtype: 'float64', shape: [channels], data: absMean });
+    if (samples)
+      arrays.set(`${name}/samples`, { dtype: 'float32', shape: [samples.length / channels, channels], data: samples });
   }
   writeFileSync(path, writeNpz(arrays));
 }
@@ -34,7 +36,11 @@ export function loadStats(path: string): Map<string, ChannelStats> {
       absMean instanceof Float64Array
     ))
       throw inputError(path, `lacks a part of "${name}", expected ${parts.join(', ')}`);
-    stats.set(name, { inputValue: name, channels: meanSquare.length, rows: rows[0]!, meanSquare, absMax, absMean });
+    const samples = arrays.get(`${name}/samples`)?.data;
+    stats.set(name, {
+      ...{ inputValue: name, channels: meanSquare.length, rows: rows[0]!, meanSquare, absMax, absMean },
+      ...(samples instanceof Float32Array ? { samples } : {}),
+    });
   }
   if (stats.size === 0) throw inputError(path, 'holds no statistics, expected a file written by calibration');
   return stats;

@@ -6,7 +6,7 @@ import type { Graph } from '../ir/graph.js';
 import type { Model } from '../ir/model.js';
 import type { Node } from '../ir/node.js';
 import { tensorOf } from '../ir/tensor.js';
-import type { Value } from '../ir/value.js';
+import type { Dim, Value } from '../ir/value.js';
 
 export class TapGraph {
   readonly #graph: Graph;
@@ -33,6 +33,15 @@ export class TapGraph {
     return this.add(opType, name, [value], { keepdims, axes: ints([0]) });
   }
 
+  /** Every `step`-th row, counted from the last one, so that there is at least one. Steps need opset 10; before, the last row alone. */
+  everyRow(step: number, name: string, rows: Value): Value {
+    const [start, end] = [-1, -(2 ** 31)];
+    if (this.#opset < 10)
+      return this.add('Slice', name, [rows], { axes: ints([0]), starts: ints([start]), ends: ints([2 ** 31 - 1]) });
+    const bounds = [[start], [end], [0], [-step]].map((each) => this.#integers(each));
+    return this.add('Slice', name, [rows, ...bounds]);
+  }
+
   add(opType: string, name: string, inputs: readonly Value[], attributes: Record<string, Attribute> = {}): Value {
     const node = this.#graph.addNode({
       opType,
@@ -46,7 +55,7 @@ export class TapGraph {
   }
 
   /** Makes a value a graph output; returns its name. */
-  output(value: Value, dtype: DType, shape: readonly number[]): string {
+  output(value: Value, dtype: DType, shape: readonly Dim[]): string {
     value.dtype = dtype;
     value.shape = shape;
     this.#graph.addOutput(value);

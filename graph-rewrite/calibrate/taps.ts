@@ -12,6 +12,8 @@ export interface Tap {
   readonly absMax: string;
   /** Shape [rows, channels]. */
   readonly shape: string;
+  /** Some rows, if they were asked for. */
+  readonly samples?: string;
 }
 
 /** The reductions in a model, until `remove` restores it as it was. */
@@ -29,14 +31,22 @@ export interface Taps {
  *                                         └─ Shape
  *
  * Not ReduceSumSquare: ONNX Runtime has a fast path for sums over rows, and none for that.
+ * @param samples whether to hand out every {@link sampleStep}-th row too
  */
-export function addTaps(model: Model, inputs: readonly { readonly input: Value; readonly K: number }[]): Taps {
+export function addTaps(
+  model: Model,
+  inputs: readonly { readonly input: Value; readonly K: number }[],
+  samples: boolean,
+): Taps {
   const graph = new TapGraph(model);
-  const taps = inputs.map(({ input, K }) => addTap(graph, input, K));
+  const taps = inputs.map(({ input, K }) => addTap(graph, input, K, samples));
   return { taps, remove: () => graph.remove() };
 }
 
-function addTap(graph: TapGraph, value: Value, channels: number): Tap {
+/** One row in so many is a sample: 128 of the default 64 windows of 512 tokens. */
+const sampleStep = 256;
+
+function addTap(graph: TapGraph, value: Value, channels: number, samples: boolean): Tap {
   const name = `${value.name}/calibrate`;
   const floats = graph.rows(name, value, channels);
   const squares = graph.add('Mul', name, [floats, floats]);
@@ -48,5 +58,8 @@ function addTap(graph: TapGraph, value: Value, channels: number): Tap {
     magnitudes: graph.output(graph.reduce('ReduceSum', name, magnitudes), 'float32', [channels]),
     absMax: graph.output(graph.reduce('ReduceMax', name, magnitudes), 'float32', [channels]),
     shape: graph.output(graph.add('Shape', name, [floats]), 'int64', [2]),
+    ...(samples
+      ? { samples: graph.output(graph.everyRow(sampleStep, name, floats), 'float32', [undefined, channels]) }
+      : {}),
   };
 }

@@ -12,7 +12,7 @@ import {
 import type { Analysis } from '../analyze/index.js';
 import type { Model } from '../ir/index.js';
 import { loadTokenizer, readTokens } from '../lm/index.js';
-import { needsCalibration, needsStatistics, type Recipe } from '../recipes/index.js';
+import { needsCalibration, needsSamples, needsStatistics, type Recipe } from '../recipes/index.js';
 import type { Context } from './context.js';
 import { sessionFactory } from './session.js';
 
@@ -36,8 +36,8 @@ export function requireCalibration(
     if (budget) throw usageError('--calibration', 'none given, expected data to measure the loss on for --budget');
     throw usageError(
       '--calibration',
-      `none given, expected data for recipe "${recipe.name}", which ${needsStatistics(recipe) ? 'sorts channels' : 'rounds weights'} by what flows through them`,
-      'Give --calibration TEXT.txt --tokenizer tokenizer.json, or --calibration IDS.npy, or --calibration FEEDS.npz; or choose a recipe without outliers and with weight.rounding=rtn.',
+      `none given, expected data for recipe "${recipe.name}", which ${needsStatistics(recipe) ? 'sorts or smooths channels' : 'rounds weights'} by what flows through them`,
+      'Give --calibration TEXT.txt --tokenizer tokenizer.json, or --calibration IDS.npy, or --calibration FEEDS.npz; or choose a recipe without outliers and smoothing and with weight.rounding=rtn.',
     );
   }
   if (!statSync(calibration, { throwIfNoEntry: false })) {
@@ -51,19 +51,21 @@ export function requireCalibration(
 /** Says so when data were given that the recipe has no use for. */
 export function noteUnusedCalibration(context: Context, recipe: Recipe, { calibration }: CalibrationOptions): void {
   if (calibration === undefined || needsCalibration(recipe)) return;
-  context.note(`--calibration: not needed, recipe "${recipe.name}" neither sorts channels nor rounds by GPTQ`);
+  context.note(`--calibration: not needed, recipe "${recipe.name}" neither sorts nor smooths channels, nor rounds by GPTQ`);
 }
 
-/** Runs the float model on the data. */
+/** Runs the float model on the data, for what the recipe needs of it. */
 export async function calibrationStats(
   context: Context,
   model: Model,
   analysis: Analysis,
+  recipe: Recipe,
   options: CalibrationOptions,
 ): Promise<Map<string, ChannelStats>> {
   const feeds = openFeeds(model, options);
   return calibrate({
     ...{ model, analysis, feeds },
+    samples: needsSamples(recipe),
     total: feeds.count,
     createSession: await sessionFactory(),
     onProgress: context.progress,

@@ -93,15 +93,23 @@ export function packAlike(a: Packing, b: Packing): boolean {
     a.sources.length === b.sources.length &&
     a.sources.every((source, i) => sameSource(source, b.sources[i]!)) &&
     specKeys.every((key) => a.spec[key] === b.spec[key]) &&
-    sameOrder(a.spec.columnOrder, b.spec.columnOrder)
+    sameNumbers(a.spec.columnOrder, b.spec.columnOrder)
   );
 }
 
 function sameSource(a: WeightSource, b: WeightSource): boolean {
-  return a.weight === b.weight && a.layout === b.layout && sameOrder(a.rowOrder, b.rowOrder);
+  return (
+    a.weight === b.weight &&
+    a.layout === b.layout &&
+    sameNumbers(a.rowOrder, b.rowOrder) &&
+    sameNumbers(a.smooth?.columns, b.smooth?.columns) &&
+    sameNumbers(a.smooth?.rows, b.smooth?.rows)
+  );
 }
 
-function sameOrder(a: Int32Array | undefined, b: Int32Array | undefined): boolean {
+type Numbers = Int32Array | Float32Array | undefined;
+
+function sameNumbers(a: Numbers, b: Numbers): boolean {
   return (
     a === b || (a !== undefined && b !== undefined && a.length === b.length && a.every((each, i) => each === b[i]))
   );

@@ -8,6 +8,16 @@ export interface WeightSource {
   readonly layout: 'KN' | 'NK';
   /** Output row i is row rowOrder[i] of the weight; may also select fewer rows. */
   readonly rowOrder?: Int32Array;
+  /** What smoothing makes of the weight; see {@link Smoothed}. */
+  readonly smooth?: Smoothed;
+}
+
+/** Factors that smoothing folds into a weight, positive, in natural order. */
+export interface Smoothed {
+  /** Of the input channels, which arrive divided by them: column k is multiplied by columns[k]. */
+  readonly columns?: Float32Array | undefined;
+  /** Of the output channels, which are to leave divided by them: row n is divided by rows[n]. */
+  readonly rows?: Float32Array | undefined;
 }
 
 /** Floats read at once. */
@@ -23,8 +33,21 @@ export function sizeOf({ weight, layout, rowOrder }: WeightSource): { N: number;
   return { N: rowOrder?.length ?? N, K };
 }
 
-/** A function that gives row n in natural column order; the view it returns holds until the next call. */
+/** A function that gives row n in natural column order, smoothed; the view it returns holds until the next call. */
 export function rowReader(source: WeightSource): (n: number) => Float32Array {
+  const read = plainReader(source);
+  const { rowOrder, smooth: { columns, rows } = {} } = source;
+  if (!columns && !rows) return read;
+  const out = new Float32Array(sizeOf(source).K);
+  return (n) => {
+    const row = read(n);
+    const inverse = rows ? 1 / rows[rowOrder ? rowOrder[n]! : n]! : 1;
+    for (let k = 0; k < out.length; k++) out[k] = row[k]! * (columns ? columns[k]! * inverse : inverse);
+    return out;
+  };
+}
+
+function plainReader(source: WeightSource): (n: number) => Float32Array {
   const { weight, layout, rowOrder } = source;
   const { K } = sizeOf(source);
   const rows = layout === 'KN' ? transposed(weight) : weight.read ? undefined : readFloats(weight);

@@ -12,6 +12,8 @@ export interface Correspondence {
   readonly channels: number;
   /** Channel i of this part of the product is channel order[i] of the layer; absent for natural order. */
   readonly order?: Int32Array | undefined;
+  /** Channel n of the layer is factors[n] times that of the product (smoothing); absent for 1. */
+  readonly factors?: Float32Array | undefined;
 }
 
 const keys = {
@@ -19,6 +21,7 @@ const keys = {
   outputs: 'lowbit.outputs',
   channels: 'lowbit.rows',
   order: 'lowbit.row_order',
+  factors: 'lowbit.row_factors',
 } as const;
 
 /** Writes the layers of a product, in the order of its channels, as JSON lists into the node's metadata. */
@@ -26,11 +29,25 @@ export function writeCorrespondence({ metadata }: Node, parts: readonly Correspo
   metadata.set(keys.sites, JSON.stringify(parts.map(({ site }) => site)));
   metadata.set(keys.outputs, JSON.stringify(parts.map(({ output }) => output)));
   metadata.set(keys.channels, JSON.stringify(parts.map(({ channels }) => channels)));
-  if (!parts.some(({ order }) => order)) return;
-  const encoded = parts.map(({ order }) =>
-    order ? Buffer.from(Int32Array.from(order).buffer).toString('base64') : '',
+  writeArrays(
+    metadata,
+    keys.order,
+    parts.map(({ order }) => order),
   );
-  metadata.set(keys.order, JSON.stringify(encoded));
+  writeArrays(
+    metadata,
+    keys.factors,
+    parts.map(({ factors }) => factors),
+  );
+}
+
+type Numbers = Int32Array | Float32Array | undefined;
+
+/** As base64, one text a part; nothing if no part has any. */
+function writeArrays(metadata: Map<string, string>, key: string, arrays: readonly Numbers[]): void {
+  if (!arrays.some((array) => array)) return;
+  const encoded = arrays.map((array) => (array ? Buffer.from(array.slice().buffer).toString('base64') : ''));
+  metadata.set(key, JSON.stringify(encoded));
 }
 
 /** The layers of a product; none for other nodes. */
@@ -39,14 +56,14 @@ export function readCorrespondence({ metadata }: Node): Correspondence[] {
   const outputs = list<string>(keys.outputs);
   const channels = list<number>(keys.channels);
   const orders = list<string>(keys.order);
+  const factors = list<string>(keys.factors);
   return list<string>(keys.sites).map((site, i) => ({
     site,
     output: outputs[i] ?? '',
     channels: channels[i] ?? 0,
-    order: orders[i] ? decodeOrder(orders[i]) : undefined,
+    order: orders[i] ? new Int32Array(decode(orders[i])) : undefined,
+    ...(factors[i] ? { factors: new Float32Array(decode(factors[i])) } : {}),
   }));
 }
 
-function decodeOrder(text: string): Int32Array {
-  return new Int32Array(new Uint8Array(Buffer.from(text, 'base64')).buffer);
-}
+const decode = (text: string): ArrayBuffer => new Uint8Array(Buffer.from(text, 'base64')).buffer;

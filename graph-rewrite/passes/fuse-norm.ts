@@ -3,7 +3,7 @@ import { internalError } from '../../ops/common/errors.js';
 import { NormQuantize } from '../../ops/norm-quantize/contract.js';
 import type { NormSite } from '../analyze/sites.js';
 import { readFloats, type Value } from '../ir/index.js';
-import { decodeOrder, type PlanInput } from '../plan/plan.js';
+import { decodeFactors, decodeOrder, type PlanInput } from '../plan/plan.js';
 import { moveShapeUses, type GraphType, type PassContext } from './context.js';
 import type { Pass } from './pass.js';
 import { rowFormat } from './row-format.js';
@@ -27,11 +27,12 @@ function fuse(input: PlanInput, context: PassContext): void {
   const order = input.order
     ? context.constant(`${norm.name}/reorder_index`, orderTensor(decodeOrder(input.order)))
     : undefined;
+  const smooth = input.smooth === undefined ? undefined : decodeFactors(input.smooth);
   const parts = NormQuantize.node<Value>(
     {
       x: sum.x,
-      weight: normVector(norm, norm.weight, norm.weightOffset, type, context),
-      bias: norm.bias && normVector(norm, norm.bias, 0, type, context),
+      weight: normVector(norm, norm.weight, norm.weightOffset, smooth, type, context),
+      bias: norm.bias && normVector(norm, norm.bias, 0, smooth, type, context),
       reorder_index: order,
       residual: sum.residual,
     },
@@ -86,10 +87,17 @@ function summands(norm: NormSite, input: PlanInput, context: PassContext): Summa
   return { x: add.input(0)!, residual: add.input(1), used: others ? x : undefined };
 }
 
-/** A norm's scale or shift as a vector of the graph's type; the model's own constant where it already is one. */
-function normVector(norm: NormSite, value: Value, offset: number, type: GraphType, context: PassContext): Value {
+/** A norm's scale or shift, smoothed, as a vector of the graph's type; the model's own constant where it already is one. */
+function normVector(
+  norm: NormSite,
+  value: Value,
+  offset: number,
+  smooth: Float32Array | undefined,
+  type: GraphType,
+  context: PassContext,
+): Value {
   const tensor = value.constant()!;
-  if (offset === 0 && tensor.dtype === type && tensor.dims.length === 1) return value;
-  const values = () => readFloats(tensor).map((each) => each + offset);
+  if (offset === 0 && !smooth && tensor.dtype === type && tensor.dims.length === 1) return value;
+  const values = () => readFloats(tensor).map((each, k) => (each + offset) / (smooth ? smooth[k]! : 1));
   return context.constant(`${norm.name}/${value === norm.bias ? 'bias' : 'weight'}`, vector(type, norm.K, values));
 }

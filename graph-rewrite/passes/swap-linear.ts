@@ -32,7 +32,7 @@ function swap(product: Product, context: PassContext): void {
         'bias',
         joinBiases(
           type,
-          parts.map((part) => ({ bias: part.site.bias, N: part.site.N, rowOrder: part.rowOrder })),
+          parts.map(({ site: { bias, N }, rowOrder, rowSmooth }) => ({ bias, N, rowOrder, rowSmooth })),
         ),
       )
     : context.constant('lowbit/no_bias', noBias(type));
@@ -61,7 +61,10 @@ function swap(product: Product, context: PassContext): void {
   const node = context.add(gemm, `${name}/QuantGemm`, [`${name}/y`], site.node);
   writeCorrespondence(
     node,
-    parts.map(({ site, rowOrder }) => ({ site: site.name, output: site.y.name, channels: site.N, order: rowOrder })),
+    parts.map(({ site, rowOrder, rowSmooth }) => ({
+      ...{ site: site.name, output: site.y.name, channels: site.N },
+      ...{ order: rowOrder, factors: rowSmooth },
+    })),
   );
   let y = node.output(0)!;
   if (codes && isFlattened(site, context.group(input).input)) y = flatten(y, N, name, site.node, context);

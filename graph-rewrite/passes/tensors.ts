@@ -12,18 +12,26 @@ export function vector(type: GraphType, length: number, values: () => Float32Arr
   });
 }
 
-/** The bias of one or several layers, one after the other, each in the order of its rows; absent ones are zeros. */
+/** The bias of one or several layers, one after the other, smoothed, each in the order of its rows; absent ones are zeros. */
 export function joinBiases(
   type: GraphType,
-  parts: readonly { bias: Tensor | undefined; N: number; rowOrder: Int32Array | undefined }[],
+  parts: readonly {
+    bias: Tensor | undefined;
+    N: number;
+    rowOrder: Int32Array | undefined;
+    rowSmooth: Float32Array | undefined;
+  }[],
 ): Tensor {
   const total = parts.reduce((sum, { N }) => sum + N, 0);
   return vector(type, total, () => {
     const result = new Float32Array(total);
     let start = 0;
-    for (const { bias, N, rowOrder } of parts) {
+    for (const { bias, N, rowOrder, rowSmooth } of parts) {
       const values = bias ? readFloats(bias) : undefined;
-      if (values) for (let n = 0; n < N; n++) result[start + n] = values[rowOrder ? rowOrder[n]! : n]!;
+      for (let n = 0; n < N && values; n++) {
+        const row = rowOrder ? rowOrder[n]! : n;
+        result[start + n] = values[row]! / (rowSmooth ? rowSmooth[row]! : 1);
+      }
       start += N;
     }
     return result;

@@ -2,7 +2,7 @@ export { explain, type ExplainedSite } from './explain.js';
 export { fingerprint } from './fingerprint.js';
 export { makePlan, type StatsByValue } from './make-plan.js';
 export { parsePlan, readPlan } from './parse.js';
-export { decodeOrder, encodeOrder } from './plan.js';
+export { decodeFactors, decodeOrder, encodeFactors, encodeOrder } from './plan.js';
 export type {
   BudgetReport,
   InputDecision,

@@ -10,12 +10,21 @@ import { decideCaches } from './caches.js';
 import { fingerprint } from './fingerprint.js';
 import { decideMerges } from './merge.js';
 import { embed, headOrder, rank } from './order.js';
-import { encodeOrder, recipeKey, type Plan, type PlanInput, type PlanSite, type QuantizedSite } from './plan.js';
+import {
+  encodeFactors,
+  encodeOrder,
+  recipeKey,
+  type Plan,
+  type PlanInput,
+  type PlanSite,
+  type QuantizedSite,
+} from './plan.js';
 import { decideProducer, type Claims, type ProducerDecision } from './producers.js';
 import { describeSite, resolveSites, type Batch } from './resolve-sites.js';
 import { predictRounding } from './rounding.js';
 import { fit } from './shrink.js';
 import { packedBytes, predictBytes } from './sizes.js';
+import { decideSmoothing, smoothedStats } from './smooth.js';
 
 /** Calibration statistics by the name of the input value. */
 export type StatsByValue = ReadonlyMap<string, ChannelStats>;
@@ -45,27 +54,34 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
   const inputs: PlanInput[] = [];
   const rowOrders = new Map<LinearSite, Int32Array>();
   const fusedGates: GateSite[] = [];
-  const decided: { batch: Batch; fitted: ReturnType<typeof fit> }[] = [];
-  for (const batch of batches) {
+  const drafts = batches.map((batch) => {
     const { outliers, activation, weight } = batch.settings;
     const asked = orderMode(batch, recipe, quantized);
-    const all = asked.mode === 'none' ? undefined : statsOf(batch);
+    const all = statsOf(batch);
     const notes = [...asked.notes];
     if (asked.mode !== 'none' && !all)
       notes.push('no calibration statistics for this input: channels keep their order');
-    const ordered = all !== undefined;
-    const mode = ordered ? asked.mode : 'none';
+    const mode = all ? asked.mode : 'none';
     const producer = decideProducer(batch, mode === 'global', analysis, claims);
-    const order = makeOrders(mode, producer, batch, all, outliers?.rankBy ?? 'mean-square');
-    for (const [site, rows] of order.rows) rowOrders.set(site, rows);
     const fitted = fit(
       batch.group.K,
       mode === 'global' ? (outliers?.channels ?? 0) : 0,
       activation.groupSize || weight.groupSize,
     );
+    const rankBy = outliers?.rankBy ?? 'mean-square';
+    const shape = { ...fitted, rankBy: mode === 'global' ? rankBy : undefined };
+    return { batch, stats: all, notes, mode, producer, fitted, rankBy, shape };
+  });
+  const smoothing = decideSmoothing(drafts, analysis, quantized);
+  for (const { batch, stats: all, notes, mode, producer, fitted, rankBy } of drafts) {
+    const { activation } = batch.settings;
+    const factors = smoothing.factors.get(batch);
+    const smoothNote = smoothing.notes.get(batch);
+    const smooth = factors ? all?.map((each) => smoothedStats(each, factors)) : all;
+    const order = makeOrders(mode, producer, batch, smooth, rankBy);
+    for (const [site, rows] of order.rows) rowOrders.set(site, rows);
     if (producer.decision === 'fuse-gate' && batch.group.producer.kind === 'gate')
       fusedGates.push(batch.group.producer.gate);
-    decided.push({ batch, fitted });
     const { decision, producer: name, residual, floatOutput } = producer;
     inputs.push({
       id: batch.id,
@@ -79,17 +95,31 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
       outlierChannels: fitted.outlierChannels,
       reorder: mode === 'head' ? 'fold-heads' : producer.reorder,
       ...(order.columns ? { order: encodeOrder(order.columns) } : {}),
+      ...(factors ? { smooth: encodeFactors(factors) } : {}),
       ...(residual ? { residual } : {}),
       ...(floatOutput ? { floatOutput } : {}),
       sites: batch.members.map(({ site }) => site.name),
-      notes: [...notes, ...order.notes, ...producer.notes, ...fitted.notes],
+      notes: [
+        ...(smoothNote === undefined ? [] : [smoothNote]),
+        ...notes,
+        ...order.notes,
+        ...producer.notes,
+        ...fitted.notes,
+      ],
     });
   }
   const sites = new Map<LinearSite, PlanSite>(kept);
-  for (const { batch, fitted } of decided) {
+  for (const { batch, fitted } of drafts) {
     const merges = decideMerges(batch, recipe, fusedGates);
     for (const { site, settings } of batch.members)
-      sites.set(site, quantizedSite(site, batch.id, settings.weight, fitted, rowOrders.get(site), merges.get(site)));
+      sites.set(
+        site,
+        quantizedSite(site, batch.id, settings.weight, fitted, {
+          rowOrder: rowOrders.get(site),
+          rowSmooth: smoothing.rows.get(site),
+          merge: merges.get(site),
+        }),
+      );
   }
   const ordered = analysis.linears.map((site) => sites.get(site)!);
   return {
@@ -109,8 +139,11 @@ function quantizedSite(
   input: string,
   settings: Recipe['weight'],
   fitted: ReturnType<typeof fit>,
-  rowOrder: Int32Array | undefined,
-  merge: string | undefined,
+  {
+    rowOrder,
+    rowSmooth,
+    merge,
+  }: { rowOrder: Int32Array | undefined; rowSmooth: Float32Array | undefined; merge: string | undefined },
 ): QuantizedSite {
   const groupSize = settings.groupSize === 0 ? 0 : fitted.groupSize;
   // Calibration hands out values of the main graph only.
@@ -121,6 +154,7 @@ function quantizedSite(
     ...describeSite(site),
     ...{ decision: 'quantize', input, weight },
     ...(rowOrder ? { rowOrder: encodeOrder(rowOrder) } : {}),
+    ...(rowSmooth ? { rowSmooth: encodeFactors(rowSmooth) } : {}),
     ...(merge === undefined ? {} : { merge }),
     bytes: packedBytes(site.K, site.N, weight),
     notes: inside ? ['inside a subgraph, where GPTQ sees no rows: rounded to nearest'] : [],

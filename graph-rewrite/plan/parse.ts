@@ -4,7 +4,7 @@ import { inputError, usageError } from '../../ops/common/errors.js';
 import { activationFormats, weightFormats } from '../../ops/formats/formats.js';
 import { roles } from '../analyze/sites.js';
 import { checkRecipe } from '../recipes/index.js';
-import { decodeOrder, type Plan } from './plan.js';
+import { decodeFactors, decodeOrder, type Plan } from './plan.js';
 
 type Check = (value: unknown, at: string) => void;
 
@@ -75,6 +75,7 @@ const quantizedSite = object({
   input: text,
   weight,
   'rowOrder?': text,
+  'rowSmooth?': text,
   'merge?': text,
   bytes: count,
   notes: listOf(text),
@@ -115,6 +116,7 @@ const checkPlan = object({
       outlierChannels: count,
       reorder: oneOf('none', 'gather', 'fold', 'fold-heads'),
       'order?': text,
+      'smooth?': text,
       'residual?': flag,
       'floatOutput?': flag,
       sites: listOf(text),
@@ -143,7 +145,13 @@ export function parsePlan(value: unknown, at: string): Plan {
   checkPlan(value, at);
   const plan = value as Plan;
   const inputs = new Map(plan.inputs.map((input) => [input.id, input]));
-  for (const input of plan.inputs) checkOrder(input.order, input.channels, `${at}: input "${input.id}"`);
+  for (const input of plan.inputs) {
+    const where = `${at}: input "${input.id}"`;
+    checkOrder(input.order, input.channels, where);
+    checkFactors(input.smooth, input.channels, where);
+    if (input.smooth && input.decision === 'float')
+      throw usageError(where, 'has smoothing factors and decision "float", expected one of both');
+  }
   for (const site of plan.sites) {
     if (site.decision === 'keep') continue;
     const where = `${at}: site "${site.site}"`;
@@ -152,6 +160,7 @@ export function parsePlan(value: unknown, at: string): Plan {
     if (!input.sites.includes(site.site)) throw usageError(where, `input "${site.input}" does not list it`);
     if (input.channels !== site.K) throw usageError(where, `has K ${site.K}, its input ${input.channels} channels`);
     checkOrder(site.rowOrder, site.N, where);
+    checkFactors(site.rowSmooth, site.N, where);
     const body = site.K - site.weight.outlierChannels;
     for (const group of [site.weight.groupSize, input.groupSize])
       if (group > 0 && (group % 16 !== 0 || body % group !== 0))
@@ -167,6 +176,13 @@ function checkOrder(order: string | undefined, length: number, at: string): void
   for (const channel of channels) if (channel >= 0 && channel < length) seen[channel] = 1;
   if (channels.length !== length || seen.includes(0))
     throw usageError(at, `its order is not a permutation of ${length} channels`);
+}
+
+function checkFactors(text: string | undefined, length: number, at: string): void {
+  if (text === undefined) return;
+  const factors = decodeFactors(text);
+  if (factors.length !== length || !factors.every((factor) => factor > 0 && factor < Infinity))
+    throw usageError(at, `its smoothing factors are not ${length} positive numbers`);
 }
 
 /** Reads and checks a plan file. */

@@ -48,6 +48,8 @@ export interface PlanInput {
   readonly reorder: Reorder;
   /** Channel order, base64 of little-endian int32; absent for natural order. */
   readonly order?: string;
+  /** Channel j arrives divided by factor j and the weights multiply it back; base64 of little-endian float32, natural order. */
+  readonly smooth?: string;
   /** The norm takes over the Add in front of it. */
   readonly residual?: boolean;
   /** The norm's float output is still needed by others. */
@@ -81,6 +83,8 @@ export interface QuantizedSite extends PlanSiteBase {
   readonly weight: PlanWeight;
   /** Order of the rows (output channels), base64 of little-endian int32; absent for natural order. */
   readonly rowOrder?: string;
+  /** Output channel n leaves divided by factor n: what follows is smoothed; encoded like `PlanInput.smooth`. */
+  readonly rowSmooth?: string;
   /** Layers with the same name here become one product, in plan order. */
   readonly merge?: string;
   /** Packed weight, scales and outliers. */
@@ -177,4 +181,17 @@ export function encodeOrder(order: Int32Array): string {
 export function decodeOrder(text: string): Int32Array {
   const bytes = Buffer.from(text, 'base64');
   return Int32Array.from({ length: bytes.length >> 2 }, (_, i) => bytes.readInt32LE(4 * i));
+}
+
+/** float32 little-endian as base64. */
+export function encodeFactors(factors: Float32Array): string {
+  const bytes = new DataView(new ArrayBuffer(factors.length * 4));
+  factors.forEach((factor, i) => bytes.setFloat32(4 * i, factor, true));
+  return Buffer.from(bytes.buffer).toString('base64');
+}
+
+/** The inverse of `encodeFactors`. */
+export function decodeFactors(text: string): Float32Array {
+  const bytes = Buffer.from(text, 'base64');
+  return Float32Array.from({ length: bytes.length >> 2 }, (_, i) => bytes.readFloatLE(4 * i));
 }

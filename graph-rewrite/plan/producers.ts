@@ -90,7 +90,7 @@ function isResidualAdd(add: Node, norm: NormSite, { shapes }: Analysis): boolean
 }
 
 /** Whether anything but the batch's layers needs a value (asking for its shape does not). */
-function neededElsewhere(value: Value, batch: Batch): boolean {
+export function neededElsewhere(value: Value, batch: Batch): boolean {
   const own = new Set(batch.members.flatMap(({ site }) => site.nodes));
   const needed = (at: Value): boolean =>
     at.isGraphOutput ||

@@ -2,13 +2,15 @@
 import type { LinearSite } from '../analyze/sites.js';
 import type { PackSpec } from '../pack/linear.js';
 import type { WeightSource } from '../pack/rows.js';
-import { decodeOrder, type Plan, type PlanInput, type QuantizedSite } from './plan.js';
+import { decodeFactors, decodeOrder, type Plan, type PlanInput, type QuantizedSite } from './plan.js';
 
 export interface ProductPart {
   readonly site: LinearSite;
   readonly planned: QuantizedSite;
   /** Order of its rows. */
   readonly rowOrder: Int32Array | undefined;
+  /** Divisors of its rows, natural order. */
+  readonly rowSmooth: Float32Array | undefined;
 }
 
 export interface Product {
@@ -21,6 +23,8 @@ export interface Product {
   readonly N: number;
   readonly rounding: 'rtn' | 'gptq';
   readonly sources: readonly WeightSource[];
+  /** Channel k of the float input is divided by smooth[k]. */
+  readonly smooth: Float32Array | undefined;
   readonly spec: PackSpec;
 }
 
@@ -33,8 +37,9 @@ export function listProducts(
   for (const planned of sites) {
     if (planned.decision === 'keep') continue;
     const rowOrder = planned.rowOrder === undefined ? undefined : decodeOrder(planned.rowOrder);
+    const rowSmooth = planned.rowSmooth === undefined ? undefined : decodeFactors(planned.rowSmooth);
     const name = planned.merge ?? planned.site;
-    parts.set(name, [...(parts.get(name) ?? []), { site: siteOf(planned.site), planned, rowOrder }]);
+    parts.set(name, [...(parts.get(name) ?? []), { site: siteOf(planned.site), planned, rowOrder, rowSmooth }]);
   }
   const byId = new Map(inputs.map((input) => [input.id, input]));
   return [...parts].map(([name, all]) => makeProduct(name, all, byId.get(all[0]!.planned.input)!));
@@ -43,13 +48,15 @@ export function listProducts(
 function makeProduct(name: string, parts: readonly ProductPart[], input: PlanInput): Product {
   const [{ site, planned }] = parts as [ProductPart];
   const { rounding, ...spec } = planned.weight;
+  const smooth = input.smooth === undefined ? undefined : decodeFactors(input.smooth);
   return {
-    ...{ name, input, parts, rounding },
+    ...{ name, input, parts, rounding, smooth },
     K: site.K,
     N: parts.reduce((sum, part) => sum + part.site.N, 0),
-    sources: parts.map(({ site: { weight, layout }, rowOrder }) => ({
+    sources: parts.map(({ site: { weight, layout }, rowOrder, rowSmooth }) => ({
       ...{ weight, layout },
       ...(rowOrder ? { rowOrder } : {}),
+      ...(smooth || rowSmooth ? { smooth: { columns: smooth, rows: rowSmooth } } : {}),
     })),
     spec: {
       ...spec,

@@ -17,7 +17,8 @@ export interface Member {
   readonly settings: SiteSettings;
 }
 
-const inputKey = ({ activation, outliers }: SiteSettings): string => JSON.stringify([activation, outliers]);
+const inputKey = ({ activation, outliers, smooth }: SiteSettings): string =>
+  JSON.stringify([activation, outliers, smooth]);
 
 /** Splits sites into batches and kept ones. */
 export function resolveSites(

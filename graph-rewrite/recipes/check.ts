@@ -2,10 +2,13 @@ import { usageError } from '../../ops/common/errors.js';
 import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { fields, siteFields } from './fields.js';
 import type { Field } from './fields.js';
-import { defaultOutliers } from './recipe.js';
-import type { Override, OutlierSettings, Recipe, SiteSettings } from './recipe.js';
+import { defaultOutliers, defaultSmooth } from './recipe.js';
+import type { Override, Recipe, SiteSettings } from './recipe.js';
 
 type JsonObject = Record<string, unknown>;
+
+/** Parts of a recipe that may be null: the recipe does without. */
+export const nullableParts: readonly string[] = ['outliers', 'smooth'];
 
 const isObject = (value: unknown): value is JsonObject =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -15,7 +18,7 @@ function checkScalars(at: string, value: JsonObject, table: readonly Field[], ex
   const known = new Set([...table.map((field) => field.path.split('.')[0]!), ...extra]);
   for (const key of Object.keys(value)) {
     if (!known.has(key)) throw usageError(at, `unknown key "${key}", expected one of ${[...known].sort().join(', ')}`);
-    if (extra.includes(key) || (key === 'outliers' && value[key] === null)) continue;
+    if (extra.includes(key) || (value[key] === null && nullableParts.includes(key))) continue;
     const nested = table.filter((field) => field.path.startsWith(`${key}.`));
     if (nested.length === 0) checkOne(at, key, value[key], table);
     else checkNested(at, key, value[key], nested);
@@ -39,7 +42,7 @@ function checkOne(at: string, path: string, value: unknown, table: readonly Fiel
 }
 
 /** Rules between settings of one layer that no operator could carry out. */
-function checkTogether(at: string, { weight, activation, outliers }: SiteSettings): void {
+function checkTogether(at: string, { weight, activation, outliers, smooth }: SiteSettings): void {
   const groups = [weight.groupSize, activation.groupSize];
   if (activation.format !== 'none' && groups.every((size) => size > 0) && groups[0] !== groups[1]) {
     throw usageError(
@@ -60,6 +63,13 @@ function checkTogether(at: string, { weight, activation, outliers }: SiteSetting
       at,
       'outliers are set and activation.format is none, expected no outliers with float activations',
       'Use outliers=none.',
+    );
+  }
+  if (activation.format === 'none' && smooth) {
+    throw usageError(
+      at,
+      'smooth is set and activation.format is none, expected no smoothing of float activations',
+      'Use smooth=none.',
     );
   }
 }
@@ -107,7 +117,7 @@ export function checkRecipe(value: unknown, source = 'recipe'): asserts value is
     if (fallback !== undefined) continue;
     const [outer, inner] = path.split('.') as [string, string | undefined];
     const object = value[outer];
-    if (outer === 'outliers' && object === null) continue;
+    if (object === null && nullableParts.includes(outer)) continue;
     if (object === undefined || (inner !== undefined && (object as JsonObject)[inner] === undefined))
       throw usageError(at, `${path} is missing`);
   }
@@ -127,15 +137,13 @@ export function mergeSettings(base: SiteSettings, set: NonNullable<Override['set
   return {
     weight: { ...base.weight, ...set.weight },
     activation: { ...base.activation, ...set.activation },
-    outliers: mergeOutliers(base.outliers, set.outliers),
+    outliers: mergePart(base.outliers, set.outliers, defaultOutliers),
+    smooth: mergePart(base.smooth ?? null, set.smooth, defaultSmooth),
   };
 }
 
-function mergeOutliers(
-  base: OutlierSettings | null,
-  set: Partial<OutlierSettings> | null | undefined,
-): OutlierSettings | null {
+function mergePart<T>(base: T | null, set: Partial<T> | null | undefined, fallback: T): T | null {
   if (set === null) return null;
-  if (set === undefined) return base;
-  return { ...(base ?? defaultOutliers), ...set };
+  if (set === undefined) return base && { ...fallback, ...base };
+  return { ...(base ?? fallback), ...set };
 }

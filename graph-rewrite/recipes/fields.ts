@@ -73,6 +73,17 @@ export const siteFields: readonly Field[] = [
   multipleOf16('outliers.channels', 'input channels kept in 8 bits, last after sorting'),
   oneOf('outliers.rankBy', 'statistic that ranks channels', 'mean-square', 'abs-mean', 'abs-max'),
   oneOf('outliers.order', 'order of the sorted channels', 'ascending'),
+  {
+    path: 'smooth.alpha',
+    about: 'share of the difficulty that moves from activations to weights (SmoothQuant)',
+    legal: 'a number from 0 to 1 | search',
+    allows: (value) => value === 'search' || (typeof value === 'number' && value >= 0 && value <= 1),
+    fallback: 'none',
+  },
+  {
+    ...oneOf('smooth.at', 'inputs from norms, or those of o_proj and down_proj too', 'norms', 'all'),
+    fallback: 'none',
+  },
 ];
 
 /** Every scalar setting of a recipe. */

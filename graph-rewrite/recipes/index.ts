@@ -6,6 +6,7 @@ import { checkRecipe } from './check.js';
 import type { Field } from './fields.js';
 import { kv4 } from './kv4.js';
 import type { Recipe } from './recipe.js';
+import { smoothQuantW8a8 } from './smoothquant-w8a8.js';
 import { w4a16 } from './w4a16.js';
 import { w4a4G128 } from './w4a4-g128.js';
 import { w4a4 } from './w4a4.js';
@@ -22,6 +23,7 @@ export {
   matchesGlob,
   needsCalibration,
   needsRounding,
+  needsSamples,
   needsStatistics,
   resolveSite,
 } from './resolve.js';
@@ -36,6 +38,7 @@ export const recipes: readonly Recipe[] = [
   w4a4G128,
   w4a4,
   w8a8,
+  smoothQuantW8a8,
   w4a16,
   kv4,
   zeroQuantFpW4a8,

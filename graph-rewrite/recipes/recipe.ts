@@ -57,6 +57,18 @@ export interface OutlierSettings {
   readonly order: 'ascending';
 }
 
+/**
+ * SmoothQuant (Xiao et al., arXiv 2211.10438): channel j of the rows is divided by s_j = max|x_j|^alpha / max|w_j|^(1 − alpha), and the
+ * weights behind it are multiplied by it, so that outliers of activations move into weights. Costs nothing at run time: the division is
+ * folded into what makes the rows.
+ */
+export interface SmoothSettings {
+  /** 0: weights end up with equal maxima, 1: activations do. `search`: for each input the one with the least predicted error. */
+  readonly alpha: number | 'search';
+  /** `norms`: inputs that come from a norm (the paper). `all`: also those of o_proj and down_proj, by the rows of v and up. */
+  readonly at: 'norms' | 'all';
+}
+
 /** The key and value cache of attention. */
 export interface KvSettings {
   /** Of a cache code; 0 leaves cache and attention as they are. */
@@ -74,6 +86,8 @@ export interface SiteSettings {
   readonly weight: WeightSettings;
   readonly activation: ActivationSettings;
   readonly outliers: OutlierSettings | null;
+  /** Absent or null: activations are quantized as they are. */
+  readonly smooth?: SmoothSettings | null;
 }
 
 /** What an override is about: every field that is given must match. */
@@ -92,6 +106,7 @@ export interface Override {
     readonly weight?: Partial<WeightSettings>;
     readonly activation?: Partial<ActivationSettings>;
     readonly outliers?: Partial<OutlierSettings> | null;
+    readonly smooth?: Partial<SmoothSettings> | null;
   };
 }
 
@@ -123,6 +138,9 @@ export interface SiteLabel {
 
 /** Outlier settings when a recipe without them is given some of their fields. */
 export const defaultOutliers: OutlierSettings = { channels: 128, rankBy: 'mean-square', order: 'ascending' };
+
+/** Smoothing when a recipe without it is given one of its fields. */
+export const defaultSmooth: SmoothSettings = { alpha: 0.5, at: 'norms' };
 
 /** GPTQ settings of a recipe that does not say otherwise. */
 export const defaultGptq: GptqSettings = {

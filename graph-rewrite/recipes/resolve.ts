@@ -24,10 +24,10 @@ function matches(match: SiteMatch, site: SiteLabel): boolean {
 
 /** Applies the first override that matches the layer; without one, the recipe's own settings hold. */
 export function resolveSite(recipe: Recipe, site: SiteLabel): Resolution {
-  const { weight, activation, outliers } = recipe;
+  const { weight, activation, outliers, smooth = null } = recipe;
   const override = recipe.overrides.find((each) => matches(each.match, site));
   if (override?.keep !== undefined) return { keep: override.keep };
-  return mergeSettings({ weight, activation, outliers }, override?.set ?? {});
+  return mergeSettings({ weight, activation, outliers, smooth }, override?.set ?? {});
 }
 
 /** Whether calibration data is needed: to sort channels, or for the Hessians of GPTQ. */
@@ -35,10 +35,18 @@ export function needsCalibration(recipe: Recipe): boolean {
   return needsStatistics(recipe) || needsRounding(recipe);
 }
 
-/** Whether any layer's channels are sorted, so that activation statistics are needed. */
+/** Whether any layer's channels are sorted or smoothed, so that activation statistics are needed. */
 export function needsStatistics(recipe: Recipe): boolean {
-  return recipe.outliers !== null || recipe.overrides.some((each) => Boolean(each.set?.outliers));
+  return settingsOf(recipe).some(({ outliers, smooth }) => Boolean(outliers) || Boolean(smooth));
 }
+
+/** Whether statistics must hold sample rows: for a choice that tries them out. */
+export function needsSamples(recipe: Recipe): boolean {
+  return settingsOf(recipe).some(({ smooth }) => smooth?.alpha === 'search');
+}
+
+/** The recipe's own settings and those of its overrides. */
+const settingsOf = (recipe: Recipe) => [recipe, ...recipe.overrides.map(({ set }) => set ?? {})];
 
 /** Whether any layer is rounded by GPTQ. */
 export function needsRounding(recipe: Recipe): boolean {

@@ -1,13 +1,16 @@
 import { usageError } from '../../ops/common/errors.js';
-import { checkRecipe } from './check.js';
+import { checkRecipe, nullableParts } from './check.js';
 import { fields, listFields } from './fields.js';
-import { defaultGptq, defaultKv, defaultOutliers } from './recipe.js';
+import { defaultGptq, defaultKv, defaultOutliers, defaultSmooth } from './recipe.js';
 import type { Recipe } from './recipe.js';
 
 type Draft = Record<string, unknown>;
 
 /** What a part that a recipe leaves out begins with when one of its settings is given. */
-const defaults: Readonly<Record<string, object>> = { gptq: defaultGptq, kv: defaultKv, outliers: defaultOutliers };
+const defaults: Readonly<Record<string, object>> = {
+  ...{ gptq: defaultGptq, kv: defaultKv },
+  ...{ outliers: defaultOutliers, smooth: defaultSmooth },
+};
 
 function parseScalar(text: string): unknown {
   if (text === 'true' || text === 'false') return text === 'true';
@@ -35,8 +38,8 @@ export function withSettings(recipe: Recipe, settings: readonly string[]): Recip
     if (split < 1) throw usageError(at, 'expected key=value', `Legal keys and values:\n${listFields()}`);
     const key = setting.slice(0, split);
     const text = setting.slice(split + 1);
-    if (key === 'outliers' && (text === 'none' || text === 'null')) {
-      draft['outliers'] = null;
+    if (nullableParts.includes(key) && (text === 'none' || text === 'null')) {
+      draft[key] = null;
     } else if (key === 'overrides') {
       draft['overrides'] = parseOverrides(at, text);
     } else {
@@ -50,7 +53,7 @@ export function withSettings(recipe: Recipe, settings: readonly string[]): Recip
 function setField(draft: Draft, at: string, key: string, value: unknown): void {
   const field = fields.find((each) => each.path === key);
   if (!field) {
-    const extra = '  outliers  none\n  overrides  a JSON list';
+    const extra = [...nullableParts.map((part) => `  ${part}  none`), '  overrides  a JSON list'].join('\n');
     throw usageError(at, `unknown key "${key}"`, `Legal keys and values:\n${listFields()}\n${extra}`);
   }
   if (!field.allows(value)) throw usageError(at, `value is ${JSON.stringify(value)}, expected ${field.legal}`);

@@ -25,11 +25,11 @@ export async function roundProduct(
   threads: number,
 ): Promise<{ parts: Parts; record: RoundedLayer }> {
   const started = performance.now();
-  const { name, sources, spec } = product;
+  const { name, sources, spec, smooth } = product;
   const sizes = packedSizes(name, sources, spec);
   const { N, K } = sizes;
   const weights = floatRows(name, sources, spec);
-  const ordered = permuted(hessian, K, spec.columnOrder);
+  const ordered = storedHessian(hessian, K, spec.columnOrder, smooth);
   const result = await native
     .gptq(weights.slice(), ordered.slice(), {
       ...{ rows: N, cols: K, outlierChannels: sizes.outliers, threads },
@@ -79,14 +79,21 @@ function rangeMax(format: WeightFormat, scale: GptqSettings['scale']): number {
   return largestOf(format) + (scale === 'max/7.5' && !isMinifloat(format) ? 0.5 : 0);
 }
 
-/** The Hessian of the channels in stored order. */
-function permuted(hessian: Float32Array, K: number, order: Int32Array | undefined): Float32Array {
-  if (!order) return hessian.slice();
+/** The Hessian of the channels as the product reads them: smoothed, which divides rows and columns, and in stored order. */
+function storedHessian(
+  hessian: Float32Array,
+  K: number,
+  order: Int32Array | undefined,
+  smooth: Float32Array | undefined,
+): Float32Array {
+  if (!order && !smooth) return hessian.slice();
+  const channel = order ?? Int32Array.from({ length: K }, (_, k) => k);
+  const inverse = Float64Array.from(channel, (k) => (smooth ? 1 / smooth[k]! : 1));
   const out = new Float32Array(K * K);
   for (let i = 0; i < K; i++) {
-    const from = order[i]! * K;
+    const from = channel[i]! * K;
     const to = i * K;
-    for (let j = 0; j < K; j++) out[to + j] = hessian[from + order[j]!]!;
+    for (let j = 0; j < K; j++) out[to + j] = hessian[from + channel[j]!]! * inverse[i]! * inverse[j]!;
   }
   return out;
 }

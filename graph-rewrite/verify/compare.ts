@@ -195,7 +195,7 @@ function addLogits(a: Tensor, b: Tensor, signalError: SignalError, distribution:
 }
 
 function addLayer(reference: Tensor, product: Tensor, part: LayerPart, error: SignalError): void {
-  const { start, channels, order, site } = part;
+  const { start, channels, order, factors, site } = part;
   const expected = floatsOf(reference, site);
   const all = floatsOf(product, site);
   const width = product.dims.at(-1) ?? 0;
@@ -212,5 +212,6 @@ function addLayer(reference: Tensor, product: Tensor, part: LayerPart, error: Si
       all.subarray(row * width + start, row * width + start + channels),
       channels,
       order,
+      factors,
     );
 }

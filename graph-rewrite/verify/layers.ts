@@ -19,6 +19,7 @@ export interface LayerPart {
   readonly start: number;
   readonly channels: number;
   readonly order?: Int32Array | undefined;
+  readonly factors?: Float32Array | undefined;
 }
 
 /** The rewritten layers of the main graph, in graph order. Layers that the float model does not have are left out. */
@@ -33,9 +34,9 @@ export function layerPairs(reference: Model, rewritten: Model): LayerPair[] {
 function partsOf(reference: Model, node: Node): LayerPart[] {
   const parts: LayerPart[] = [];
   let start = 0;
-  for (const { site, output, channels, order } of readCorrespondence(node)) {
+  for (const { site, output, channels, order, factors } of readCorrespondence(node)) {
     const value = reference.graph.ownValue(output);
-    if (value?.producer) parts.push({ site, reference: value, start, channels, order });
+    if (value?.producer) parts.push({ site, reference: value, start, channels, order, factors });
     start += channels;
   }
   return parts;

@@ -9,11 +9,13 @@ export class SignalError {
   /**
    * Adds rows of [columns].
    * @param order column i of `test` belongs to column order[i] of `reference`
+   * @param factors column k of `reference` is factors[k] times what `test` holds
    */
-  add(reference: Float32Array, test: Float32Array, columns: number, order?: Int32Array): void {
+  add(reference: Float32Array, test: Float32Array, columns: number, order?: Int32Array, factors?: Float32Array): void {
     for (let start = 0; start < reference.length; start += columns) {
       for (let i = 0; i < columns; i++) {
-        const expected = reference[start + (order ? order[i]! : i)]!;
+        const k = order ? order[i]! : i;
+        const expected = reference[start + k]! / (factors ? factors[k]! : 1);
         const difference = test[start + i]! - expected;
         this.#signal += expected * expected;
         this.#error += difference * difference;

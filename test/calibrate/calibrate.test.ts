@@ -51,6 +51,20 @@ describe('calibrate', () => {
     });
   }
 
+  it('hands out sample rows if asked: of each run the last, and every 256th before', async () => {
+    for (const opset of [9, 18]) {
+      const { model, analysis } = identityModel(opset);
+      const long = feed(
+        Array.from({ length: 3 * 300 }, (_, i) => i),
+        [1, 300, 3],
+      );
+      const options = { model, analysis, feeds: [...runs, long], createSession: createOrtSession, samples: true };
+      const { samples } = (await calibrate(options)).get('y')!;
+      const expected = [3, 4, 0, -5, 1, 0, 897, 898, 899];
+      deepEqual([...samples!], opset < 10 ? expected : [...expected, 129, 130, 131]);
+    }
+  });
+
   it('sums float16 activations in float32', async () => {
     const { model, analysis } = identityModel(17, 'float16');
     const bits = Uint16Array.of(0x5c00, 0, 0x3c00); // 256, 0, 1; 256² is beyond float16
@@ -199,7 +213,7 @@ describe('stored statistics', () => {
 
   it('come back as they were', async () => {
     const { model, analysis } = identityModel(18);
-    const stats = await calibrate({ model, analysis, feeds: runs, createSession: createOrtSession });
+    const stats = await calibrate({ model, analysis, feeds: runs, createSession: createOrtSession, samples: true });
     const path = folder.path('stats.npz');
     saveStats(path, stats);
     deepEqual(loadStats(path), stats);

@@ -9,6 +9,7 @@ import {
   kvSettings,
   matchesGlob,
   needsCalibration,
+  needsSamples,
   recipes,
   resolveSite,
   withSettings,
@@ -37,6 +38,7 @@ describe('recipes', () => {
         'w4a4-g128',
         'w4a4',
         'w8a8',
+        'smoothquant-w8a8',
         'w4a16',
         'kv4',
         'zeroquant-fp-w4a8',
@@ -65,10 +67,10 @@ describe('recipes', () => {
     throws(() => withSettings(findRecipe('w4a16'), ['weight.scaleConstraint=m1']), /s4 .*expected a minifloat format/);
   });
 
-  it('need calibration only where channels are sorted, or weights rounded by GPTQ', () => {
+  it('need calibration only where channels are sorted or smoothed, or weights rounded by GPTQ', () => {
     deepEqual(
       recipes.filter(needsCalibration).map(({ name }) => name),
-      ['atom-w4a4', 'atom-w4a4kv4', 'zeroquant-fp-w4a8', 'zeroquant-fp-w8a8'],
+      ['atom-w4a4', 'atom-w4a4kv4', 'smoothquant-w8a8', 'zeroquant-fp-w4a8', 'zeroquant-fp-w8a8'],
     );
     ok(needsCalibration(withSettings(findRecipe('w8a8'), ['outliers.channels=16'])));
     ok(needsCalibration(withSettings(findRecipe('w4a16'), ['weight.rounding=gptq'])));
@@ -89,7 +91,7 @@ describe('recipes', () => {
   it('refuse an unknown name and list the legal ones', () => {
     throws(
       () => findRecipe('atom'),
-      usage(/unknown recipe "atom".*atom-w4a4, atom-w4a4kv4, w4a4-g128, w4a4, w8a8, w4a16, kv4/),
+      usage(/unknown recipe "atom".*atom-w4a4, atom-w4a4kv4, w4a4-g128, w4a4, w8a8, .*w4a16, kv4/),
     );
   });
 
@@ -154,6 +156,15 @@ describe('--set', () => {
     deepEqual(withSettings(without, ['outliers.channels=64']).outliers, { ...atom.outliers, channels: 64 });
   });
 
+  it('smooths any recipe, with the rest of the settings by default', () => {
+    const smooth = withSettings(atom, ['smooth.at=all']);
+    deepEqual(smooth.smooth, { alpha: 0.5, at: 'all' });
+    ok(needsSamples(withSettings(smooth, ['smooth.alpha=search'])) && !needsSamples(smooth));
+    equal(withSettings(smooth, ['smooth=none']).smooth, null);
+    throws(() => withSettings(atom, ['smooth.alpha=1.5']), usage(/expected a number from 0 to 1 \| search/));
+    throws(() => withSettings(findRecipe('w4a16'), ['smooth.alpha=0.5']), usage(/smooth is set and .*format is none/));
+  });
+
   it('replaces overrides, here to quantize lm_head', () => {
     deepEqual(withSettings(atom, ['overrides=[]']).overrides, []);
     throws(() => withSettings(atom, ['overrides=lm_head']), usage(/overrides is not JSON/));
@@ -184,6 +195,7 @@ describe('resolveSite', () => {
       weight: { ...atom.weight, clip: 1 },
       activation: atom.activation,
       outliers: { ...atom.outliers, channels: 256 },
+      smooth: null,
     });
     deepEqual(resolveSite(recipe, { ...site, layer: 4 }), { keep: 'MLPs stay' });
     deepEqual(resolveSite(atom, { name: 'lm_head', role: 'lm_head' }), { keep: atom.overrides[0]?.keep });

@@ -69,6 +69,30 @@ describe('rounding a product by GPTQ', () => {
     }
   }
 
+  it('rounds a smoothed layer as the layer whose weights and inputs were smoothed before', async () => {
+    const factors = Float32Array.from({ length: K }, (_, k) => 2 ** ((k % 5) - 2)); // powers of two: exact
+    const weights = normals(10 * K);
+    const columns = weights.map((value, i) => value * factors[i % K]!);
+    const hessian = correlated();
+    const scaled = hessian.map((value, i) => value / factors[i % K]! / factors[Math.floor(i / K)]!);
+    const productOf = (values: Float32Array, smooth?: Float32Array) => {
+      const source = { weight: tensorOf(values, [10, K]), layout: 'NK' as const };
+      const sources = [{ ...source, ...(smooth ? { smooth: { columns: smooth } } : {}) }];
+      const spec = {
+        format: 's4',
+        groupSize: 16,
+        clip: 1,
+        channelGroup: 1,
+        outlierChannels: 32,
+        columnOrder: reversed,
+      };
+      return { name: 'layer', sources, spec, smooth, K, N: 10 } as unknown as Product;
+    };
+    const smoothed = await roundProduct(productOf(weights, factors), hessian, defaultGptq, native, 1);
+    const before = await roundProduct(productOf(columns), scaled, defaultGptq, native, 1);
+    deepEqual(smoothed.parts, before.parts);
+  });
+
   it('names the layer with a weight that is not finite', async () => {
     const weights = normals(6 * K);
     weights[3 * K + 1] = NaN;

@@ -53,7 +53,7 @@ export async function run(context: Context, args: readonly string[], options: Op
     ...(options.dryRun ? {} : { output: output! }),
     ...(reviewed ? { plan: reviewed } : {}),
     ...(budget === undefined ? {} : { refine: withinBudget(context, path, budget, options) }),
-    calibrate: (floats, analysis) => calibrationStats(context, floats, analysis, options),
+    calibrate: (floats, analysis) => calibrationStats(context, floats, analysis, recipe, options),
     round: (floats, analysis, decided) =>
       roundedWeights(context, { path, model: floats, analysis, plan: decided }, output!, options),
     onProgress: context.progress,
