@@ -15,7 +15,7 @@ export function findCaches(attentions: readonly AttentionSite[], shapes: Shapes)
     return { attention, hasCache, checked };
   });
   const taken = sites.flatMap(({ checked }) => (typeof checked === 'string' ? [] : [checked]));
-  const grows = sites[0] && growsBecause(sites[0].attention.graph, taken);
+  const grows = taken[0] && growsBecause(taken[0].key.past.graph, taken);
   return sites.map(({ attention, hasCache, checked }) => ({
     ...{ attention, hasCache },
     ...(typeof checked === 'string'

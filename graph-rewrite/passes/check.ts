@@ -27,9 +27,10 @@ function checkProduct(gemm: Node): void {
   }
   if (!quantizer || quantizer.domain !== domain || gemm.input(0)?.producer !== quantizer)
     throw internalError(gemm.name, 'does not read the codes and scales of one quantizing node');
+  const prefix = quantizer.is('QuantKvAttention', domain) ? 'q_' : '';
   const same =
-    attrString(quantizer, 'format', '') === attrString(gemm, 'a_format', '') &&
-    attrInt(quantizer, 'group_size', 0) === attrInt(gemm, 'a_group_size', 0) &&
-    attrInt(quantizer, 'outlier_channels', 0) === attrInt(gemm, 'outlier_channels', 0);
+    attrString(quantizer, `${prefix}format`, '') === attrString(gemm, 'a_format', '') &&
+    attrInt(quantizer, `${prefix}group_size`, 0) === attrInt(gemm, 'a_group_size', 0) &&
+    attrInt(quantizer, `${prefix}outlier_channels`, 0) === attrInt(gemm, 'outlier_channels', 0);
   if (!same) throw internalError(gemm.name, `reads codes of another format than "${quantizer.name}" writes`);
 }

@@ -25,8 +25,8 @@ export const pipeline: readonly { readonly pass: Pass; readonly because: string 
   { pass: fuseGate, because: 'reads the float results of gate and up, which the products take over below' },
   { pass: fuseAct, because: 'likewise' },
   { pass: quantizeInput, because: 'last of the quantizers: it reads what the norms above may have replaced' },
+  { pass: quantizeCache, because: 'likewise quantizes what it gives to the layer behind it' },
   { pass: swapLinear, because: 'every product finds the codes of its input' },
-  { pass: quantizeCache, because: 'reads the products of q, k and v, and gives to what quantizes its output' },
   { pass: prune, because: 'what the new nodes replaced is dead only now' },
   { pass: stamp, because: 'the model says so once it is rewritten' },
 ];

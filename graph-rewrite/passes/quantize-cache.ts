@@ -4,12 +4,13 @@ import { kvRowBytes } from '../../ops/formats/kv.js';
 import { QuantKvAttention } from '../../ops/quant-kv-attention/contract.js';
 import type { CachedAttention, CacheTensor } from '../analyze/sites.js';
 import { int, ints, tensorOf, type Attribute, type Node, type Value } from '../ir/index.js';
-import type { PlanCache } from '../plan/plan.js';
+import { decodeOrder, type PlanCache, type PlanInput } from '../plan/plan.js';
 import { cachesKey, type CacheEntry } from './cache-metadata.js';
-import type { PassContext } from './context.js';
+import { moveShapeUses, type PassContext } from './context.js';
 import type { Pass } from './pass.js';
 import { rotaryTables } from './rotary-tables.js';
-import { zero } from './tensors.js';
+import { rowFormat } from './row-format.js';
+import { orderTensor, zero } from './tensors.js';
 
 export const quantizeCache: Pass = {
   name: 'quantize-cache',
@@ -27,6 +28,21 @@ export const quantizeCache: Pass = {
   },
 };
 
+/** Where the operator's outputs are; each present is followed by its parameters. */
+enum Output {
+  Y = 0,
+  PresentKey = 1,
+  PresentValue = 3,
+  Codes = 5,
+  Scale = 6,
+}
+
+/** How the output is quantized, in the operator's attributes. */
+function outputFormat(input: PlanInput) {
+  const { format, group_size, outlier_channels, clip } = rowFormat(input);
+  return { q_format: format, q_group_size: group_size, q_outlier_channels: outlier_channels, q_clip: clip };
+}
+
 type Planned = Extract<PlanCache, { decision: 'quantize' }>;
 
 function takeOver(
@@ -43,6 +59,13 @@ function takeOver(
     CacheInput,
   ];
   const tables = rotaryTables(cached, before, context, shared);
+  const fused = context.plan.inputs.find(
+    (input) => input.decision === 'fuse-attention' && input.producer === planned.site,
+  );
+  const order =
+    fused?.reorder === 'gather' && fused.order
+      ? context.constant(`${name}/reorder_index`, orderTensor(decodeOrder(fused.order)))
+      : undefined;
   const parts = QuantKvAttention.node<Value>(
     {
       q: context.current(q),
@@ -52,6 +75,7 @@ function takeOver(
       lengths: lengths(cached, planned, before, context, shared),
       ...tables,
       mask: mask(cached, before, context, shared),
+      reorder_index: order,
     },
     {
       ...{ num_heads: heads, kv_num_heads: kvHeads, head_dim: headSize },
@@ -59,17 +83,24 @@ function takeOver(
       ...{ scale: cached.scale, softcap: cached.softcap, causal: Number(cached.causal), window: cached.window },
       ...{ rotary: cached.rotary, kv_rope: planned.rope === 'post' ? 'post' : 'pre' },
       in_place: planned.form === 'in_place' ? 1 : 0,
+      ...(fused ? outputFormat(fused) : {}),
     },
   );
   const presents = [cached.key, cached.value].flatMap(({ present }) => [
     `${name}/${present.name}`,
     parametersOf(present.name),
   ]);
-  const node = context.add(parts, `${name}/QuantKvAttention`, [`${name}/y`, ...presents], before);
-  context.replace(cached.y, asRows(node.output(0)!, cached, before, context));
+  const codes = fused ? [`${name}/q`, `${name}/scale`] : [];
+  const outputs = [fused ? undefined : `${name}/y`, ...presents, ...codes];
+  const node = context.add(parts, `${name}/QuantKvAttention`, outputs, before);
+  if (fused) {
+    const q = node.output(Output.Codes)!;
+    context.codes.set(fused.id, { q, scale: node.output(Output.Scale)! });
+    moveShapeUses(cached.y, q);
+  } else context.replace(cached.y, asRows(node.output(Output.Y)!, cached, before, context));
   return [
-    quantizeOutput('key', cached.key, key, node, 1, planned, context),
-    quantizeOutput('value', cached.value, value, node, 3, planned, context),
+    quantizeOutput('key', cached.key, key, node, Output.PresentKey, planned, context),
+    quantizeOutput('value', cached.value, value, node, Output.PresentValue, planned, context),
   ];
 }
 

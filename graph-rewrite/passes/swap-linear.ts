@@ -4,6 +4,7 @@ import { QuantGemm } from '../../ops/quant-gemm/contract.js';
 import type { LinearSite } from '../analyze/sites.js';
 import { ints, tensorOf, type Node, type Tensor, type Value } from '../ir/index.js';
 import { packLinear, type PackedLinear } from '../pack/linear.js';
+import type { PlanInput } from '../plan/plan.js';
 import { listProducts, type Product, type ProductPart } from '../plan/products.js';
 import type { PassContext } from './context.js';
 import { writeCorrespondence } from './correspondence.js';
@@ -67,7 +68,8 @@ function swap(product: Product, context: PassContext): void {
     })),
   );
   let y = node.output(0)!;
-  if (codes && isFlattened(site, context.group(input).input)) y = flatten(y, N, name, site.node, context);
+  if (codes && (isFlattened(site, context.group(input).input) || isRestored(input, context)))
+    y = flatten(y, N, name, site.node, context);
   // A packed product has no counterpart in the float graph, so it takes over no name; what else reads the parts is dead.
   if (context.packedGates.has(name)) site.y.graph.replaceAllUses(site.y, y);
   else if (parts.length === 1) context.replace(site.y, y);
@@ -86,6 +88,11 @@ function pack({ name, sources, spec, rounding }: Product, context: PassContext):
 function isFlattened(site: LinearSite, input: Value): boolean {
   for (let at = site.x; at !== input; at = at.producer!.input(0)!) if (at.producer!.is('Reshape')) return true;
   return false;
+}
+
+/** Whether attention, whose rows were flattened, quantizes them with all their axes. */
+function isRestored(input: PlanInput, context: PassContext): boolean {
+  return input.decision === 'fuse-attention' && context.analysis.shapes.dims(context.group(input).input)?.length === 2;
 }
 
 function flatten(y: Value, N: number, name: string, before: Node, context: PassContext): Value {

@@ -15,6 +15,7 @@ import {
   encodeOrder,
   recipeKey,
   type Plan,
+  type PlanCache,
   type PlanInput,
   type PlanSite,
   type QuantizedSite,
@@ -48,7 +49,7 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
   const useful = caches?.some((cache) => cache.decision === 'quantize') ?? false;
   if (batches.length === 0 && !useful) throw nothingToDo(analysis, model);
   const quantized = new Set(batches.flatMap((batch) => batch.members.map(({ site }) => site)));
-  const claims: Claims = { quantized, producers: new Set(), adds: new Set() };
+  const claims: Claims = { quantized, producers: new Set(), adds: new Set(), caches: takenCaches(analysis, caches) };
   const statsOf = sharedStats(batches, stats);
 
   const inputs: PlanInput[] = [];
@@ -132,6 +133,15 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
       ...predictRounding(recipe, analysis, inputs, ordered),
     },
   };
+}
+
+/** Attentions whose cache the plan quantizes. */
+function takenCaches({ caches }: Analysis, planned: readonly PlanCache[] = []): Claims['caches'] {
+  return new Map(
+    caches.flatMap(({ attention, cached }, i) =>
+      cached && planned[i]?.decision === 'quantize' ? [[attention, cached]] : [],
+    ),
+  );
 }
 
 function quantizedSite(

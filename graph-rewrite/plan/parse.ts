@@ -108,7 +108,7 @@ const checkPlan = object({
       id: text,
       value: text,
       channels: count,
-      decision: oneOf('fuse-norm', 'fuse-gate', 'fuse-act', 'quantize', 'float'),
+      decision: oneOf('fuse-norm', 'fuse-gate', 'fuse-act', 'fuse-attention', 'quantize', 'float'),
       'producer?': text,
       format: oneOf(...activationFormats, 'none'),
       groupSize: count,

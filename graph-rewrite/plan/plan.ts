@@ -16,6 +16,8 @@ export type InputDecision =
   | 'fuse-gate'
   /** The activation in front does. */
   | 'fuse-act'
+  /** Attention with a quantized cache does. */
+  | 'fuse-attention'
   /** A Quantize node of its own. */
   | 'quantize'
   /** Rows stay float (weight-only). */
@@ -39,7 +41,7 @@ export interface PlanInput {
   readonly value: string;
   readonly channels: number;
   readonly decision: InputDecision;
-  /** Name of the norm, gate or activation that is fused. */
+  /** Name of the norm, gate, activation or attention that is fused. */
   readonly producer?: string;
   readonly format: ActivationFormat | 'none';
   readonly groupSize: number;

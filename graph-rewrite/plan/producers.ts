@@ -1,6 +1,14 @@
 /** Decides what quantizes the rows in front of a batch of layers, and how their channels get into order. */
 import { usedOnlyBy } from '../analyze/activations.js';
-import type { ActSite, Analysis, GateSite, LinearSite, NormSite } from '../analyze/sites.js';
+import type {
+  ActSite,
+  Analysis,
+  AttentionSite,
+  CachedAttention,
+  GateSite,
+  LinearSite,
+  NormSite,
+} from '../analyze/sites.js';
 import type { Node, Value } from '../ir/index.js';
 import type { InputDecision, Reorder } from './plan.js';
 import type { Batch } from './resolve-sites.js';
@@ -24,6 +32,8 @@ export interface Claims {
   readonly producers: Set<Node>;
   /** Residual Adds that a norm has taken over. */
   readonly adds: Set<Node>;
+  /** Attentions whose cache is quantized. */
+  readonly caches: ReadonlyMap<AttentionSite, CachedAttention>;
 }
 
 /** @param ordered whether the recipe wants the channels of this input in another order */
@@ -45,6 +55,8 @@ export function decideProducer(batch: Batch, ordered: boolean, analysis: Analysi
       return decideGate(batch, producer.gate, ordered, analysis, claims, separate);
     case 'act':
       return decideAct(batch, producer.act, ordered, analysis, claims, separate);
+    case 'attention':
+      return decideAttention(batch, producer.attention, ordered, claims, separate);
     default:
       return separate();
   }
@@ -145,6 +157,24 @@ function decideAct(
     ...{ decision: 'fuse-act', producer: act.name, notes: [] },
     reorder: ordered ? 'fold' : 'none',
     folded: ordered ? [into!] : [],
+  };
+}
+
+function decideAttention(
+  batch: Batch,
+  attention: AttentionSite,
+  ordered: boolean,
+  claims: Claims,
+  separate: Separate,
+): ProducerDecision {
+  const y = claims.caches.get(attention)?.y;
+  if (!y || y !== batch.group.input) return separate();
+  if (claims.producers.has(attention.node)) return separate('its attention already quantizes for other layers');
+  if (neededElsewhere(y, batch)) return separate(`"${y.name}" is also needed in float`);
+  claims.producers.add(attention.node);
+  return {
+    ...{ decision: 'fuse-attention', producer: attention.name, notes: [], folded: [] },
+    reorder: ordered ? 'gather' : 'none',
   };
 }
 

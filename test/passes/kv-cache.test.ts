@@ -7,6 +7,7 @@ import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { applyPlan, findRecipe, loadModel, makePlan, saveModel, withSettings } from '../../graph-rewrite/index.js';
 import type { Model } from '../../graph-rewrite/ir/index.js';
 import type { Feeds } from '../../graph-rewrite/lm/session.js';
+import type { PlanInput } from '../../graph-rewrite/plan/plan.js';
 import { readCaches } from '../../graph-rewrite/passes/cache-metadata.js';
 import { buildLlama, type LlamaOptions } from '../../models/build-llama.js';
 import { presets } from '../../models/llama-config.js';
@@ -14,6 +15,7 @@ import { randomSource } from '../../models/weights.js';
 import { InferenceSession, Tensor } from '../../native/js/index.js';
 import { fromFloat16Array } from '../../ops/common/float16.js';
 import { temporaryFolder } from '../helpers/files.js';
+import { randomStats } from '../helpers/stats.js';
 import { sqnr, zooPath } from '../helpers/zoo.js';
 
 const ids = [1, 200, 3, 77, 5, 6, 130, 8, 9, 40];
@@ -126,6 +128,28 @@ describe('passes: a quantized cache', () => {
     const input = model.graph.inputs.find(({ name }) => name === first!.past)!;
     deepEqual([input.dtype, input.shape?.[1], input.shape?.[3]], ['uint8', kvHeads, headDim / 2]);
   });
+
+  for (const { title, make, taken } of models) {
+    it(`${title}: attention quantizes for the layer behind it, as a Quantize would bit for bit`, async () => {
+      const recipe = withSettings(findRecipe('atom-w4a4kv4'), ['weight.rounding=rtn']);
+      const plans = ['fuse-attention', 'quantize'].map((decision) => (input: PlanInput): PlanInput => {
+        if (input.decision !== 'fuse-attention') return input;
+        const { producer, ...rest } = input;
+        return decision === 'quantize' ? { ...rest, decision } : { ...rest, producer: producer! };
+      });
+      const logits = [];
+      for (const edit of plans) {
+        const model = make();
+        const analysis = analyze(model);
+        const plan = makePlan(analysis, randomStats(analysis), recipe, model);
+        equal(plan.inputs.filter(({ decision }) => decision === 'fuse-attention').length, taken);
+        applyPlan(model, { ...plan, inputs: plan.inputs.map(edit) }, analysis);
+        await saveModel(model, folder.path('small.onnx'), { force: true });
+        logits.push(await logitsOf(folder.path('small.onnx'), [5, 1]));
+      }
+      deepEqual(logits[0], logits[1]);
+    });
+  }
 
   it('stays in place if the recipe says so, and gives the same logits bit for bit', async () => {
     const make = tiny({ attention: 'gqa' });
