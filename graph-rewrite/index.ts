@@ -28,7 +28,6 @@ export {
 } from './calibrate/index.js';
 export {
   Detokenizer,
-  generate,
   loadTokenizer,
   perplexity,
   readTokens,

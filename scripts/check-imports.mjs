@@ -8,14 +8,17 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 /** Folder -> what it may import. First matching prefix wins; `types:` allows `import type` only. */
 const rules = [
   ['ops', ['ops']],
+  // Decoding is of use without native code, so it may not load any.
+  ['native/js/lm', ['native/js/lm', 'ops']],
   ['native/js', ['native/js', 'ops']],
   ['graph-rewrite/cli', ['graph-rewrite', 'ops', 'native/js', 'models']],
-  ['graph-rewrite/calibrate', ['graph-rewrite', 'ops', 'types:native/js']],
-  ['graph-rewrite/lm', ['graph-rewrite', 'ops', 'types:native/js']],
+  ['graph-rewrite/calibrate', ['graph-rewrite', 'ops', 'native/js/lm', 'types:native/js']],
+  ['graph-rewrite/lm', ['graph-rewrite', 'ops', 'native/js/lm', 'types:native/js']],
+  ['graph-rewrite/passes', ['graph-rewrite', 'ops', 'native/js/lm']],
   ['graph-rewrite/round', ['graph-rewrite', 'ops', 'types:native/js']],
-  ['graph-rewrite/sensitivity', ['graph-rewrite', 'ops', 'types:native/js']],
-  ['graph-rewrite/verify', ['graph-rewrite', 'ops', 'types:native/js']],
-  ['graph-rewrite', ['graph-rewrite', 'ops']],
+  ['graph-rewrite/sensitivity', ['graph-rewrite', 'ops', 'native/js/lm', 'types:native/js']],
+  ['graph-rewrite/verify', ['graph-rewrite', 'ops', 'native/js/lm', 'types:native/js']],
+  ['graph-rewrite', ['graph-rewrite', 'ops', 'types:native/js/lm']],
 ];
 
 function* sources(folder) {

@@ -71,7 +71,7 @@ say(`\nMeasure each: perplexity on held-out books, ${windows} windows of 512 tok
 const tokens = ['--tokens', join(assets, 'eval-tokens.npy'), '--windows'];
 for (const model of models) {
   model.perplexity = rewrite('eval', model.path, ...tokens, String(windows)).perplexity;
-  model.text = rewrite('generate', model.path, '--tokenizer', tokenizer, '--prompt', prompt, ...sampling).text;
+  model.text = rewrite('generate', model.path, '--tokenizer', tokenizer, '--prompt', prompt, ...sampling).texts[0].text;
 }
 
 // Other programs share the machine: models take turns, and the fastest of several readings counts.

@@ -1,14 +1,16 @@
 import { accessSync, closeSync, constants, openSync, readSync, statSync } from 'node:fs';
 import { Tensor } from 'onnxruntime-common';
 import { inputError } from '../../ops/common/errors.js';
+import { stepFeeds } from '../../native/js/lm/feeds.js';
+import { checkIds } from '../../native/js/lm/ids.js';
+import { describeTextModel } from '../../native/js/lm/text-model.js';
 import type { Model } from '../ir/model.js';
-import { describeTextModel, stepFeeds } from '../lm/decoder.js';
 import { modelIo, textFacts } from '../lm/facts.js';
 import type { NpyArray } from '../lm/npy.js';
 import { readNpz } from '../lm/npz.js';
 import type { Feeds, ModelIo } from '../lm/session.js';
 import type { TextTokenizer } from '../lm/tokenizer.js';
-import { checkIds, cutWindows, readBytes } from '../lm/tokens.js';
+import { cutWindows, readBytes } from '../lm/tokens.js';
 
 /** Feeds with their number. */
 export interface FeedList extends Iterable<Feeds> {

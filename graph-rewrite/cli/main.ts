@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { createContext, type Context } from './context.js';
 import { fromCommander, reportFailure } from './failure.js';
-import { assignments, finiteNumber, wholeNumber } from './options.js';
+import { assignments, finiteNumber, texts, wholeNumber } from './options.js';
 
 /** What every command accepts. */
 export interface CommonOptions {
@@ -116,9 +116,28 @@ function buildProgram(state: { exitCode: number }): Command {
 
   command('generate <model>', 'write text with a model', async () => (await import('./commands/generate.js')).run)
     .requiredOption('-t, --tokenizer <file>', 'tokenizer.json of the model')
-    .requiredOption('-p, --prompt <text>', 'how the text begins')
+    .addOption(
+      new Option('-p, --prompt <text>', 'how the text begins; several make a batch')
+        .argParser(texts)
+        .makeOptionMandatory(),
+    )
     .option('-n, --max-tokens <n>', 'how many tokens to write', wholeNumber('--max-tokens', 1), 128)
     .option('--temperature <t>', '0 takes the likeliest token each time', finiteNumber('--temperature', 0), 0)
+    .option('--top-k <k>', 'only the k likeliest tokens; 0 for all', wholeNumber('--top-k', 0), 0)
+    .option(
+      '--top-p <p>',
+      'only the likeliest tokens that together have this probability',
+      finiteNumber('--top-p', 0),
+      1,
+    )
+    .option(
+      '--repetition-penalty <r>',
+      'above 1: tokens that were there become less likely',
+      finiteNumber('--repetition-penalty', 0),
+      1,
+    )
+    .option('--stop <text>', 'end before this text; may be repeated', texts, [])
+    .addOption(new Option('--device <name>', 'where the model runs').choices(['cpu', 'cuda']).default('cpu'))
     .option('--seed <s>', 'start of the random numbers', wholeNumber('--seed', 0), 0)
     .addOption(threadsOption());
 

@@ -23,6 +23,9 @@ export function finiteNumber(option: string, minimum: number): (text: string) =>
   };
 }
 
+/** Collects the texts of an option that may be given several times. */
+export const texts = (text: string, before: readonly string[] = []): string[] => [...before, text];
+
 /** Splits `key=value` words; several may be given. Keys are checked by whoever knows them. */
 export function assignments(option: string): (text: string, before: readonly string[]) => string[] {
   return (text, before) => {

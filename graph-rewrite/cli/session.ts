@@ -1,7 +1,7 @@
 /** Opening models to run them. The native library is loaded here, when the first session is asked for. */
 import { existsSync } from 'node:fs';
 import { inputError } from '../../ops/common/errors.js';
-import type { InferenceSession } from '../../native/js/index.js';
+import type { Generator, InferenceSession } from '../../native/js/index.js';
 import { textFacts, type CreateSession, type ModelSession, type TextFacts } from '../lm/index.js';
 import { loadModel } from '../onnx/read.js';
 import type { RoundingFunctions } from '../round/index.js';
@@ -23,6 +23,21 @@ export async function openModel(path: string, threads?: number): Promise<OpenMod
   return { facts, session: await create(path) };
 }
 
+/** Opens a model file to write text with. */
+export async function openGenerator(
+  path: string,
+  { device, threads }: { device: 'cpu' | 'cuda'; threads?: number },
+): Promise<Generator> {
+  requireModel(path);
+  const facts = textFacts(loadModel(path));
+  const { Generator } = await loadHost();
+  return Generator.create(path, {
+    device,
+    facts,
+    session: threads === undefined ? {} : { intraOpNumThreads: threads },
+  });
+}
+
 /** What the library's stages are given to open sessions with. */
 export async function sessionFactory(threads?: number): Promise<CreateSession> {
   const { InferenceSession } = await loadHost();
@@ -41,7 +56,10 @@ export async function roundingFunctions(): Promise<RoundingFunctions> {
   return loadNative().addon;
 }
 
-async function loadHost(): Promise<{ readonly InferenceSession: typeof InferenceSession }> {
+async function loadHost(): Promise<{
+  readonly InferenceSession: typeof InferenceSession;
+  readonly Generator: typeof Generator;
+}> {
   return orExplain(import('../../native/js/index.js'));
 }
 

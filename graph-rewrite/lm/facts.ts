@@ -4,19 +4,20 @@ import { attrInt, attrInts } from '../ir/attributes.js';
 import type { Model } from '../ir/model.js';
 import type { Node } from '../ir/node.js';
 import type { Value } from '../ir/value.js';
+import type { TextFacts } from '../../native/js/lm/facts.js';
+import { cacheFacts } from './cache-facts.js';
 import type { ModelIo } from './session.js';
-
-export interface TextFacts {
-  /** Rows of the embedding that ids index. */
-  readonly vocabulary?: number;
-  /** Sizes of symbolic dimensions of cache inputs, such as a head size. */
-  readonly dims?: ReadonlyMap<string, number>;
-}
 
 /** Reads the facts of a model, rewritten or not. */
 export function textFacts(model: Model): TextFacts {
-  const rows = embeddingRows(model);
-  return { ...(rows === undefined ? {} : { vocabulary: rows }), dims: cacheDims(model) };
+  const known = <T>(name: keyof TextFacts, value: T | undefined) => (value === undefined ? {} : { [name]: value });
+  const dims = cacheDims(model);
+  return {
+    ...known('vocabulary', embeddingRows(model)),
+    ...(Object.keys(dims).length > 0 ? { dims } : {}),
+    ...cacheFacts(model),
+    ...known('positions', positionRows(model)),
+  };
 }
 
 /** The inputs and outputs of a model as a session would describe them. */
@@ -55,6 +56,21 @@ function rowsOf(value: Value | undefined): number | undefined {
   return transpose.input(0)?.constant()?.dims[attrInts(transpose, 'perm', [1, 0])[0]!];
 }
 
+/** Rows of the smallest table that positions index: inside attention operators, or gathered by position_ids. */
+function positionRows(model: Model): number | undefined {
+  const rotary = model.graph.nodes.map((node) => {
+    if (node.opType === 'GroupQueryAttention' && attrInt(node, 'do_rotary', 0) === 1) return rowsOf(node.input(7));
+    if (node.opType === 'QuantKvAttention') return rowsOf(node.input(8));
+    return undefined;
+  });
+  const gathered = model.graph.inputs
+    .filter(({ name }) => /position_ids$/.test(name))
+    .flatMap((value) => indexUses(value, 3))
+    .map((node) => rowsOf(node.input(0)));
+  const rows = [...rotary, ...gathered].filter((count) => count !== undefined);
+  return rows.length > 0 ? Math.min(...rows) : undefined;
+}
+
 function indexUses(value: Value, depth: number): Node[] {
   return value.uses.flatMap(({ node, index }) => {
     if (node.opType === 'Gather' && index === 1) return [node];
@@ -64,14 +80,14 @@ function indexUses(value: Value, depth: number): Node[] {
 }
 
 /** Symbolic last dimensions of cache inputs that GroupQueryAttention fixes: the head size. */
-function cacheDims(model: Model): Map<string, number> {
-  const dims = new Map<string, number>();
+function cacheDims(model: Model): Record<string, number> {
+  const dims: Record<string, number> = {};
   for (const value of model.graph.inputs) {
     const last = value.shape?.at(-1);
     const attention = value.uses.map(({ node }) => node).find((node) => node.opType === 'GroupQueryAttention');
     if (typeof last !== 'string' || !attention) continue;
     const size = headSize(attention);
-    if (size !== undefined) dims.set(last, size);
+    if (size !== undefined) dims[last] = size;
   }
   return dims;
 }

@@ -1,13 +1,11 @@
-export * from './decoder.js';
+export * from '../../native/js/lm/index.js';
 export * from './detokenize.js';
 export * from './facts.js';
-export * from './generate.js';
-export * from './logits.js';
 export * from './npy.js';
 export * from './npz.js';
 export * from './open.js';
 export * from './perplexity.js';
-export * from './sample.js';
-export * from './session.js';
+export { throwIfAborted, type CreateSession, type OnProgress } from './session.js';
+export * from './stop-text.js';
 export * from './tokenizer.js';
 export * from './tokens.js';

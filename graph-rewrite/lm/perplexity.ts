@@ -1,10 +1,12 @@
 import type { Tensor } from 'onnxruntime-common';
-import { describeTextModel, stepFeeds } from './decoder.js';
-import type { TextFacts } from './facts.js';
-import { logSumExp, readLogits } from './logits.js';
+import type { TextFacts } from '../../native/js/lm/facts.js';
+import { stepFeeds } from '../../native/js/lm/feeds.js';
+import { checkIds } from '../../native/js/lm/ids.js';
+import { logSumExp, readLogits } from '../../native/js/lm/logits.js';
+import { describeTextModel } from '../../native/js/lm/text-model.js';
 import type { ModelSession, OnProgress } from './session.js';
 import { throwIfAborted } from './session.js';
-import { checkIds, cutWindows } from './tokens.js';
+import { cutWindows } from './tokens.js';
 
 export interface PerplexityOptions {
   /** Tokens a window. Default 512. */

@@ -1,22 +1,8 @@
-import type { InferenceSession, Tensor } from 'onnxruntime-common';
+import type { InferenceSession } from 'onnxruntime-common';
+import type { ModelSession } from '../../native/js/lm/session.js';
 import { LowbitError } from '../../ops/common/errors.js';
 
-/** Tensors by input or output name. */
-export type Feeds = Record<string, Tensor>;
-
-/** Inputs and outputs of a model, as a session describes them. */
-export interface ModelIo {
-  readonly inputNames: readonly string[];
-  readonly outputNames: readonly string[];
-  readonly inputMetadata: readonly InferenceSession.ValueMetadata[];
-  readonly outputMetadata: readonly InferenceSession.ValueMetadata[];
-}
-
-/** What this project needs of a session. This package's and onnxruntime-node's `InferenceSession` both have it. */
-export interface ModelSession extends ModelIo {
-  run(feeds: Feeds, fetches: readonly string[]): Promise<Readonly<Record<string, unknown>>>;
-  release(): Promise<void>;
-}
+export type { Feeds, ModelIo, ModelSession } from '../../native/js/lm/session.js';
 
 /** Opens a model from a file or from memory. Passed in, so that the rewriter does not depend on a native library. */
 export type CreateSession = (

@@ -19,19 +19,6 @@ export function readTokens(path: string): Int32Array {
   return Int32Array.from(data as Int32Array, Number);
 }
 
-/** Refuses ids that the model has no embedding for. */
-export function checkIds(ids: Iterable<number>, vocabulary: number | undefined, at: string): void {
-  if (vocabulary === undefined) return;
-  for (const id of ids) {
-    if (id >= 0 && id < vocabulary) continue;
-    throw inputError(
-      at,
-      `has token id ${id}, the model's vocabulary has ${vocabulary} entries, expected ids from 0 to ${vocabulary - 1}`,
-      "Use the model's own tokenizer.",
-    );
-  }
-}
-
 /**
  * Cuts ids into windows that do not overlap.
  * @param extra ids after a window that must exist (1 when each position predicts the next one); included in the window

@@ -1,5 +1,7 @@
 /** Declares the operator domain and records in the model how it was made. */
+import { textFactsKey } from '../../native/js/lm/facts.js';
 import { domain } from '../../ops/define-op.js';
+import { textFacts } from '../lm/facts.js';
 import { recipeKey } from '../plan/plan.js';
 import type { Pass } from './pass.js';
 
@@ -12,6 +14,8 @@ export const stamp: Pass = {
     model.opsetImports.set(domain, 1);
     model.metadata.set('lowbit.version', stampVersion);
     model.metadata.set(recipeKey, JSON.stringify(plan.recipe));
+    // A decoding loop then needs the session alone.
+    model.metadata.set(textFactsKey, JSON.stringify(textFacts(model)));
     return 1;
   },
 };

@@ -1,5 +1,5 @@
-import { logSumExp } from '../lm/logits.js';
-import { argmax } from '../lm/sample.js';
+import { logSumExp } from '../../native/js/lm/logits.js';
+import { argmax } from '../../native/js/lm/sample.js';
 
 /** Signal and error power of a tensor that is compared piece by piece, in double. */
 export class SignalError {

@@ -27,6 +27,8 @@ struct Driver {
   CuResult (*ctx_pop_current)(void**) = nullptr;
   CuResult (*memcpy_dtoh)(void*, unsigned long long, size_t) = nullptr;
   CuResult (*memcpy_htod)(unsigned long long, const void*, size_t) = nullptr;
+  CuResult (*memset_d8)(unsigned long long, unsigned char, size_t) = nullptr;
+  CuResult (*ctx_synchronize)() = nullptr;
   CuResult (*get_error_name)(CuResult, const char**) = nullptr;
   bool found = false;
   std::string error;  // empty: initialized
@@ -66,6 +68,8 @@ Driver Open() {
   bind(driver.ctx_pop_current, "cuCtxPopCurrent_v2");
   bind(driver.memcpy_dtoh, "cuMemcpyDtoH_v2");
   bind(driver.memcpy_htod, "cuMemcpyHtoD_v2");
+  bind(driver.memset_d8, "cuMemsetD8_v2");
+  bind(driver.ctx_synchronize, "cuCtxSynchronize");
   bind(driver.get_error_name, "cuGetErrorName");
   if (!complete) {
     driver.error = "libcuda.so.1 lacks calls of CUDA 11: the NVIDIA driver is too old";
@@ -80,8 +84,8 @@ const Driver& TheDriver() {
   return kDriver;
 }
 
-template <class Copy>
-void InPrimaryContext(int device_id, const char* what, Copy copy) {
+template <class Work>
+void InPrimaryContext(int device_id, const char* what, Work work) {
   const Driver& driver = TheDriver();
   if (!driver.error.empty()) throw std::runtime_error(std::string("cuda: ") + driver.error + ".");
   const auto check = [&](CuResult result, const char* call) {
@@ -95,11 +99,11 @@ void InPrimaryContext(int device_id, const char* what, Copy copy) {
   check(driver.primary_ctx_retain(&context, device), "cuDevicePrimaryCtxRetain");
   CuResult result = driver.ctx_push_current(context);
   if (result == kSuccess) {
-    result = copy(driver);
+    result = work(driver);
     driver.ctx_pop_current(&context);
   }
   driver.primary_ctx_release(device);
-  check(result, "cuMemcpy");
+  check(result, "the driver");
 }
 
 }  // namespace
@@ -141,6 +145,14 @@ void CopyFromDevice(int device_id, void* to, const void* from, size_t byte_count
 void CopyToDevice(int device_id, void* to, const void* from, size_t byte_count) {
   InPrimaryContext(device_id, "upload", [=](const Driver& driver) {
     return driver.memcpy_htod(reinterpret_cast<unsigned long long>(to), from, byte_count);
+  });
+}
+
+void ZeroOnDevice(int device_id, void* to, size_t byte_count) {
+  InPrimaryContext(device_id, "clearing", [=](const Driver& driver) {
+    const CuResult result = driver.memset_d8(reinterpret_cast<unsigned long long>(to), 0, byte_count);
+    // Unlike the copies it does not wait, and ORT's streams do not wait for it.
+    return result == kSuccess ? driver.ctx_synchronize() : result;
   });
 }
 

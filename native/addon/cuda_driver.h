@@ -28,5 +28,7 @@ CudaFacts ReadCudaFacts();
 /// Throws std::runtime_error naming the driver's error.
 void CopyFromDevice(int device_id, void* to, const void* from, size_t byte_count);
 void CopyToDevice(int device_id, void* to, const void* from, size_t byte_count);
+/// Overwrites device memory with zeros; likewise.
+void ZeroOnDevice(int device_id, void* to, size_t byte_count);
 
 }  // namespace lowbit::host

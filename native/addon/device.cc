@@ -25,6 +25,16 @@ void Upload(const Session& owner, void* to, const void* from, size_t byte_count)
   }
 }
 
+void Clear(const Session& owner, const SharedValue& value) {
+  const size_t byte_count = FactsOf(value.get()).byte_count;
+  if (byte_count == 0) return;
+  if (owner.on_device()) {
+    ZeroOnDevice(owner.device_id(), DataOf(value), byte_count);
+  } else {
+    std::memset(DataOf(value), 0, byte_count);
+  }
+}
+
 class AllocateJob final : public Job {
  public:
   AllocateJob(Napi::Env env, std::shared_ptr<Session> owner, ONNXTensorElementDataType type, std::vector<int64_t> dims)
@@ -41,6 +51,7 @@ class AllocateJob final : public Job {
     OrtValue* value = nullptr;
     Check(Api().CreateTensorAsOrtValue(allocator, dims_.data(), dims_.size(), type_, &value));
     tensor_.value = ValuePtr(value);
+    Clear(*tensor_.owner, tensor_.value);
   }
 
   Napi::Value Resolve(Napi::Env env) override { return DeviceTensorToJs(env, std::move(tensor_)); }
@@ -75,8 +86,14 @@ class UploadJob final : public Job {
 
 class DownloadJob final : public Job {
  public:
-  DownloadJob(Napi::Env env, const DeviceTensor& tensor) : Job(env), tensor_(tensor) {
-    byte_count_ = FactsOf(tensor_.value.get()).byte_count;
+  DownloadJob(Napi::Env env, const DeviceTensor& tensor, size_t offset, size_t byte_count)
+      : Job(env), tensor_(tensor), offset_(offset), byte_count_(byte_count) {
+    const size_t all = FactsOf(tensor_.value.get()).byte_count;
+    if (offset > all || byte_count > all - offset) {
+      throw std::runtime_error("download: bytes " + std::to_string(offset) + " … " +
+                               std::to_string(offset + byte_count) + ", expected a range within the tensor's " +
+                               std::to_string(all) + ".");
+    }
     auto buffer = Napi::ArrayBuffer::New(env, byte_count_);
     to_ = buffer.Data();
     buffer_ = Napi::Persistent(buffer.As<Napi::Object>());
@@ -84,10 +101,11 @@ class DownloadJob final : public Job {
 
   void Execute() override {
     if (byte_count_ == 0) return;
+    const char* from = static_cast<const char*>(DataOf(tensor_.value)) + offset_;
     if (tensor_.owner->on_device()) {
-      CopyFromDevice(tensor_.owner->device_id(), to_, DataOf(tensor_.value), byte_count_);
+      CopyFromDevice(tensor_.owner->device_id(), to_, from, byte_count_);
     } else {
-      std::memcpy(to_, DataOf(tensor_.value), byte_count_);
+      std::memcpy(to_, from, byte_count_);
     }
   }
 
@@ -95,7 +113,7 @@ class DownloadJob final : public Job {
 
  private:
   const DeviceTensor tensor_;
-  size_t byte_count_ = 0;
+  const size_t offset_, byte_count_;
   void* to_ = nullptr;
   Napi::ObjectReference buffer_;
 };
@@ -157,7 +175,9 @@ Napi::Value UploadDeviceTensor(const Napi::CallbackInfo& info) {
 
 Napi::Value DownloadDeviceTensor(const Napi::CallbackInfo& info) {
   const DeviceTensor& tensor = DeviceTensorFromJs(info[0]);
-  return tensor.owner->loop().Start(tensor.owner->queue(), std::make_unique<DownloadJob>(info.Env(), tensor));
+  const auto number = [&](size_t i) { return static_cast<size_t>(info[i].As<Napi::Number>().Int64Value()); };
+  auto job = std::make_unique<DownloadJob>(info.Env(), tensor, number(1), number(2));
+  return tensor.owner->loop().Start(tensor.owner->queue(), std::move(job));
 }
 
 void DisposeDeviceTensor(const Napi::CallbackInfo& info) {

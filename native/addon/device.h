@@ -27,11 +27,11 @@ Napi::Value DeviceTensorToJs(Napi::Env env, DeviceTensor tensor);
 /// Throws Napi::Error when the handle was disposed.
 const DeviceTensor& DeviceTensorFromJs(Napi::Value handle);
 
-/// allocate(session, type, dims) -> Promise<handle>: device memory, left as it is
+/// allocate(session, type, dims) -> Promise<handle>: device memory, all zeros
 Napi::Value AllocateDeviceTensor(const Napi::CallbackInfo& info);
 /// upload(handle, bytes) -> Promise<void>: overwrites the tensor's memory, whose address stays (CUDA graphs need that)
 Napi::Value UploadDeviceTensor(const Napi::CallbackInfo& info);
-/// download(handle) -> Promise<ArrayBuffer>
+/// download(handle, offset, byteLength) -> Promise<ArrayBuffer>: a range of the tensor's bytes
 Napi::Value DownloadDeviceTensor(const Napi::CallbackInfo& info);
 /// dispose(handle): gives the memory back once no run uses it
 void DisposeDeviceTensor(const Napi::CallbackInfo& info);

@@ -53,6 +53,7 @@ using MemoryInfoPtr = std::unique_ptr<OrtMemoryInfo, Releaser<OrtMemoryInfo, &Or
 using TypeInfoPtr = std::unique_ptr<OrtTypeInfo, Releaser<OrtTypeInfo, &OrtApi::ReleaseTypeInfo>>;
 using ShapeInfoPtr = std::unique_ptr<OrtTensorTypeAndShapeInfo,
                                      Releaser<OrtTensorTypeAndShapeInfo, &OrtApi::ReleaseTensorTypeAndShapeInfo>>;
+using ModelMetadataPtr = std::unique_ptr<OrtModelMetadata, Releaser<OrtModelMetadata, &OrtApi::ReleaseModelMetadata>>;
 using IoBindingPtr = std::unique_ptr<OrtIoBinding, Releaser<OrtIoBinding, &OrtApi::ReleaseIoBinding>>;
 using AllocatorPtr = std::unique_ptr<OrtAllocator, Releaser<OrtAllocator, &OrtApi::ReleaseAllocator>>;
 

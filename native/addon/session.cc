@@ -125,6 +125,32 @@ Napi::Array DescribeValues(Napi::Env env, const OrtSession* session, CountOf cou
   return out;
 }
 
+/// Custom metadata of the model, as a list of [key, value].
+Napi::Array DescribeMetadata(Napi::Env env, const OrtSession* session) {
+  const OrtApi& api = Api();
+  OrtModelMetadata* raw = nullptr;
+  Check(api.SessionGetModelMetadata(session, &raw));
+  const ModelMetadataPtr metadata(raw);
+  OrtAllocator* allocator = nullptr;
+  Check(api.GetAllocatorWithDefaultOptions(&allocator));
+  char** keys = nullptr;
+  int64_t count = 0;
+  Check(api.ModelMetadataGetCustomMetadataMapKeys(metadata.get(), allocator, &keys, &count));
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < count; ++i) names.push_back(TakeString(keys[i]));
+  if (keys) Check(api.AllocatorFree(allocator, keys));
+  auto out = Napi::Array::New(env, names.size());
+  for (uint32_t i = 0; i < names.size(); ++i) {
+    char* value = nullptr;
+    Check(api.ModelMetadataLookupCustomMetadataMap(metadata.get(), allocator, names[i].c_str(), &value));
+    auto entry = Napi::Array::New(env, 2);
+    entry.Set(0u, names[i]);
+    entry.Set(1u, value ? TakeString(value) : std::string());
+    out.Set(i, entry);
+  }
+  return out;
+}
+
 }  // namespace
 
 Session::Session(std::shared_ptr<JsLoop> loop, int device_id)
@@ -211,6 +237,7 @@ Napi::Value DescribeSession(const Napi::CallbackInfo& info) {
                                    api.SessionGetInputTypeInfo));
   out.Set("outputs", DescribeValues(info.Env(), session.get(), api.SessionGetOutputCount, api.SessionGetOutputName,
                                     api.SessionGetOutputTypeInfo));
+  out.Set("metadata", DescribeMetadata(info.Env(), session.get()));
   return out;
 }
 

@@ -115,7 +115,12 @@ export interface GptqResult {
 export interface Addon {
   load(runtimePath: string, operatorLibraryPath: string, logLevel: number): { version: string; apiVersion: number };
   createSession(source: string | Uint8Array, options: NativeSessionOptions): Promise<NativeSession>;
-  describeSession(session: NativeSession): { inputs: NativeValueInfo[]; outputs: NativeValueInfo[] };
+  describeSession(session: NativeSession): {
+    inputs: NativeValueInfo[];
+    outputs: NativeValueInfo[];
+    /** Custom metadata of the model. */
+    metadata: Entry[];
+  };
   run(
     session: NativeSession,
     id: number,
@@ -131,7 +136,8 @@ export interface Addon {
   endProfiling(session: NativeSession): string;
   allocate(session: NativeSession, type: number, dims: readonly number[]): Promise<NativeDeviceTensor>;
   upload(tensor: NativeDeviceTensor, bytes: Uint8Array): Promise<void>;
-  download(tensor: NativeDeviceTensor): Promise<ArrayBuffer>;
+  /** A range of the tensor's bytes. */
+  download(tensor: NativeDeviceTensor, offset: number, byteLength: number): Promise<ArrayBuffer>;
   dispose(tensor: NativeDeviceTensor): void;
   /** Ends all runs and threads of the process's sessions, in every thread. */
   stopEverything(): void;

@@ -57,7 +57,7 @@ export function deviceTensor(
     dims: [...dims],
     download: async () => {
       const array = arrayFor(type) as new (buffer: ArrayBuffer) => ArrayBufferView;
-      return new array(await addon.download(handle)) as never;
+      return new array(await addon.download(handle, 0, size)) as never;
     },
     dispose: () => addon.dispose(handle),
   });
@@ -78,7 +78,7 @@ export function deviceHandle(where: string, tensor: Tensor): NativeDeviceTensor 
 }
 
 /**
- * Device memory of a session, its contents left as they are.
+ * Device memory of a session, all zeros.
  * @throws TypeError for a type without a fixed size
  */
 export async function allocateOnDevice(
@@ -93,6 +93,26 @@ export async function allocateOnDevice(
   const handle = await loadNative().addon.allocate(session, number, dims);
   const count = dims.reduce((product, dim) => product * dim, 1);
   return deviceTensor(type, dims, handle, byteLength(type, count));
+}
+
+/**
+ * Copies elements of a device tensor to a flat tensor of the host.
+ * @param offset elements before the first one wanted
+ * @throws LowbitError 'input' for elements outside the tensor, or a type whose elements are smaller than a byte
+ */
+export async function copyFromDevice(source: Tensor, offset: number, count: number): Promise<Tensor> {
+  const { type, size } = source;
+  if (type === 'string' || type === 'int4' || type === 'uint4')
+    throw inputError('device tensor', `is ${type}, expected elements of whole bytes`);
+  if (!(offset >= 0 && count >= 0 && offset + count <= size))
+    throw inputError(
+      'device tensor',
+      `has ${size} elements, expected a range within it, not ${offset} … ${offset + count}`,
+    );
+  const handle = deviceHandle('device tensor', source);
+  const bytes = await loadNative().addon.download(handle, byteLength(type, offset), byteLength(type, count));
+  const array = arrayFor(type) as new (buffer: ArrayBuffer) => ArrayBufferView;
+  return new common.Tensor(type, new array(bytes) as Tensor.DataType, [count]);
 }
 
 /**

@@ -28,8 +28,10 @@ export interface SessionOptions extends Omit<
   preferredOutputLocation?: OrtSession.SessionOptions['preferredOutputLocation'];
 }
 
-/** onnxruntime-node's run options and a way to stop a run. */
+/** onnxruntime-node's run options, a way to stop a run, and where its outputs go. */
 export interface RunOptions extends OrtSession.RunOptions {
+  /** Where all outputs of this run go, instead of what the session's preferredOutputLocation says. */
+  outputLocation?: 'cpu' | 'gpu-buffer';
   /** When it aborts, the run ends at its next node and its promise rejects with the signal's reason. */
   signal?: AbortSignal;
 }
@@ -116,14 +118,16 @@ export async function readSessionOptions(options: unknown, modelIsPath: boolean)
   return { native, ...place };
 }
 
+function checkLocation(location: unknown, where: string, hasDevice: boolean): Location {
+  const checked = checkOneOf(location, where, locations);
+  if (checked === 'gpu-buffer' && !hasDevice) {
+    throw optionError(where, location, "'cpu'", "'gpu-buffer' needs 'cuda' in options.executionProviders.");
+  }
+  return checked;
+}
+
 function readLocations(value: unknown, path: string, hasDevice: boolean): Omit<ReadOptions, 'native'> {
-  const check = (location: unknown, where: string): Location => {
-    const checked = checkOneOf(location, where, locations);
-    if (checked === 'gpu-buffer' && !hasDevice) {
-      throw optionError(where, location, "'cpu'", "'gpu-buffer' needs 'cuda' in options.executionProviders.");
-    }
-    return checked;
-  };
+  const check = (location: unknown, where: string) => checkLocation(location, where, hasDevice);
   if (value === undefined) return { locationOf: () => 'cpu', locatedNames: [] };
   if (typeof value === 'string') {
     const everywhere = check(value, path);
@@ -139,10 +143,21 @@ function readLocations(value: unknown, path: string, hasDevice: boolean): Omit<R
  * Checks run options.
  * @throws TypeError naming the option
  */
-export function readRunOptions(options: unknown): { native: NativeRunOptions; signal?: AbortSignal } {
+export function readRunOptions(
+  options: unknown,
+  hasDevice: boolean,
+): { native: NativeRunOptions; signal?: AbortSignal; location?: Location } {
   const path = 'runOptions';
   const given = checkObject(options, path);
-  checkNames(given, path, ['logSeverityLevel', 'logVerbosityLevel', 'terminate', 'tag', 'extra', 'signal']);
+  checkNames(given, path, [
+    'logSeverityLevel',
+    'logVerbosityLevel',
+    'terminate',
+    'tag',
+    'extra',
+    'signal',
+    'outputLocation',
+  ]);
   const native: NativeRunOptions = { config: [] };
   if (given.logSeverityLevel !== undefined) {
     native.logSeverityLevel = checkInteger(given.logSeverityLevel, `${path}.logSeverityLevel`, 0, 4);
@@ -153,10 +168,14 @@ export function readRunOptions(options: unknown): { native: NativeRunOptions; si
   if (given.terminate !== undefined) native.terminate = checkBoolean(given.terminate, `${path}.terminate`);
   if (given.tag !== undefined) native.tag = checkString(given.tag, `${path}.tag`);
   if (given.extra !== undefined) native.config = flattenEntries(given.extra, `${path}.extra`);
-  const { signal } = given;
-  if (signal === undefined) return { native };
-  if (!(signal instanceof AbortSignal)) throw optionError(`${path}.signal`, signal, 'an AbortSignal');
-  return { native, signal };
+  const { signal, outputLocation: location } = given;
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw optionError(`${path}.signal`, signal, 'an AbortSignal');
+  return {
+    native,
+    ...(signal ? { signal } : {}),
+    ...(location === undefined ? {} : { location: checkLocation(location, `${path}.outputLocation`, hasDevice) }),
+  };
 }
 
 function keysOf<T extends object>(table: T): (keyof T & string)[] {

@@ -6,7 +6,7 @@ import { inputError, LowbitError } from '../../ops/common/errors.js';
 import type { NativeInput, NativeSession } from './addon.js';
 import { optionError, show } from './check-option.js';
 import { explainCuda } from './info.js';
-import { allocateOnDevice, copyToDevice } from './device.js';
+import { allocateOnDevice, copyFromDevice, copyToDevice } from './device.js';
 import { loadNative, textOf } from './load.js';
 import type { RunOptions as HostRunOptions, SessionOptions as HostSessionOptions } from './session-options.js';
 import {
@@ -27,23 +27,28 @@ export class InferenceSession implements OrtSession {
   readonly inputMetadata: readonly OrtSession.ValueMetadata[];
   readonly outputMetadata: readonly OrtSession.ValueMetadata[];
 
+  /** Custom metadata of the model. */
+  readonly modelMetadata: ReadonlyMap<string, string>;
+  /** Where the model runs. */
+  readonly device: 'cpu' | 'cuda';
+  /** Whether runs replay a captured CUDA graph; see `enableCudaGraph`. */
+  readonly cudaGraph: boolean;
+
   readonly #native: NativeSession;
   readonly #locationOf: ReadOptions['locationOf'];
   readonly #profiling: boolean;
-  readonly #onDevice: boolean;
-  readonly #cudaGraph: boolean;
   readonly #running = new Set<Promise<unknown>>();
   #released: Promise<void> | undefined;
   #nextRun = 1;
 
   private constructor(native: NativeSession, options: ReadOptions) {
-    const { inputs, outputs } = loadNative().addon.describeSession(native);
+    const { inputs, outputs, metadata } = loadNative().addon.describeSession(native);
     this.#native = native;
     this.#locationOf = options.locationOf;
     this.#profiling = options.native.profileFilePrefix !== undefined;
-    this.#onDevice = options.native.cuda !== undefined;
-    this.#cudaGraph =
-      options.native.cuda?.some(([key, value]) => key === 'enable_cuda_graph' && value === '1') ?? false;
+    this.modelMetadata = new Map(metadata);
+    this.device = options.native.cuda === undefined ? 'cpu' : 'cuda';
+    this.cudaGraph = options.native.cuda?.some(([key, value]) => key === 'enable_cuda_graph' && value === '1') ?? false;
     this.inputMetadata = inputs.map(toMetadata);
     this.outputMetadata = outputs.map(toMetadata);
     this.inputNames = inputs.map(({ name }) => name);
@@ -110,11 +115,11 @@ export class InferenceSession implements OrtSession {
     this.#checkOpen();
     const [fetches, options] = this.#readFetches(fetchesOrOptions, lastOptions);
     const inputs = this.#readFeeds(feeds);
-    const { native: runOptions, signal } = readRunOptions(options);
+    const { native: runOptions, signal, location } = readRunOptions(options, this.device === 'cuda');
     signal?.throwIfAborted();
     const names = Object.keys(fetches);
-    const outputs = names.map((name) => this.#readFetch(name, fetches[name] ?? null));
-    if (this.#cudaGraph) checkGraphRun(feeds, fetches, runOptions.config);
+    const outputs = names.map((name) => this.#readFetch(name, fetches[name] ?? null, location));
+    if (this.cudaGraph) checkGraphRun(feeds, fetches, runOptions.config);
     const id = this.#nextRun++;
     const { addon } = loadNative();
     const abort = () => addon.terminate(this.#native, id);
@@ -164,7 +169,7 @@ export class InferenceSession implements OrtSession {
 
   /**
    * A tensor in the memory of this session's CUDA device, to feed or to let runs fill it.
-   * @param source a CPU tensor to copy, or only a type and dims: then the memory is left as it is
+   * @param source a CPU tensor to copy, or only a type and dims: then it is all zeros
    * @param into a device tensor of the same type and dims to overwrite instead of making one; a captured CUDA graph reads
    *   and writes fixed addresses, so its inputs are changed this way
    */
@@ -173,12 +178,24 @@ export class InferenceSession implements OrtSession {
     into?: Tensor,
   ): Promise<Tensor> {
     this.#checkOpen();
-    if (!this.#onDevice) {
+    if (this.device !== 'cuda') {
       throw inputError('session', "it runs on the CPU, expected 'cuda' in options.executionProviders at create()");
     }
     const target = into ?? (await allocateOnDevice(this.#native, source.type, source.dims));
     if ('location' in source) await copyToDevice(source, target);
     return target;
+  }
+
+  /**
+   * Copies a device tensor, or a range of its elements, to the host.
+   * @param offset elements before the first one wanted
+   * @returns a flat tensor of `count` elements; the source's shape when all are wanted
+   * @throws LowbitError 'input' for elements outside the tensor
+   */
+  async fromDevice(source: Tensor, offset = 0, count = source.size - offset): Promise<Tensor> {
+    this.#checkOpen();
+    const flat = await copyFromDevice(source, offset, count);
+    return offset === 0 && count === source.size ? flat.reshape(source.dims) : flat;
   }
 
   #checkOpen(): void {
@@ -227,9 +244,9 @@ export class InferenceSession implements OrtSession {
     }
   }
 
-  #readFetch(name: string, value: Tensor | null): NativeInput | null | true {
+  #readFetch(name: string, value: Tensor | null, location?: Tensor.DataLocation): NativeInput | null | true {
     const metadata = this.outputMetadata.find((output) => output.name === name) as OrtSession.ValueMetadata;
-    if (value === null) return this.#locationOf(name) === 'gpu-buffer' ? true : null;
+    if (value === null) return (location ?? this.#locationOf(name)) === 'gpu-buffer' ? true : null;
     if (value.type === 'string')
       throw inputError(`output "${name}"`, 'strings cannot be filled in place, expected null');
     return toNative('output', value, metadata);

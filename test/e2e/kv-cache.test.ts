@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import type { Tensor } from 'onnxruntime-common';
-import { describeTextModel, nextPast, stepFeeds } from '../../graph-rewrite/lm/decoder.js';
-import { logSumExp, readLogits } from '../../graph-rewrite/lm/logits.js';
+import { describeTextModel, logSumExp, nextPast, readLogits, stepFeeds } from '../../native/js/lm/index.js';
 import type { Feeds } from '../../graph-rewrite/lm/session.js';
 import { readTokens } from '../../graph-rewrite/lm/tokens.js';
 import { InferenceSession } from '../../native/js/index.js';

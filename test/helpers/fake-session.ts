@@ -37,12 +37,13 @@ export function countingSession(
     run: (feeds) => {
       calls.push(feeds);
       const ids = Array.from(feeds['input_ids']!.data as BigInt64Array, Number);
+      const [batch, tokens] = feeds['input_ids']!.dims as [number, number];
       const scores = new Float32Array(ids.length * vocabulary);
       ids.forEach((id, row) => (scores[row * vocabulary + ((id + 1) % vocabulary)] = 5));
-      const result: Feeds = { logits: new Tensor('float32', scores, [1, ids.length, vocabulary]) };
+      const result: Feeds = { logits: new Tensor('float32', scores, [batch, tokens, vocabulary]) };
       if (cache) {
-        const length = (feeds['past_key_values.0.key']!.dims[2] ?? 0) + ids.length;
-        result['present.0.key'] = new Tensor('float32', new Float32Array(8 * length), [1, 2, length, 4]);
+        const length = (feeds['past_key_values.0.key']!.dims[2] ?? 0) + tokens;
+        result['present.0.key'] = new Tensor('float32', new Float32Array(batch * 8 * length), [batch, 2, length, 4]);
       }
       return Promise.resolve(result);
     },

@@ -1,16 +1,15 @@
 import { deepEqual, equal, ok, rejects, throws } from 'node:assert/strict';
 import type { Tensor } from 'onnxruntime-common';
 import {
-  createSampler,
   describeTextModel,
   Detokenizer,
   generate,
   logSumExp,
   perplexity,
-  randomNumbers,
   stepFeeds,
+  StopText,
 } from '../../graph-rewrite/lm/index.js';
-import type { TextTokenizer } from '../../graph-rewrite/lm/index.js';
+import type { GenerateOptions, TextFacts, TextTokenizer } from '../../graph-rewrite/lm/index.js';
 import { countingSession, tensorMetadata } from '../helpers/fake-session.js';
 
 const numbers = (tensor: Tensor | undefined) => Array.from(tensor!.data as BigInt64Array, Number);
@@ -29,7 +28,7 @@ describe('text model feeds', () => {
         ],
         outputNames: ['logits', 'present.0.key', 'present.0.value'],
       },
-      { dims: new Map([['head', 8]]) },
+      { dims: { head: 8 } },
     );
     const feeds = stepFeeds(model, [4, 5], 3);
     deepEqual(numbers(feeds['input_ids']), [4, 5]);
@@ -99,14 +98,20 @@ describe('perplexity', () => {
 });
 
 describe('generate', () => {
+  const run = (
+    session: ReturnType<typeof countingSession>,
+    options: Partial<GenerateOptions> & Pick<GenerateOptions, 'prompts'>,
+    facts: TextFacts = {},
+  ) => generate(session, describeTextModel(session, facts), { maxNewTokens: 3, ...options });
+
   for (const cache of [true, false]) {
     it(`continues greedily ${cache ? 'with' : 'without'} a cache`, async () => {
       const session = countingSession(10, { cache });
       const seen: number[] = [];
-      const result = await generate(session, [1, 2], { maxTokens: 3, onToken: (id) => seen.push(id) });
-      deepEqual(result.ids, [3, 4, 5]);
+      const { texts, ...counts } = await run(session, { prompts: [[1, 2]], onToken: (_, id) => void seen.push(id) });
+      deepEqual(texts, [{ ids: [3, 4, 5], stopped: 'length', promptTokens: 2 }]);
       deepEqual(seen, [3, 4, 5]);
-      equal(result.stopped, 'length');
+      deepEqual([counts.promptTokens, counts.newTokens], [2, 3]);
       deepEqual(
         session.calls.map((feeds) => numbers(feeds['input_ids']).length),
         cache ? [2, 1, 1] : [2, 3, 4],
@@ -116,53 +121,68 @@ describe('generate', () => {
         [2, 3, 4],
       );
     });
+
+    it(`continues texts of different lengths ${cache ? 'with' : 'without'} a cache`, async () => {
+      const prompts = [[1, 2], [7], [3, 4, 5]];
+      for (const padding of cache ? ([undefined, 'left', 'right'] as const) : [undefined]) {
+        const session = countingSession(10, { cache });
+        const { texts } = await run(session, { prompts, stopIds: [8] }, padding ? { padding } : {});
+        deepEqual(
+          texts.map(({ ids, stopped }) => [ids, stopped]),
+          [
+            [[3, 4, 5], 'length'],
+            [[], 'stop-token'],
+            [[6, 7], 'stop-token'],
+          ],
+        );
+        // Without a way to pad, each length has its own runs.
+        const shared = padding !== undefined || !cache;
+        deepEqual(session.calls[0]!['input_ids']!.dims, shared ? [3, 3] : [1, 2]);
+      }
+    });
   }
 
-  it('ends at a stop token or when aborted, keeping what is there', async () => {
-    const stopped = await generate(countingSession(10), [1], { stopIds: [4] });
-    deepEqual([stopped.ids, stopped.stopped], [[2, 3], 'stop-token']);
+  it('ends at a stop token, a sequence, when told or aborted, keeping what is there', async () => {
+    const stopped = await run(countingSession(10), { prompts: [[1]], stopIds: [4], maxNewTokens: 9 });
+    deepEqual(stopped.texts[0], { ids: [2, 3], stopped: 'stop-token', promptTokens: 1 });
+    const sequence = await run(countingSession(10), { prompts: [[1]], stopSequences: [[9], [3, 4]], maxNewTokens: 9 });
+    deepEqual(sequence.texts[0], { ids: [2, 3, 4], stopped: 'stop-sequence', promptTokens: 1 });
+    const told = await run(countingSession(10), { prompts: [[1], [5]], onToken: (i, id) => i === 1 || id !== 2 });
+    deepEqual(
+      told.texts.map(({ ids, stopped }) => [ids, stopped]),
+      [
+        [[2], 'callback'],
+        [[6, 7, 8], 'length'],
+      ],
+    );
     const abort = new AbortController();
-    const aborted = await generate(countingSession(10), [1], { signal: abort.signal, onToken: () => abort.abort() });
-    deepEqual([aborted.ids, aborted.stopped], [[2], 'aborted']);
-  });
-});
-
-describe('sampling', () => {
-  const logits = Float32Array.of(0, 2, 1, -1);
-  const draw = (options: Parameters<typeof createSampler>[0], count = 200) => {
-    const sample = createSampler(options);
-    return Array.from({ length: count }, () => sample(logits));
-  };
-
-  it('repeats itself with one seed and differs with another', () => {
-    deepEqual(draw({ temperature: 1, seed: 5 }), draw({ temperature: 1, seed: 5 }));
-    ok(draw({ temperature: 1, seed: 5 }).join() !== draw({ temperature: 1, seed: 6 }).join());
+    const { signal } = abort;
+    const aborted = await run(countingSession(10), { prompts: [[1]], signal, onToken: () => abort.abort() });
+    deepEqual(aborted.texts[0], { ids: [2], stopped: 'aborted', promptTokens: 1 });
+    deepEqual((await run(countingSession(10), { prompts: [[1]], signal })).texts[0]!.ids, []);
   });
 
-  it('keeps to the most probable tokens', () => {
-    deepEqual(new Set(draw({ temperature: 1, topK: 2 })), new Set([1, 2]));
-    deepEqual(new Set(draw({ temperature: 1, topP: 0.6 })), new Set([1]));
-    deepEqual(new Set(draw({ temperature: 0 })), new Set([1]));
+  it('ends where the position table does', async () => {
+    const { texts } = await run(countingSession(10), { prompts: [[1, 2]], maxNewTokens: 9 }, { positions: 4 });
+    deepEqual(texts[0], { ids: [3, 4, 5], stopped: 'context', promptTokens: 2 });
   });
 
-  it('draws with the probabilities of softmax', () => {
-    const share = draw({ temperature: 1 }, 20000).filter((id) => id === 1).length / 20000;
-    const expected = Math.exp(2) / (1 + Math.exp(2) + Math.E + Math.exp(-1));
-    ok(Math.abs(share - expected) < 0.015, `${share}, expected ${expected}`);
-  });
-
-  it('draws uniform numbers', () => {
-    const random = randomNumbers(1);
-    let sum = 0;
-    for (let i = 0; i < 10000; i++) sum += random();
-    ok(Math.abs(sum / 10000 - 0.5) < 0.01);
-  });
-
-  it('refuses settings without a meaning', () => {
-    throws(() => createSampler({ temperature: -1 }), /temperature: is -1/);
-    throws(() => createSampler({ topK: 1.5 }), /topK: is 1.5/);
-    throws(() => createSampler({ topP: 0 }), /topP: is 0/);
-  });
+  const refused: readonly [string, Partial<GenerateOptions> & Pick<GenerateOptions, 'prompts'>, RegExp][] = [
+    ['no prompts', { prompts: [] }, /^LowbitError: prompts: has no texts, expected at least one/],
+    ['an empty prompt', { prompts: [[1], []] }, /^LowbitError: prompts\[1\]: has no tokens, expected at least one/],
+    ['an id of another vocabulary', { prompts: [[1, 10]] }, /^LowbitError: prompts\[0\]: has token id 10, the model's/],
+    [
+      'a prompt longer than the position table',
+      { prompts: [[1], [1, 2, 3, 4, 5, 6]] },
+      /^LowbitError: prompts\[1\]: has 6 tokens, expected at most 5, the rows of the model's position table\. Shorten/,
+    ],
+    ['no new tokens', { prompts: [[1]], maxNewTokens: 0 }, /^LowbitError: maxNewTokens: is 0, expected at least 1/],
+    ['a setting without a meaning', { prompts: [[1]], topP: 2 }, /^LowbitError: topP: is 2, expected/],
+  ];
+  for (const [what, options, message] of refused) {
+    it(`refuses ${what}`, () =>
+      rejects(run(countingSession(10), options, { positions: 5, padding: 'right' }), message));
+  }
 });
 
 describe('detokenizer', () => {
@@ -190,5 +210,20 @@ describe('detokenizer', () => {
   it('does not wait for ever for bytes that are no UTF-8', () => {
     equal(stream([0x61, 0xff, 0xff, 0xff, 0xff, 0x62]).join(''), 'a\ufffd\ufffd\ufffd\ufffdb');
     equal(stream([0x61, 0xe6, 0xbc]).join(''), 'a\ufffd');
+  });
+});
+
+describe('stop texts', () => {
+  const stream = (stops: readonly string[], pieces: readonly string[]) => {
+    const stop = new StopText(stops);
+    const given = pieces.map((piece) => stop.push(piece));
+    return { given: [...given, stop.end()], stopped: stop.stopped };
+  };
+
+  it('hold back what may be one, and end in front of the first', () => {
+    deepEqual(stream(['END', 'stop'], ['a E', 'N', 'D b']), { given: ['a ', '', '', ''], stopped: true });
+    deepEqual(stream(['END'], ['a E', 'Nd ', 'EN']), { given: ['a ', 'ENd ', '', 'EN'], stopped: false });
+    deepEqual(stream(['b', 'ab'], ['xaby', 'z']), { given: ['x', '', ''], stopped: true });
+    deepEqual(stream([''], ['a', 'b']), { given: ['a', 'b', ''], stopped: false });
   });
 });

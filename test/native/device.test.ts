@@ -34,7 +34,8 @@ describe('native/device tensors', () => {
     await addon.upload(handle, bytesOf(Float32Array.from(values)));
     return handle;
   };
-  const download = async (handle: NativeDeviceTensor) => Array.from(new Float32Array(await addon.download(handle)));
+  const download = async (handle: NativeDeviceTensor) =>
+    Array.from(new Float32Array(await addon.download(handle, 0, 16)));
 
   it('keeps an output on the device and feeds it to the next run', async () => {
     const first = (await negate(session, await upload(1, 2, 3, 4))) as NativeOutput;
@@ -64,7 +65,7 @@ describe('native/device tensors', () => {
     const handle = await upload(1, 1, 1, 1);
     addon.dispose(handle);
     addon.dispose(handle);
-    assert.throws(() => addon.download(handle), /it was disposed/);
+    assert.throws(() => addon.download(handle, 0, 16), /it was disposed/);
     await assert.rejects(async () => negate(session, handle), /it was disposed/);
   });
 
@@ -72,7 +73,7 @@ describe('native/device tensors', () => {
     const other = await addon.createSession(unaryModel('Neg', 'float32'), options);
     const { data } = (await negate(other, await upload(1, 2, 3, 4))) as NativeOutput;
     await addon.release(other);
-    await assert.rejects(addon.download(data as NativeDeviceTensor), /session: it was released/);
+    await assert.rejects(addon.download(data as NativeDeviceTensor, 0, 16), /session: it was released/);
     assert.deepEqual(
       await download(((await negate(session, data as NativeDeviceTensor)) as NativeOutput).data as never),
       [1, 2, 3, 4],
@@ -80,7 +81,7 @@ describe('native/device tensors', () => {
   });
 
   it('other handles are refused', () => {
-    assert.throws(() => addon.download(session as never), /not one of ours/);
+    assert.throws(() => addon.download(session as never, 0, 16), /not one of ours/);
     assert.throws(() => addon.describeSession({} as never), /not a session handle/);
   });
 

@@ -6,7 +6,7 @@ import { packS4 } from '../../ops/formats/s4.js';
 import { inlineTensor, lazyTensor, type Tensor } from '../../graph-rewrite/ir/tensor.js';
 import { packLinear, type PackSpec } from '../../graph-rewrite/pack/linear.js';
 import type { WeightSource } from '../../graph-rewrite/pack/rows.js';
-import { randomNumbers } from '../../graph-rewrite/lm/sample.js';
+import { randomNumbers } from '../../native/js/lm/sample.js';
 
 const base: PackSpec = { format: 's4', groupSize: 0, clip: 1, channelGroup: 1, outlierChannels: 0 };
 

@@ -1,6 +1,6 @@
 import type { Tensor } from 'onnxruntime-common';
-import { fromFloat16Array } from '../../ops/common/float16.js';
-import { inputError } from '../../ops/common/errors.js';
+import { fromFloat16Array } from '../../../ops/common/float16.js';
+import { inputError } from '../../../ops/common/errors.js';
 
 /** Scores of a run as rows of floats. */
 export interface Logits {

@@ -1,0 +1,93 @@
+/**
+ * Text generation with a model: its session, what its graph tells, and the loop.
+ */
+import { usageError } from '../../ops/common/errors.js';
+import { Decoding, type DecodingOptions } from './lm/decoding.js';
+import { readTextFacts, type TextFacts } from './lm/facts.js';
+import { generate, type GenerateOptions, type Generation } from './lm/generate.js';
+import type { DeviceSession, ModelSession } from './lm/session.js';
+import { describeTextModel, type TextModel } from './lm/text-model.js';
+import { InferenceSession } from './session.js';
+import type { SessionOptions } from './session-options.js';
+
+export interface GeneratorOptions {
+  /** Where the model runs, if a session is to be made. Default 'cpu'. */
+  readonly device?: 'cpu' | 'cuda';
+  /** Capture the steps into a CUDA graph; only with a cache in place. Default false. */
+  readonly cudaGraph?: boolean;
+  /** Further options of the session that is made. */
+  readonly session?: SessionOptions;
+  /** What the graph tells; default: what the rewriter wrote into the model. See `textFacts` of `ort-lowbit/rewriter`. */
+  readonly facts?: TextFacts;
+}
+
+/** A language model that continues texts, on the CPU or on a device, with its key and value cache left where the model runs. */
+export class Generator {
+  /** What its inputs and outputs are. */
+  readonly model: TextModel;
+  readonly session: ModelSession;
+  readonly #owned: boolean;
+
+  private constructor(session: ModelSession, owned: boolean, facts: TextFacts) {
+    this.session = session;
+    this.#owned = owned;
+    this.model = describeTextModel(session, facts);
+    if ((session as DeviceSession).cudaGraph && this.model.cache === 'growing')
+      throw usageError(
+        'cudaGraph',
+        'the cache of this model grows, expected one in place, whose shapes stay',
+        'Rewrite the model with --set kv.form=in_place, or leave cudaGraph out.',
+      );
+  }
+
+  /**
+   * @param model path or bytes of a model, or a session, which then stays the caller's to release
+   * @throws usage error for options that a given session cannot take, input error for a model that is no language model
+   */
+  static async create(
+    model: string | Uint8Array | ModelSession,
+    { device, cudaGraph, session: sessionOptions, facts }: GeneratorOptions = {},
+  ): Promise<Generator> {
+    const given = typeof model === 'string' || model instanceof Uint8Array ? undefined : model;
+    if (given && (device !== undefined || cudaGraph !== undefined || sessionOptions !== undefined))
+      throw usageError(
+        'options',
+        'device, cudaGraph and session are for a model that is opened here, expected none with a session',
+      );
+    if (cudaGraph && device !== 'cuda')
+      throw usageError('cudaGraph', `is true on ${device ?? 'cpu'}, expected device 'cuda'`);
+    const cuda = { name: 'cuda' as const, enableCudaGraph: cudaGraph ?? false };
+    const options = { ...(device === 'cuda' ? { executionProviders: [cuda] } : {}), ...sessionOptions };
+    const session = given ?? (await InferenceSession.create(model as string | Uint8Array, options));
+    try {
+      return new Generator(session, !given, facts ?? readTextFacts((session as Partial<DeviceSession>).modelMetadata));
+    } catch (error) {
+      if (!given) await session.release();
+      throw error;
+    }
+  }
+
+  /**
+   * Continues prompts; greedy unless options.temperature says otherwise.
+   * @throws usage error for options without a meaning, input error for prompts that do not fit the model
+   */
+  generate(options: GenerateOptions): Promise<Generation> {
+    return generate(this.session, this.model, options);
+  }
+
+  /**
+   * Runs prompts and leaves the choice of tokens, and the loop, to the caller: `step` of what it returns continues. For prompts of
+   * different lengths the model must be able to pad (`model.padding`).
+   */
+  start(
+    prompts: readonly (readonly number[])[],
+    options: DecodingOptions = {},
+  ): Promise<{ decoding: Decoding; scores: Float32Array[] }> {
+    return Decoding.start(this.session, this.model, prompts, options);
+  }
+
+  /** Releases the session, if it was made here. */
+  async release(): Promise<void> {
+    if (this.#owned) await this.session.release();
+  }
+}

@@ -1,0 +1,132 @@
+import { Tensor } from 'onnxruntime-common';
+import type { InferenceSession } from 'onnxruntime-common';
+import { inputError } from '../../../ops/common/errors.js';
+import type { Feeds } from './session.js';
+import type { TextModel } from './text-model.js';
+
+type Metadata = InferenceSession.TensorValueMetadata;
+
+/** New tokens of a run, all arrays row by row. */
+export interface Step {
+  readonly batch: number;
+  /** Columns of new tokens. */
+  readonly tokens: number;
+  /** Columns before them. */
+  readonly start: number;
+  /** [batch, tokens] */
+  readonly ids: ArrayLike<number>;
+  /** [batch, tokens] */
+  readonly positions: ArrayLike<number>;
+  /** [batch, columns]: 1 where there is a token, before the run or new. */
+  readonly mask: ArrayLike<number>;
+  /** Whether the scores of the last column are enough. */
+  readonly lastOnly: boolean;
+}
+
+/** The feeds of a step without the cache. @throws input error for an input whose type or rank text cannot fill */
+export function stepInputs(model: TextModel, step: Step): Feeds {
+  const feeds: Feeds = { [model.ids.name]: integers(model.ids, step.ids, [step.batch, step.tokens]) };
+  for (const extra of model.extras) feeds[extra.input.name] = extraTensor(extra, step);
+  return feeds;
+}
+
+/** Feeds of one run of one sequence: new tokens after `start` others, whose cache is left out at the start. */
+export function stepFeeds(model: TextModel, ids: ArrayLike<number>, start = 0, past?: Feeds): Feeds {
+  const tokens = ids.length;
+  const positions = Array.from({ length: tokens }, (_, i) => start + i);
+  const mask = new Uint8Array(start + tokens).fill(1);
+  return {
+    ...stepInputs(model, { batch: 1, tokens, start, ids, positions, mask, lastOnly: false }),
+    ...(past ?? emptyPast(model, 1)),
+  };
+}
+
+/** The cache of `batch` sequences without tokens. */
+export function emptyPast(model: TextModel, batch: number): Feeds {
+  return Object.fromEntries(
+    model.past.map(({ input }) => {
+      const dims = cacheDims(model, input, batch, 0);
+      // A fixed length (Optimum writes none, some exports 1) cannot be fed empty; the sequence axis of a cache is the last but one.
+      const empty = dims.includes(0) ? dims : dims.map((size, axis) => (axis === dims.length - 2 ? 0 : size));
+      return [input.name, zeros(input, empty)];
+    }),
+  );
+}
+
+/** Cache outputs of a run, renamed to the inputs of the next. */
+export function nextPast(model: TextModel, outputs: Readonly<Record<string, unknown>>): Feeds {
+  return Object.fromEntries(model.past.map(({ input, output }) => [input.name, outputs[output] as Tensor]));
+}
+
+/** Shape of a cache input for `batch` sequences and `length` columns. @throws input error if its last dimension is not known */
+export function cacheDims({ dims }: TextModel, input: Metadata, batch: number, length: number): number[] {
+  const { name, shape } = input;
+  return shape.map((dim, axis) => {
+    if (typeof dim === 'number' && dim >= 0) return dim;
+    const known = dims[dim];
+    if (known !== undefined) return known;
+    if (axis === 0 && shape.length === 4) return batch;
+    if (axis === shape.length - 1)
+      throw inputError(
+        name,
+        `has shape [${shape.join(', ')}], expected a fixed last dimension`,
+        `Say how large "${dim}" is (facts: textFacts(loadModel(path)), from ort-lowbit/rewriter).`,
+      );
+    return length;
+  });
+}
+
+/** A tensor of zeros for a cache input. */
+export function zeros({ name, type }: Metadata, dims: readonly number[]): Tensor {
+  const count = dims.reduce((product, dim) => product * dim, 1);
+  if (type === 'float32') return new Tensor('float32', new Float32Array(count), dims);
+  if (type === 'float16') return new Tensor('float16', new Uint16Array(count), dims);
+  if (type === 'uint8') return new Tensor('uint8', new Uint8Array(count), dims);
+  throw inputError(name, `is ${type}, expected a cache of float32, float16 or uint8 (quantized)`);
+}
+
+function extraTensor({ input, kind }: TextModel['extras'][number], step: Step): Tensor {
+  const { batch, tokens, start } = step;
+  const rank = input.shape.length;
+  switch (kind) {
+    case 'mask':
+      if (rank !== 2) throw inputError(input.name, `has rank ${rank}, expected 2 (batch, all tokens)`);
+      return integers(input, step.mask, [batch, step.mask.length / batch]);
+    case 'positions':
+      if (rank === 1 && batch > 1)
+        throw inputError(input.name, `has no batch dimension, expected one for ${batch} texts`);
+      return integers(input, step.positions, rank === 1 ? [tokens] : [batch, tokens]);
+    case 'types':
+      return integers(input, new Uint8Array(batch * tokens), [batch, tokens]);
+    case 'use-cache':
+      return integers(input, [start > 0 ? 1 : 0], rank === 0 ? [] : [1]);
+    case 'keep-logits':
+      return integers(input, [step.lastOnly ? 1 : 0], rank === 0 ? [] : [1]);
+    case 'cache-positions':
+      return integers(
+        input,
+        Array.from({ length: tokens }, (_, i) => start + i),
+        [tokens],
+      );
+    default:
+      return kind satisfies never;
+  }
+}
+
+function integers(input: Metadata, values: ArrayLike<number>, shape: readonly number[]): Tensor {
+  switch (input.type) {
+    case 'int64': {
+      const data = new BigInt64Array(values.length);
+      for (let i = 0; i < values.length; i++) data[i] = BigInt(values[i]!);
+      return new Tensor('int64', data, shape);
+    }
+    case 'int32':
+      return new Tensor('int32', Int32Array.from(values), shape);
+    case 'float32':
+      return new Tensor('float32', Float32Array.from(values), shape);
+    case 'bool':
+      return new Tensor('bool', Uint8Array.from(values), shape);
+    default:
+      throw inputError(input.name, `is ${input.type}, expected int64, int32, float32 or bool`);
+  }
+}

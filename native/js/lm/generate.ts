@@ -1,0 +1,177 @@
+import { inputError, usageError } from '../../../ops/common/errors.js';
+import { checkPrompt, Decoding } from './decoding.js';
+import { createSampler, type SampleOptions, type Sampler } from './sample.js';
+import type { ModelSession } from './session.js';
+import type { TextModel } from './text-model.js';
+
+export interface GenerateOptions extends SampleOptions {
+  /** Token ids of each text; their lengths may differ. */
+  readonly prompts: readonly (readonly number[])[];
+  /** New tokens of each text at most. Default 128. */
+  readonly maxNewTokens?: number;
+  /** Ids that end a text; they are not given out. */
+  readonly stopIds?: readonly number[];
+  /** Runs of ids that end a text once it has them all. Given out like any other. */
+  readonly stopSequences?: readonly (readonly number[])[];
+  /** Called with each token as soon as it is chosen; false ends that text. */
+  readonly onToken?: (text: number, id: number) => unknown;
+  /** Ends the loop early, without an error: the tokens so far are the result. */
+  readonly signal?: AbortSignal | undefined;
+  /** Most tokens of a text, prompt included, where the cache is a buffer of fixed size. Default: what is asked for. */
+  readonly capacity?: number;
+}
+
+/**
+ * Why a text ended: a token of stopIds; a sequence of stopSequences; maxNewTokens; the position table or the capacity is full; onToken gave
+ * false; the signal.
+ */
+export type StopReason = 'stop-token' | 'stop-sequence' | 'length' | 'context' | 'callback' | 'aborted';
+
+export interface GeneratedText {
+  /** New tokens. */
+  readonly ids: number[];
+  readonly stopped: StopReason;
+  readonly promptTokens: number;
+}
+
+export interface Generation {
+  /** In the order of the prompts. */
+  readonly texts: GeneratedText[];
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  /** Time to the first tokens. */
+  readonly prefillSeconds: number;
+  /** Time of the steps after them. */
+  readonly decodeSeconds: number;
+  readonly prefillTokensPerSecond: number;
+  /** Tokens after the first of each text, by the time they took. */
+  readonly decodeTokensPerSecond: number;
+}
+
+/**
+ * Continues prompts. Equal options give equal texts; text i draws with the seed `seed + i`, so that it does not depend on the others.
+ * @throws usage error for options without a meaning, input error for prompts that do not fit the model
+ */
+export async function generate(session: ModelSession, model: TextModel, options: GenerateOptions): Promise<Generation> {
+  const { prompts, maxNewTokens = 128, seed = 0 } = options;
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
+    throw usageError('maxNewTokens', `is ${maxNewTokens}, expected at least 1`);
+  if (prompts.length === 0) throw inputError('prompts', 'has no texts, expected at least one');
+  prompts.forEach((prompt, i) => checkPrompt(model, prompt, `prompts[${i}]`));
+  const texts = prompts.map((prompt, i) => new Text(i, prompt, createSampler({ ...options, seed: seed + i }), options));
+  const seconds = { prefill: 0, decode: 0 };
+  for (const lane of lanes(model, texts)) {
+    if (options.signal?.aborted) break;
+    await runLane(session, model, lane, options, seconds);
+  }
+  const promptTokens = texts.reduce((sum, { prompt }) => sum + prompt.length, 0);
+  const newTokens = texts.reduce((sum, { ids }) => sum + ids.length, 0);
+  const decoded = texts.reduce((sum, { ids }) => sum + Math.max(0, ids.length - 1), 0);
+  return {
+    texts: texts.map(({ ids, prompt, stopped }) => ({
+      ids,
+      stopped: stopped ?? 'aborted',
+      promptTokens: prompt.length,
+    })),
+    ...{ promptTokens, newTokens, prefillSeconds: seconds.prefill, decodeSeconds: seconds.decode },
+    prefillTokensPerSecond: promptTokens / seconds.prefill,
+    decodeTokensPerSecond: decoded > 0 ? decoded / seconds.decode : 0,
+  };
+}
+
+/** One text on its way. */
+class Text {
+  readonly index: number;
+  readonly prompt: readonly number[];
+  readonly ids: number[] = [];
+  stopped: StopReason | undefined;
+  readonly #sample: Sampler;
+  readonly #options: GenerateOptions;
+
+  constructor(index: number, prompt: readonly number[], sample: Sampler, options: GenerateOptions) {
+    this.index = index;
+    this.prompt = prompt;
+    this.#sample = sample;
+    this.#options = options;
+  }
+
+  /** Chooses the next token, and whether it is the last. */
+  choose(scores: Float32Array): void {
+    const { stopIds = [], stopSequences = [], onToken, maxNewTokens = 128 } = this.#options;
+    const id = this.#sample(scores, this.#everything());
+    if (stopIds.includes(id)) {
+      this.stopped = 'stop-token';
+      return;
+    }
+    this.ids.push(id);
+    if (onToken?.(this.index, id) === false) this.stopped = 'callback';
+    else if (stopSequences.some((sequence) => this.#endsWith(sequence))) this.stopped = 'stop-sequence';
+    else if (this.ids.length === maxNewTokens) this.stopped = 'length';
+  }
+
+  *#everything(): Iterable<number> {
+    yield* this.prompt;
+    yield* this.ids;
+  }
+
+  #endsWith(sequence: readonly number[]): boolean {
+    const from = this.ids.length - sequence.length;
+    return sequence.length > 0 && from >= 0 && sequence.every((id, i) => this.ids[from + i] === id);
+  }
+}
+
+/** Texts that share their runs: all, or where the model cannot pad, those of one length; one by one where its batch is fixed to 1. */
+function lanes(model: TextModel, texts: readonly Text[]): Text[][] {
+  if (model.ids.shape[0] === 1) return texts.map((text) => [text]);
+  if (model.padding !== undefined) return [[...texts]];
+  const byLength = new Map<number, Text[]>();
+  for (const text of texts) {
+    const { length } = text.prompt;
+    byLength.set(length, [...(byLength.get(length) ?? []), text]);
+  }
+  return [...byLength.values()];
+}
+
+async function runLane(
+  session: ModelSession,
+  model: TextModel,
+  texts: readonly Text[],
+  { maxNewTokens = 128, capacity, signal }: GenerateOptions,
+  seconds: { prefill: number; decode: number },
+): Promise<void> {
+  const longest = Math.max(...texts.map(({ prompt }) => prompt.length));
+  const started = performance.now();
+  let decoding: Decoding | undefined;
+  let firstAt: number | undefined;
+  try {
+    const prompts = texts.map(({ prompt }) => prompt);
+    const start = await Decoding.start(session, model, prompts, {
+      capacity: capacity ?? longest + maxNewTokens,
+      signal,
+    });
+    decoding = start.decoding;
+    let { scores } = start;
+    for (;;) {
+      texts.forEach((text, b) => {
+        if (text.stopped) return;
+        text.choose(scores[b]!);
+        if (!text.stopped && !decoding!.hasRoom(b)) text.stopped = 'context';
+      });
+      firstAt ??= performance.now();
+      const held = texts.map(({ stopped }) => stopped !== undefined);
+      if (signal?.aborted || held.every(Boolean)) break;
+      scores = await decoding.step(
+        texts.map(({ ids }) => ids.at(-1) ?? 0),
+        { held, signal },
+      );
+    }
+  } catch (error) {
+    // A run that the signal cut short is the end that was asked for.
+    if (!signal?.aborted) throw error;
+  } finally {
+    decoding?.dispose();
+    const now = performance.now();
+    seconds.prefill += ((firstAt ?? now) - started) / 1000;
+    seconds.decode += (now - (firstAt ?? now)) / 1000;
+  }
+}

@@ -1,0 +1,137 @@
+import { usageError } from '../../../ops/common/errors.js';
+
+export interface SampleOptions {
+  /** Scores are divided by it; 0 takes the most probable token. Default 0. */
+  readonly temperature?: number;
+  /** Only the k most probable tokens; 0 = all. Default 0. */
+  readonly topK?: number;
+  /** Only the most probable tokens (of those that topK leaves) whose probabilities reach this sum. Default 1. */
+  readonly topP?: number;
+  /**
+   * Scores of tokens that the text has already are divided by it where positive, and multiplied where negative (Keskar et al., CTRL,
+   * 2019). Default 1: nothing.
+   */
+  readonly repetitionPenalty?: number;
+  /** Equal seeds give equal choices. Default 0. */
+  readonly seed?: number;
+}
+
+/** Chooses a token id from the scores [vocabulary] of one position; `text` are the ids so far. */
+export type Sampler = (scores: Float32Array, text?: Iterable<number>) => number;
+
+/** Uniform numbers in [0, 1): mulberry32, a 32-bit generator whose whole state is its seed. */
+export function randomNumbers(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** Index of the largest value; the first of equal ones. */
+export function argmax(values: Float32Array): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
+  return best;
+}
+
+/** Whether the choice is the largest score, whatever the text. */
+export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SampleOptions): boolean {
+  return temperature === 0 && repetitionPenalty === 1;
+}
+
+/** @throws usage error that names the setting without a meaning */
+export function checkSampling(options: SampleOptions): void {
+  const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
+  const positive = (value: number) => Number.isFinite(value) && value > 0;
+  if (!(Number.isFinite(temperature) && temperature >= 0))
+    throw usageError('temperature', `is ${temperature}, expected 0 or more`);
+  if (!Number.isInteger(topK) || topK < 0) throw usageError('topK', `is ${topK}, expected 0 or a positive integer`);
+  if (!(topP > 0 && topP <= 1)) throw usageError('topP', `is ${topP}, expected a number above 0, at most 1`);
+  if (!positive(repetitionPenalty))
+    throw usageError('repetitionPenalty', `is ${repetitionPenalty}, expected a number above 0`);
+  if (!Number.isSafeInteger(seed)) throw usageError('seed', `is ${seed}, expected an integer`);
+}
+
+/**
+ * A function that chooses token ids: penalty, temperature, topK, topP, in this order, then a draw from what is left.
+ * @throws usage error that names the setting without a meaning
+ */
+export function createSampler(options: SampleOptions = {}): Sampler {
+  checkSampling(options);
+  const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
+  const random = randomNumbers(seed);
+  return (given, text = []) => {
+    const scores = repetitionPenalty === 1 ? given : penalized(given, text, repetitionPenalty);
+    if (temperature === 0) return argmax(scores);
+    const ids = topK > 0 && topK < scores.length ? largest(scores, topK) : undefined;
+    return draw(candidates(scores, ids, temperature, topP), random());
+  };
+}
+
+/** The scores with those of the text's tokens lowered, each once. */
+export function penalized(scores: Float32Array, text: Iterable<number>, penalty: number): Float32Array {
+  const lowered = Float32Array.from(scores);
+  for (const id of new Set(text)) {
+    const score = lowered[id];
+    if (score !== undefined) lowered[id] = score > 0 ? score / penalty : score * penalty;
+  }
+  return lowered;
+}
+
+/** Ids of the k largest scores, the largest first; the lower id of equal ones. */
+export function largest(scores: Float32Array, k: number): number[] {
+  const ids: number[] = [];
+  for (let id = 0; id < scores.length; id++) {
+    const score = scores[id]!;
+    if (ids.length === k && !(score > scores[ids[k - 1]!]!)) continue;
+    let at = Math.min(ids.length, k - 1);
+    for (; at > 0 && score > scores[ids[at - 1]!]!; at--) ids[at] = ids[at - 1]!;
+    ids[at] = id;
+  }
+  return ids;
+}
+
+interface Candidates {
+  /** Undefined: candidate i is id i. */
+  readonly ids: ArrayLike<number> | undefined;
+  /** In proportion to the probabilities. */
+  readonly weights: Float64Array;
+}
+
+/** Softmax of the scores over `ids` (undefined: all), cut to the most probable that reach `topP`. */
+function candidates(scores: Float32Array, ids: number[] | undefined, temperature: number, topP: number): Candidates {
+  const highest = scores[ids ? ids[0]! : argmax(scores)]!;
+  const weigh = (score: number) => Math.exp((score - highest) / temperature);
+  const weights = ids ? Float64Array.from(ids, (id) => weigh(scores[id]!)) : Float64Array.from(scores, weigh);
+  if (topP === 1) return { ids, weights };
+  const total = sum(weights);
+  // Tokens below this share are together less than 1 − topP, so only the others need to be sorted.
+  const least = ((1 - topP) * total) / weights.length;
+  const kept: number[] = [];
+  for (let i = 0; i < weights.length; i++) if (weights[i]! >= least) kept.push(i);
+  if (!ids) kept.sort((a, b) => weights[b]! - weights[a]! || a - b);
+  let count = 0;
+  let mass = 0;
+  while (count < kept.length && mass < topP * total) mass += weights[kept[count++]!]!;
+  const nucleus = kept.slice(0, count);
+  return { ids: nucleus.map((i) => (ids ? ids[i]! : i)), weights: Float64Array.from(nucleus, (i) => weights[i]!) };
+}
+
+function draw({ ids, weights }: Candidates, uniform: number): number {
+  let rest = uniform * sum(weights);
+  let chosen = 0; // the last possible one, should rounding leave a rest
+  for (let i = 0; i < weights.length && rest >= 0; i++) {
+    rest -= weights[i]!;
+    if (weights[i]! > 0) chosen = i;
+  }
+  return ids ? ids[chosen]! : chosen;
+}
+
+function sum(values: Float64Array): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i]!;
+  return total;
+}

@@ -1,0 +1,56 @@
+import { deepEqual } from 'node:assert/strict';
+import { Layout } from '../../native/js/lm/layout.js';
+import type { Step } from '../../native/js/lm/feeds.js';
+
+const rows = (data: ArrayLike<number>, batch: number) =>
+  Array.from({ length: batch }, (_, b) =>
+    Array.from(data)
+      .slice((b * data.length) / batch, ((b + 1) * data.length) / batch)
+      .join(''),
+  );
+const shown = ({ batch, ids, positions, mask }: Step) => ({
+  ids: rows(ids, batch),
+  positions: rows(positions, batch),
+  mask: rows(mask, batch),
+});
+const prompts = [
+  [4, 5],
+  [6, 7, 8],
+];
+
+describe('layout of a batch', () => {
+  it('padded on the left ends in one column', () => {
+    const layout = new Layout('left', 2);
+    const prompt = layout.prompt(prompts);
+    deepEqual(shown(prompt), { ids: ['045', '678'], positions: ['001', '012'], mask: ['011', '111'] });
+    deepEqual([prompt.lastOnly, layout.lastRows(3)], [true, [2, 2]]);
+    deepEqual(shown(layout.next([1, 2])), { ids: ['1', '2'], positions: ['2', '3'], mask: ['0111', '1111'] });
+    deepEqual(shown(layout.next([1, 0], [false, true])), {
+      ids: ['1', '0'],
+      positions: ['3', '3'],
+      mask: ['01111', '11111'],
+    });
+    deepEqual([layout.lengths, layout.used(0), layout.used(1)], [[4, 4], 5, 5]);
+  });
+
+  it('padded on the right, each row grows behind its last token', () => {
+    const layout = new Layout('right', 2);
+    const prompt = layout.prompt(prompts);
+    deepEqual(shown(prompt), { ids: ['450', '678'], positions: ['010', '012'], mask: ['110', '111'] });
+    deepEqual([prompt.lastOnly, layout.lastRows(3)], [false, [1, 2]]);
+    deepEqual(shown(layout.next([1, 2])), { ids: ['1', '2'], positions: ['2', '3'], mask: ['1110', '1111'] });
+    deepEqual(layout.lastRows(1), [0, 0]);
+    deepEqual(shown(layout.next([1, 0], [false, true])), {
+      ids: ['1', '0'],
+      positions: ['3', '3'],
+      mask: ['1111', '1111'],
+    });
+    deepEqual([layout.lengths, layout.used(0), layout.used(1)], [[4, 4], 4, 4]);
+  });
+
+  it('may have a mask as wide as a buffer', () => {
+    const layout = new Layout('right', 2);
+    layout.prompt(prompts);
+    deepEqual(shown(layout.next([1, 2], [], 6)).mask, ['111000', '111100']);
+  });
+});

@@ -1,0 +1,249 @@
+/**
+ * Generation with real models: a batch of prompts of different lengths gives, token for token, what each prompt gives alone, whatever the
+ * attention and the form of its cache.
+ */
+import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
+import { analyze } from '../../graph-rewrite/analyze/index.js';
+import { applyPlan, findRecipe, loadModel, makePlan, textFacts, withSettings } from '../../graph-rewrite/index.js';
+import type { Model } from '../../graph-rewrite/ir/index.js';
+import { serializeModel } from '../../graph-rewrite/onnx/write.js';
+import { buildLlama, type LlamaOptions } from '../../models/build-llama.js';
+import { presets } from '../../models/llama-config.js';
+import { randomSource } from '../../models/weights.js';
+import { Generator, InferenceSession, type TextFacts } from '../../native/js/index.js';
+import { zooPath } from '../helpers/zoo.js';
+
+const prompts = [[7, 200, 31], [5], [9, 14, 77, 130, 2, 250, 41], [18, 3, 66, 1, 90]];
+const quiet = { intraOpNumThreads: 1, logSeverityLevel: 3 as const };
+
+const tiny = (options: LlamaOptions) => () => buildLlama(presets['tiny']!, randomSource(3), options);
+const zoo = (name: string) => () => loadModel(zooPath(name));
+
+function rewritten(make: () => Model, recipe: string, settings: readonly string[] = []): Model {
+  const model = make();
+  const analysis = analyze(model);
+  applyPlan(model, makePlan(analysis, undefined, withSettings(findRecipe(recipe), settings), model), analysis);
+  return model;
+}
+
+/** As if the graph were not known. */
+const unpadded = ({ vocabulary, dims, positions }: TextFacts): TextFacts => ({
+  ...(vocabulary === undefined ? {} : { vocabulary }),
+  ...(dims ? { dims } : {}),
+  ...(positions === undefined ? {} : { positions }),
+});
+
+/** What each prompt gives alone. */
+async function alone(generator: Generator, maxNewTokens: number): Promise<number[][]> {
+  const all: number[][] = [];
+  for (const prompt of prompts) {
+    const { texts } = await generator.generate({ prompts: [prompt], maxNewTokens });
+    all.push(texts[0]!.ids);
+  }
+  return all;
+}
+
+interface Case {
+  readonly title: string;
+  readonly make: () => Model;
+  readonly facts: Pick<TextFacts, 'padding' | 'cache'>;
+}
+
+const gqa = tiny({ attention: 'gqa' });
+const decomposed = tiny({ attention: 'decomposed' });
+const cases: readonly Case[] = [
+  { title: 'GroupQueryAttention', make: gqa, facts: { padding: 'right', cache: 'shareable' } },
+  {
+    title: 'GroupQueryAttention in float16',
+    make: tiny({ attention: 'gqa', dtype: 'float16' }),
+    facts: { padding: 'right', cache: 'shareable' },
+  },
+  { title: 'plain nodes', make: decomposed, facts: { padding: 'left', cache: 'growing' } },
+  ...['llama_kv_dynamo18', 'llama_kv_dynamo23', 'llama_kv_ts14', 'gpt2_kv_dynamo18', 'gpt2_kv_ts17'].map(
+    (name): Case => ({ title: name, make: zoo(name), facts: { padding: 'left', cache: 'growing' } }),
+  ),
+  ...['opt_kv_dynamo18', 'opt_kv_ts17'].map((name): Case => ({
+    title: name,
+    make: zoo(name),
+    facts: { padding: 'left', cache: 'growing' },
+  })),
+  {
+    title: 'a quantized cache with lengths',
+    make: () => rewritten(gqa, 'kv4'),
+    facts: { padding: 'right', cache: 'growing' },
+  },
+  {
+    title: 'a quantized cache with a mask',
+    make: () => rewritten(decomposed, 'kv4'),
+    facts: { padding: 'left', cache: 'growing' },
+  },
+  {
+    title: 'quantized layers and cache',
+    make: () => rewritten(gqa, 'w8a8', ['kv.bits=8']),
+    facts: { padding: 'right', cache: 'growing' },
+  },
+  { title: 'no cache', make: zoo('llama_nocache_dynamo18'), facts: {} },
+];
+
+describe('native/generator', () => {
+  for (const { title, make, facts: expected } of cases) {
+    it(`${title}: a batch equals its texts alone`, async () => {
+      const model = make();
+      const facts = textFacts(model);
+      const { padding, cache } = facts;
+      deepEqual({ ...(padding ? { padding } : {}), ...(cache ? { cache } : {}) }, expected);
+      const bytes = serializeModel(model);
+      const generator = await Generator.create(bytes, { facts, session: quiet });
+      const expectedIds = await alone(generator, 12);
+      const { texts } = await generator.generate({ prompts, maxNewTokens: 12 });
+      deepEqual(
+        texts.map(({ ids }) => ids),
+        expectedIds,
+      );
+      await generator.release();
+      // What is not known about the graph costs time, but no token.
+      const careful = await Generator.create(bytes, { facts: unpadded(facts), session: quiet });
+      const again = await careful.generate({ prompts, maxNewTokens: 12 });
+      deepEqual(
+        again.texts.map(({ ids }) => ids),
+        expectedIds,
+      );
+      await careful.release();
+    });
+  }
+
+  it('texts that end early leave the others alone', async () => {
+    for (const make of [gqa, decomposed, () => rewritten(gqa, 'kv4'), () => rewritten(decomposed, 'kv4')]) {
+      const model = make();
+      const generator = await Generator.create(serializeModel(model), { facts: textFacts(model), session: quiet });
+      const expected = await alone(generator, 16);
+      const lengths = [2, 16, 5, 9];
+      const counts = [0, 0, 0, 0];
+      const { texts } = await generator.generate({
+        prompts,
+        maxNewTokens: 16,
+        onToken: (i) => ++counts[i]! < lengths[i]!,
+      });
+      deepEqual(
+        texts.map(({ ids }) => ids),
+        expected.map((ids, i) => ids.slice(0, lengths[i])),
+      );
+      await generator.release();
+    }
+  });
+
+  it('a rewritten model says itself what the loop must know', async () => {
+    const model = rewritten(gqa, 'w8a8');
+    const session = await InferenceSession.create(serializeModel(model), quiet);
+    ok(session.modelMetadata.get('lowbit.version'));
+    const { model: text } = await Generator.create(session);
+    const { vocab, maxPositions } = presets['tiny']!;
+    deepEqual([text.vocabulary, text.padding, text.cache, text.positions], [vocab, 'right', 'shareable', maxPositions]);
+    await session.release();
+  });
+
+  it('draws the same text for one seed, and each text of a batch as if it were alone', async () => {
+    const model = gqa();
+    const generator = await Generator.create(serializeModel(model), { facts: textFacts(model), session: quiet });
+    const options = { maxNewTokens: 10, temperature: 1, topK: 50, topP: 0.95, repetitionPenalty: 1.1, seed: 3 };
+    const first = await generator.generate({ prompts, ...options });
+    const second = await generator.generate({ prompts, ...options });
+    deepEqual(
+      second.texts.map(({ ids }) => ids),
+      first.texts.map(({ ids }) => ids),
+    );
+    const single = await generator.generate({ prompts: [prompts[2]!], ...options, seed: 5 });
+    deepEqual(single.texts[0]!.ids, first.texts[2]!.ids);
+    await generator.release();
+  });
+
+  it('is stopped by a signal in the middle of a run', async () => {
+    const model = gqa();
+    const generator = await Generator.create(serializeModel(model), { facts: textFacts(model), session: quiet });
+    const abort = new AbortController();
+    const generating = generator.generate({
+      prompts,
+      maxNewTokens: 400,
+      signal: abort.signal,
+      onToken: (i) => {
+        if (i === 3) setImmediate(() => abort.abort());
+      },
+    });
+    const { texts } = await generating;
+    ok(texts.every(({ ids, stopped }) => stopped === 'aborted' && ids.length > 0 && ids.length < 400));
+    await generator.release();
+  });
+
+  describe('refuses', () => {
+    const open = async (make: () => Model, facts: TextFacts = {}) => {
+      const model = make();
+      return Generator.create(serializeModel(model), { facts: { ...textFacts(model), ...facts }, session: quiet });
+    };
+
+    it('a text beyond the position table, before and while it is written', async () => {
+      const { maxPositions } = presets['tiny']!;
+      const generator = await open(gqa);
+      const long = Array<number>(maxPositions + 1).fill(1);
+      await rejects(
+        generator.generate({ prompts: [[1], long] }),
+        new RegExp(
+          `^LowbitError: prompts\\[1\\]: has ${maxPositions + 1} tokens, expected at most ${maxPositions}, the rows`,
+        ),
+      );
+      const { decoding } = await generator.start([long.slice(1)]);
+      equal(decoding.hasRoom(0), false);
+      await rejects(
+        decoding.step([1]),
+        /^LowbitError: sequence 0: has \d+ tokens, expected at most \d+, the rows of the/,
+      );
+      decoding.dispose();
+      await rejects(decoding.step([1]), /decoding: it was disposed/);
+      const { texts } = await generator.generate({ prompts: [long.slice(3)], maxNewTokens: 9 });
+      deepEqual([texts[0]!.ids.length, texts[0]!.stopped], [3, 'context']);
+      await generator.release();
+    });
+
+    it('a text beyond the capacity of the cache', async () => {
+      const generator = await open(gqa);
+      const long = Array<number>(40).fill(1);
+      await rejects(
+        generator.start([long], { capacity: 20 }),
+        /^LowbitError: prompts\[0\]: has 40 tokens, expected at most 32, the capacity of the cache\. Give a larger capacity/,
+      );
+      const { decoding } = await generator.start([long.slice(8)], { capacity: 32 });
+      await rejects(decoding.step([1]), /^LowbitError: sequence 0: has 33 tokens, expected at most 32, the capacity/);
+      decoding.dispose();
+      await generator.release();
+    });
+
+    it('ids that do not belong to the batch or the vocabulary', async () => {
+      const generator = await open(gqa);
+      const { decoding } = await generator.start([[1], [2]]);
+      await rejects(decoding.step([1]), /^LowbitError: ids: has 1 tokens, expected 2, one for each sequence/);
+      await rejects(decoding.step([1, 99999]), /^LowbitError: ids: has token id 99999, the model's vocabulary has/);
+      decoding.dispose();
+      await generator.release();
+    });
+
+    it('different lengths in one start where padding is not known', async () => {
+      const model = gqa();
+      const facts = unpadded(textFacts(model));
+      const generator = await Generator.create(serializeModel(model), { facts, session: quiet });
+      await rejects(
+        generator.start([[1], [2, 3]]),
+        /^LowbitError: prompts\[1\]: has 2 tokens, expected 1 as in prompts\[0\]: how to pad this model is not known/,
+      );
+      await generator.release();
+    });
+
+    it('models that are no language models, and options for a session that is there', async () => {
+      const session = await InferenceSession.create(serializeModel(gqa()), quiet);
+      await rejects(
+        Generator.create(session, { device: 'cuda' }),
+        /options: device, cudaGraph and session are for a model/,
+      );
+      await session.release();
+      await rejects(Generator.create(serializeModel(gqa()), { cudaGraph: true }), /cudaGraph: is true on cpu/);
+    });
+  });
+});
