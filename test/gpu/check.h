@@ -89,5 +89,6 @@ struct Tally {
 // `quick`: the small shapes only, for the sanitizers.
 void TestRows(Tally& tally, bool quick);
 void TestGemm(Tally& tally, bool quick);
+void TestKv(Tally& tally, bool quick);
 
 }  // namespace lowbit::test

@@ -1,12 +1,13 @@
-// Runs the kernels' checks on the GPU. usage: gpu_test [--quick] [--rows|--gemm]
+// Runs the kernels' checks on the GPU. usage: gpu_test [--quick] [--rows|--gemm|--kv]
 #include "test/gpu/check.h"
 
 int main(int argc, char** argv) {
-  bool quick = false, rows = true, gemm = true;
+  bool quick = false, rows = true, gemm = true, kv = true;
   for (int i = 1; i < argc; ++i) {
     if (!std::strcmp(argv[i], "--quick")) quick = true;
-    if (!std::strcmp(argv[i], "--rows")) gemm = false;
-    if (!std::strcmp(argv[i], "--gemm")) rows = false;
+    if (!std::strcmp(argv[i], "--rows")) gemm = kv = false;
+    if (!std::strcmp(argv[i], "--gemm")) rows = kv = false;
+    if (!std::strcmp(argv[i], "--kv")) rows = gemm = false;
   }
   cudaDeviceProp device{};
   CHECK_CUDA(cudaGetDeviceProperties(&device, 0));
@@ -15,6 +16,7 @@ int main(int argc, char** argv) {
   lowbit::test::Tally tally;
   if (rows) lowbit::test::TestRows(tally, quick);
   if (gemm) lowbit::test::TestGemm(tally, quick);
+  if (kv) lowbit::test::TestKv(tally, quick);
   std::printf("%d checks passed, %d failed\n", tally.passed, tally.failed);
   return tally.failed == 0 ? 0 : 1;
 }
