@@ -32,7 +32,7 @@ export -f compile
 # CUDA sources first: they take longest.
 ls ops/*/cuda/*.cu test/gpu/*.cu bench/gpu/*.cu ops/*/cuda/*.cc native/core/*.cc native/oplib/*.cc ops/register.cc ops/*/*.cc \
   ops/*/cpu/*.cc test/gpu/main.cc | xargs -P "$(nproc)" -I{} bash -c 'compile {}'
-kernels=$(ls "$out"/ops_*_cuda_*.cu.o "$out"/ops_quant-gemm_cuda_choose.cc.o)
+kernels=$(ls "$out"/ops_*_cuda_*.cu.o "$out"/ops_*_cuda_choose.cc.o)
 # shellcheck disable=SC2086
 nvcc -o "$out/gpu_test" "$out"/test_gpu_*.o $kernels
 # shellcheck disable=SC2086

@@ -24,6 +24,16 @@ Status KernelContext::Output(size_t index, const int64_t* dims, size_t rank, voi
 Status KernelContext::Allocate(size_t bytes, Temporary* memory) const {
   OrtMemoryInfo* info = nullptr;
   LOWBIT_ORT(Ort().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &info));
+  return Allocate(info, bytes, memory);
+}
+
+Status KernelContext::AllocateOnCuda(int device, size_t bytes, Temporary* memory) const {
+  OrtMemoryInfo* info = nullptr;
+  LOWBIT_ORT(Ort().CreateMemoryInfo("Cuda", OrtDeviceAllocator, device, OrtMemTypeDefault, &info));
+  return Allocate(info, bytes, memory);
+}
+
+Status KernelContext::Allocate(OrtMemoryInfo* info, size_t bytes, Temporary* memory) const {
   Status found = FromOrt(Ort().KernelContext_GetAllocator(context_, info, &memory->allocator_));
   Ort().ReleaseMemoryInfo(info);
   LOWBIT_TRY(std::move(found));

@@ -39,6 +39,9 @@ class KernelContext {
   /// Allocates memory of the CPU that `memory` gives back at its end.
   Status Allocate(size_t bytes, Temporary* memory) const;
 
+  /// Likewise on a CUDA device, for kernels that this run puts on its stream: later ones may get the same memory.
+  Status AllocateOnCuda(int device, size_t bytes, Temporary* memory) const;
+
   /// The provider's CUDA stream, for kernels of a CUDA overload.
   Status CudaStream(void** stream) const;
 
@@ -56,6 +59,9 @@ class KernelContext {
   }
 
  private:
+  /// Takes `info` over.
+  Status Allocate(OrtMemoryInfo* info, size_t bytes, Temporary* memory) const;
+
   OrtKernelContext* context_;
 };
 

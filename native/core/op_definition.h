@@ -50,7 +50,6 @@ struct OpDefinition {
   Status (*create)(const KernelInfo& info, const Overload& types, std::unique_ptr<Kernel>* kernel);
   Status (*infer_shapes)(ShapeInference& shapes);
   std::vector<KernelRow> (*kernels)();
-  bool cpu_only = false;  // otherwise Compute also works on the CUDA provider, where the library has CUDA kernels
 };
 
 /// The element type of a port in an overload.

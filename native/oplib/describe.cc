@@ -7,6 +7,7 @@
 #include "ops/register.h"
 #if LOWBIT_CUDA
 #include "ops/quant-gemm/cuda/run.h"
+#include "ops/quant-kv-attention/cuda/run.h"
 #endif
 
 namespace lowbit {
@@ -25,11 +26,14 @@ const char* PortTypeName(PortType type, const OpDefinition& op) {
   }
 }
 
-/// Names and availability of QuantGemm's CUDA kernels; the row operators have one kernel each, for any device.
+/// Names and availability of the CUDA kernels of operators that choose; the row operators have one each, for any
+/// device.
 std::vector<std::pair<const char*, bool>> CudaKernels() {
   std::vector<std::pair<const char*, bool>> kernels;
 #if LOWBIT_CUDA
-  for (const CudaKernelRow& row : QuantGemmCudaKernels()) kernels.emplace_back(row.name, row.available);
+  for (const auto& rows : {QuantGemmCudaKernels(), QuantKvAttentionCudaKernels()}) {
+    for (const CudaKernelRow& row : rows) kernels.emplace_back(row.name, row.available);
+  }
 #endif
   return kernels;
 }

@@ -21,9 +21,7 @@ struct Domain {
       for (const Overload& overload : definition->overloads) {
         LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, false)));
 #if LOWBIT_CUDA
-        if (!definition->cpu_only) {
-          LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, true)));
-        }
+        LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, true)));
 #endif
       }
     }

@@ -7,6 +7,9 @@
 #include "ops/quant-kv-attention/attributes.h"
 #include "ops/quant-kv-attention/cpu/run.h"
 #include "ops/quantize/op.h"
+#if LOWBIT_CUDA
+#include "ops/quant-kv-attention/cuda/run.h"
+#endif
 
 namespace lowbit {
 namespace {
@@ -92,11 +95,27 @@ class QuantKvAttention : public RowOp {
     LOWBIT_TRY(ReadMask(in[kMask], batch, longest, &args));
     Temporary y;
     LOWBIT_TRY(MakeOutputs(context, batch, &args, &y));
-    if (batch > 0) LOWBIT_TRY(kv::RunAttention(Choose(), args, batch, context));
+    if (batch > 0) LOWBIT_TRY(Attend(context, in, args, batch));
     return attributes_.quantize ? QuantizeOutput(context, in[kQ], args) : Status::Ok();
   }
 
  private:
+  Status Attend(KernelContext& context, [[maybe_unused]] const TensorView (&in)[kInputs], const kv::Args& args,
+                int64_t batch) {
+#if LOWBIT_CUDA
+    if (on_cuda()) {
+      int64_t limit = args.present_k.rows;
+      if (args.cos != nullptr) limit = std::min(limit, in[kCos].dims[0]);
+      if (args.mask != nullptr) limit = std::min(limit, in[kMask].dims[3]);
+      void* stream = nullptr;
+      LOWBIT_TRY(context.CudaStream(&stream));
+      const int32_t* lengths = in[kLengths].present ? in[kLengths].As<int32_t>() : nullptr;
+      return RunAttentionOnCuda(where(), args, batch, lengths, limit, stream);
+    }
+#endif
+    return kv::RunAttention(Choose(), args, batch, context);
+  }
+
   kv::Args Attributes() const {
     const QuantKvAttentionAttributes& at = attributes_;
     kv::Args args{};
@@ -178,6 +197,10 @@ class QuantKvAttention : public RowOp {
     }
     LOWBIT_EXPECT(given.rank == 1 && given.dims[0] == batch, where(), ": input lengths has shape ", given.ShapeText(),
                   ", expected [", batch, "].");
+    if (on_cuda()) {  // the values stay on the device, whose kernels check them
+      lengths->assign(static_cast<size_t>(batch), 0);
+      return Status::Ok();
+    }
     for (int64_t b = 0; b < batch; ++b) {
       const int64_t length = given.As<int32_t>()[b];
       LOWBIT_EXPECT(length >= 0 && length <= room, where(), ": lengths[", b, "] is ", length, ", expected 0 … ", room,
@@ -225,7 +248,12 @@ class QuantKvAttention : public RowOp {
     LOWBIT_TRY(context.Output(kY, y, 3, &args->y));
     if (const int64_t count = y[0] * y[1] * y[2]; args->y == nullptr && count > 0) {
       LOWBIT_EXPECT(attributes_.quantize, where(), ": output y is skipped, expected it with q_format 'none'.");
-      LOWBIT_TRY(context.Allocate(static_cast<size_t>(count) * (half_ ? 2 : 4), own));
+      const size_t bytes = static_cast<size_t>(count) * (half_ ? 2 : 4);
+#if LOWBIT_CUDA
+      LOWBIT_TRY(on_cuda() ? AllocateOnCuda(where(), context, bytes, own) : context.Allocate(bytes, own));
+#else
+      LOWBIT_TRY(context.Allocate(bytes, own));
+#endif
       args->y = own->data();
     }
     const int64_t rows = attributes_.in_place ? args->past_k.rows : args->past_k.rows + args->tokens;
@@ -287,8 +315,8 @@ Status InferShapes(ShapeInference& shapes) {
 
 const OpDefinition& QuantKvAttentionDefinition() {
   static const OpDefinition definition{
-      "QuantKvAttention",       1,           kInputPorts, kOutputPorts,     kAttributes, kOverloads,
-      QuantKvAttention::Create, InferShapes, KernelRows,  /*cpu_only=*/true};
+      "QuantKvAttention",       1,           kInputPorts, kOutputPorts, kAttributes, kOverloads,
+      QuantKvAttention::Create, InferShapes, KernelRows};
   return definition;
 }
 

@@ -93,6 +93,8 @@ class RowOp : public Kernel {
 
   /// "<op> <node>", the beginning of messages.
   const std::string& where() const { return where_; }
+  /// Whether tensors are on a CUDA device.
+  bool on_cuda() const { return on_cuda_; }
 
   /// No input of that kind.
   static constexpr size_t kNone = SIZE_MAX;

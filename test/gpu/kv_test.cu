@@ -27,10 +27,10 @@ struct Case {
   std::string Text(const char* type) const {
     char text[300];
     std::snprintf(text, sizeof text,
-                  "%s b%d s%d t%d heads %d/%d d%d u%d rope %d%s pairs %d%s%s%s window %d cap %g clip %g odd %g%s%s", type,
-                  batch, tokens, past, heads, kv_heads, dim, bits, static_cast<int>(rotary), post ? " post" : "", pairs,
-                  in_place ? " in place" : "", same_buffer ? " same" : "", causal ? "" : " all", window, softcap, clip,
-                  odd_value, mask ? " mask" : "", lengths.empty() ? "" : " ragged");
+                  "%s b%d s%d t%d heads %d/%d d%d u%d rope %d%s pairs %d%s%s%s window %d cap %g clip %g odd %g%s%s",
+                  type, batch, tokens, past, heads, kv_heads, dim, bits, static_cast<int>(rotary), post ? " post" : "",
+                  pairs, in_place ? " in place" : "", same_buffer ? " same" : "", causal ? "" : " all", window, softcap,
+                  clip, odd_value, mask ? " mask" : "", lengths.empty() ? "" : " ragged");
     return text;
   }
 };
@@ -284,7 +284,8 @@ void Run(Tally& tally, const Case& c, uint64_t seed) {
       packed.insert(packed.end(), &data.v[token * kv_width], &data.v[token * kv_width] + kv_width);
     }
   }
-  const DeviceArray<T> q(c.packed ? packed : data.q), k(data.k), v(data.v), cos(data.cos), sin(data.sin), mask(data.mask);
+  const DeviceArray<T> q(c.packed ? packed : data.q), k(data.k), v(data.v), cos(data.cos), sin(data.sin),
+      mask(data.mask);
   args.q = q.get();
   args.k = c.packed ? q.get() + q_width : k.get();
   args.v = c.packed ? q.get() + q_width + kv_width : v.get();
@@ -313,8 +314,10 @@ void Run(Tally& tally, const Case& c, uint64_t seed) {
   }
   CHECK_CUDA(cuda::LaunchKvAppend(args, nullptr));
   CHECK_CUDA(cudaDeviceSynchronize());
-  tally.Add(present_k.host() == data.present_k.codes && present_k_param.host() == data.present_k.params, text + ": keys");
-  tally.Add(present_v.host() == data.present_v.codes && present_v_param.host() == data.present_v.params, text + ": values");
+  tally.Add(present_k.host() == data.present_k.codes && present_k_param.host() == data.present_k.params,
+            text + ": keys");
+  tally.Add(present_v.host() == data.present_v.codes && present_v_param.host() == data.present_v.params,
+            text + ": values");
   const bool guards = present_k.guard_intact() && present_v.guard_intact() && present_k_param.guard_intact() &&
                       present_v_param.guard_intact();
   tally.Add(guards, text + ": written behind the cache");
@@ -339,8 +342,8 @@ void Run(Tally& tally, const Case& c, uint64_t seed) {
     }
     const double error = worst / std::max(data.largest_value, 1e-30), allowed = half ? 2e-3 : 1e-5;
     char what[96];
-    std::snprintf(what, sizeof what, ": %s error %.2e of the largest value, expected %.0e%s", kernel.name, error, allowed,
-                  nans ? "" : ", NaNs differ");
+    std::snprintf(what, sizeof what, ": %s error %.2e of the largest value, expected %.0e%s", kernel.name, error,
+                  allowed, nans ? "" : ", NaNs differ");
     tally.Add(error <= allowed && nans && y.guard_intact(), text + what);
   }
 }
@@ -420,7 +423,8 @@ std::vector<Case> Cases(bool quick) {
         c.past = 4095, c.heads = c.kv_heads = 4, c.dim = 128, c.rotary = KvRotary::kHalf, c.post = post, c.bits = bits;
       });
       add([&](Case& c) {
-        c.batch = 4, c.past = 1500, c.heads = 16, c.kv_heads = 4, c.dim = 128, c.rotary = KvRotary::kHalf, c.post = post;
+        c.batch = 4, c.past = 1500, c.heads = 16, c.kv_heads = 4, c.dim = 128, c.rotary = KvRotary::kHalf,
+        c.post = post;
         c.bits = bits, c.tokens = 2, c.in_place = c.same_buffer = true, c.lengths = {1500, 700, 33, 1100};
       });
       add([&](Case& c) {

@@ -4,15 +4,11 @@
 #include <string>
 #include <vector>
 
+#include "native/core/cuda_choice.h"
 #include "native/core/tensor_view.h"
 #include "ops/quant-gemm/cuda/launch.h"
 
 namespace lowbit {
-
-struct CudaKernelRow {
-  const char* name;
-  bool available;  // the current device can run it
-};
 
 /// All CUDA kernels of QuantGemm. Without a device none is available.
 std::vector<CudaKernelRow> QuantGemmCudaKernels();

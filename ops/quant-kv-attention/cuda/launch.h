@@ -36,7 +36,7 @@ struct KvArgs {
   int64_t q_stride = 0, kv_stride = 0;
   KvRows past_k, past_v, present_k, present_v;
   const int32_t* lengths = nullptr;  // [batch] or null: every sequence has `limit` tokens
-  int limit = 0;                     // lengths beyond it (cache, RoPE table or mask is shorter) give NaN and store nothing
+  int limit = 0;  // lengths beyond it (cache, RoPE table or mask is shorter) give NaN and store nothing
   const void *cos = nullptr, *sin = nullptr;
   int pairs = 0;  // R
   const void* mask = nullptr;
@@ -52,7 +52,8 @@ struct KvArgs {
 // Quantizes the new keys and values into present; brings the past over first where present is another buffer.
 cudaError_t LaunchKvAppend(const KvArgs& args, cudaStream_t stream);
 
-// An attention kernel, as the choice and the force variable see it. Tables are ordered: the first that prefers is taken.
+// An attention kernel, as the choice and the force variable see it. Tables are ordered: the first that prefers is
+// taken.
 struct KvKernel {
   const char* name;
   int min_arch;                         // compute capability x 10
@@ -64,7 +65,8 @@ struct KvKernel {
 extern const KvKernel kKvKernels[];
 extern const int kKvKernelCount;
 
-// The kernel for these facts on a device of this architecture; `forced`, a kernel's name or null, is taken if it accepts.
+// The kernel for these facts on a device of this architecture; `forced`, a kernel's name or null, is taken if it
+// accepts.
 const KvKernel* ChooseKvKernel(const KvArgs& args, int arch, const char* forced);
 
 // Kernels' entry points: attention of every query over present. Asynchronous; no allocation, no synchronisation.

@@ -7,12 +7,12 @@
 namespace lowbit::cuda {
 namespace {
 
-constexpr int kRows = 16;        // query rows of a block
-constexpr int kLanes = 8;        // threads of a row
-constexpr int kKeys = 32;        // keys a step
+constexpr int kRows = 16;                // query rows of a block
+constexpr int kLanes = 8;                // threads of a row
+constexpr int kKeys = 32;                // keys a step
 constexpr int kScores = kKeys / kLanes;  // of a thread
 constexpr int kThreads = kRows * kLanes;
-constexpr int kPad = 4;          // floats: neighbouring rows start in different banks
+constexpr int kPad = 4;  // floats: neighbouring rows start in different banks
 
 // Dequantizes rows [first, first + count) of a head into shared memory, keys turned by RoPE where they are stored
 // before it; zeros for what is missing.
@@ -91,7 +91,8 @@ __global__ __launch_bounds__(kThreads) void PortableKernel(const __grid_constant
   const KvSpan last_span(args, sequence, min(last_s / group, max(0, queries - 1)));
   const T* mask = static_cast<const T*>(args.mask);
   if (mask) {
-    mask += b * args.mask_batch_stride + (kv_head * group + row % group) * args.mask_head_stride + s * args.mask_row_stride;
+    mask +=
+        b * args.mask_batch_stride + (kv_head * group + row % group) * args.mask_head_stride + s * args.mask_row_stride;
   }
 
   float top = -__int_as_float(0x7f800000), total = 0.0f, sums[kChannels] = {};

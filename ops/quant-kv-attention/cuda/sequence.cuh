@@ -52,7 +52,8 @@ struct KvParams {
 
 __device__ __forceinline__ KvParams LoadParams(const uint16_t* params, int64_t row) {
   const uint32_t both = *reinterpret_cast<const uint32_t*>(params + 2 * row);
-  return {Widen(__ushort_as_half(static_cast<uint16_t>(both))), Widen(__ushort_as_half(static_cast<uint16_t>(both >> 16)))};
+  return {Widen(__ushort_as_half(static_cast<uint16_t>(both))),
+          Widen(__ushort_as_half(static_cast<uint16_t>(both >> 16)))};
 }
 
 template <int kBits>
