@@ -117,17 +117,28 @@ function placeTensors(
   location: string,
 ): { tensors: Placed[]; bytes: number } {
   const tensors: Placed[] = [];
+  const offsets = new Map<unknown, number>();
   let end = 0;
   replaceTensors(proto, model, (tensor, data, isInitializer) => {
     // Attribute data stays inline, unless it was external: only then may a runtime be expected to look for it elsewhere.
     const movable = data.byteLength >= threshold && data.dtype !== 'string' && (isInitializer || isExternal(data));
     if (!movable || (bitsPerElement(data.dtype) === undefined && !isExternal(data))) return withData(tensor, data);
-    const offset = Math.ceil(end / alignment) * alignment;
-    end = offset + data.byteLength;
-    tensors.push({ tensor: data, name: tensor.name ?? '', offset });
+    const key = identity(data);
+    const known = offsets.get(key);
+    const offset = known ?? Math.ceil(end / alignment) * alignment;
+    if (known === undefined) {
+      end = offset + data.byteLength;
+      tensors.push({ tensor: data, name: tensor.name ?? '', offset });
+      offsets.set(key, offset);
+    }
     return cloneMessage(tensor, { ...dataFieldsRemoved(tensor), ...externalFields(location, offset, data.byteLength) });
   });
   return { tensors, bytes: end };
+}
+
+/** Equal for constants whose data is one: the same tensor, or the same range of a data file. It is written once. */
+function identity(tensor: Tensor): unknown {
+  return isExternal(tensor) ? `${tensor.path}\0${tensor.offset}\0${tensor.byteLength}` : tensor;
 }
 
 /** Runs over the initializers, and over every other tensor that is in a data file. */

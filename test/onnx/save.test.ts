@@ -31,6 +31,20 @@ describe('saving', () => {
     assert.deepEqual([...readFloats(saved.graph.value('b')!.initializer!)], [1, 2, 3]);
   });
 
+  it('writes data that several constants share once', async () => {
+    const model = linearModel();
+    const { graph } = model;
+    const b = graph.value('b')!;
+    b.uses[0]!.node.setInput(b.uses[0]!.index, graph.addInitializer('again', b.initializer!));
+    graph.addNode({ opType: 'Identity', inputs: [b], outputs: ['kept'] });
+    await saveModel(model, out(), { externalThreshold: 1, force: true });
+    assert.equal(statSync(`${out()}_data`).size, 4096 + 12);
+    const read = loadModel(out());
+    assert.deepEqual([...readFloats(read.graph.value('again')!.initializer!)], [1, 2, 3]);
+    await saveModel(read, folder.path('copy.onnx'), { externalThreshold: 1 });
+    assert.equal(statSync(`${folder.path('copy.onnx')}_data`).size, 4096 + 12);
+  });
+
   it('refuses outputs that exist, unless forced', async () => {
     writeFileSync(`${out()}_data`, 'precious');
     await assert.rejects(
