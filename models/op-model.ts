@@ -42,6 +42,11 @@ const bytesOf = (data: Data): Uint8Array => new Uint8Array(data.buffer, data.byt
 
 /** The serialized model of one node (or copies of it). */
 export function opModel(spec: OpSpec): Uint8Array {
+  return serializeModel(buildOpModel(spec));
+}
+
+/** The model of one node (or copies of it); constants of its own are, in a saved file, the same bytes for every copy. */
+export function buildOpModel(spec: OpSpec): Model {
   const model = new Model({
     irVersion: 8,
     opsetImports: [
@@ -50,12 +55,11 @@ export function opModel(spec: OpSpec): Uint8Array {
       ['com.microsoft', 1],
     ],
   });
+  const tensors = spec.inputs.map((input) =>
+    input?.constant ? inlineTensor(input.dtype, input.dims as number[], bytesOf(input.constant)) : undefined,
+  );
   const constants = (suffix: string) =>
-    spec.inputs.map((input) => {
-      if (!input?.constant) return undefined;
-      const tensor = inlineTensor(input.dtype, input.dims as number[], bytesOf(input.constant));
-      return model.graph.addInitializer(`${input.name}${suffix}`, tensor);
-    });
+    tensors.map((tensor, i) => tensor && model.graph.addInitializer(`${spec.inputs[i]!.name}${suffix}`, tensor));
   const fed = spec.inputs.map((input) =>
     input && !input.constant ? model.graph.addInput(input.name, input.dtype, [...input.dims]) : undefined,
   );
@@ -83,5 +87,5 @@ export function opModel(spec: OpSpec): Uint8Array {
     value.shape = [...output.dims];
     model.graph.addOutput(value);
   });
-  return serializeModel(model);
+  return model;
 }

@@ -1,4 +1,5 @@
-// npm run test:gpu, npm run bench:gpu: the CUDA kernels' checks and timings on this machine's GPU.
+// npm run test:gpu: the CUDA kernels' checks, then the host's, on this machine's GPU. npm run bench:gpu: the kernels' timings; whole
+// models and ONNX Runtime's own operators: scripts/gpu-models.sh.
 // Needs what `npm run build:native -- --CDLOWBIT_CUDA=ON --target gpu_test` or scripts/gpu-build.sh made.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -8,10 +9,9 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const [what, ...rest] = process.argv.slice(2);
 const folder = process.env.LOWBIT_GPU_BUILD ?? `${root}/build/Release`;
 
-/** Runs a program with its output shown; ends with its exit code. */
-function finish(program, args) {
-  const { status } = spawnSync(program, args, { cwd: root, stdio: 'inherit' });
-  process.exit(status ?? 70);
+/** Runs a program with its output shown; its exit code. */
+function show(program, args) {
+  return spawnSync(program, args, { cwd: root, stdio: 'inherit' }).status ?? 70;
 }
 
 const file = { test: `${folder}/gpu_test`, bench: `${folder}/libgpu_bench.so` }[what];
@@ -24,5 +24,10 @@ if (!existsSync(file)) {
   console.error('and set LOWBIT_GPU_BUILD=OUT, or build the CMake targets gpu_test and gpu_bench with LOWBIT_CUDA=ON.');
   process.exit(3);
 }
-if (what === 'test') finish(file, rest);
-finish('python3', [`${root}/bench/gpu/run.py`, file, rest[0] ?? `${folder}/gpu-bench.json`, ...rest.slice(1)]);
+if (what === 'bench') {
+  process.exit(
+    show('python3', [`${root}/bench/gpu/run.py`, file, rest[0] ?? `${folder}/gpu-bench.json`, ...rest.slice(1)]),
+  );
+}
+const kernels = show(file, rest);
+process.exit(show(process.execPath, [`${root}/dist/test/gpu/host.js`]) || kernels);

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Whole models and ONNX Runtime's own operators beside ours, on a machine with a GPU, through the Node host.
+# usage: gpu-models.sh prepare WORK            writes models of 7B shape, rewritten, into WORK (half a minute on 16 cores)
+#        gpu-models.sh prepare-trained WORK    rewrites bookworm-11m by several recipes, with GPTQ
+#        gpu-models.sh run WORK OUT JOB…       runs jobs, each with its time limit; logs to OUT/log, results to OUT/*.json
+#        gpu-models.sh list                    names the jobs
+# NODE names Node.js (default: node). SMALL=1 takes tiny shapes and the CPU provider, to try all of it without a GPU.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+node=${NODE:-node}
+small=${SMALL:+--small}
+cpu=${SMALL:+--provider cpu}
+four_bit=atom-w4a4@sm90
+in_place=atom-w4a4kv4@sm90,kv.form=in_place
+# Recipes of the layer stack, of the whole model, and of the trained one (with settings).
+stacks="float16 atom-w4a4 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
+wholes="float16 $four_bit $in_place"
+trained="w8a8 w4a16 atom-w4a4 $four_bit zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
+jobs_known="host stack stack-graph attention gemm whole limit perplexity"
+
+# The file that write-stack gives a recipe.
+file_of() { echo "$1" | sed 's/[^[:alnum:]_.-]/_/g'; }
+
+prepare() {
+  local work=$1 layers=8 deep=32
+  [ -n "$small" ] && layers=2 deep=3
+  mkdir -p "$work/stack" "$work/trained"
+  # shellcheck disable=SC2086
+  {
+    for name in $stacks; do echo "$node $root/dist/bench/gpu/write-stack.js $work/stack $layers $small $name"; done
+    for name in $wholes; do echo "$node $root/dist/bench/gpu/write-stack.js $work/stack $deep $small $name"; done
+  } | sort -u | xargs -P 8 -I{} sh -c '{} 2>&1' | tee "$work/prepare.log"
+  touch "$work/stacks-ready"
+}
+
+# Needs ONNX Runtime and the addon: recipes with GPTQ run the float model.
+prepare_trained() {
+  local work=$1 assets=$root/models/bookworm-11m
+  mkdir -p "$work/trained"
+  "$node" -e "import('$root/dist/models/bookworm.js').then((m) => m.materializeBookworm('built', '$work/trained'))"
+  for name in $trained; do
+    local recipe=${name%%,*} target=any set= data=
+    case $recipe in *@*) target=${recipe#*@} recipe=${recipe%@*} ;; esac
+    case $name in *,*) set="--set ${name#*,}" ;; esac
+    case $recipe in w8a8 | w4a16 | kv4) ;; *) data="--calibration $assets/calibration.txt --tokenizer $assets/tokenizer.json" ;; esac
+    echo "$node $root/bin/rewrite.js $work/trained/bookworm-built.onnx -o $work/trained/$(file_of "$name").onnx --recipe $recipe --target $target $set $data --force --quiet"
+  done | xargs -P "${TRAINED_JOBS:-9}" -I{} sh -c '{} 2>&1' | tee "$work/trained.log"
+  touch "$work/trained-ready"
+}
+
+job() { # NAME WORK OUT
+  local name=$1 work=$2 out=$3 b=$root/dist/bench/gpu layers=8 deep=32
+  local prefill="prefill:1x2048" decode="decode:1x1024 decode:16x1024 decode:64x1024" batches="decode:1x1024 decode:16x1024 decode:64x1024 decode:128x1024"
+  local most_float=largest:20x1024 most=largest:136x1024
+  [ -n "$small" ] && layers=2 deep=3 prefill=prefill:1x32 decode="decode:1x16 decode:3x16" batches="decode:1x16 decode:2x16" &&
+    most_float=largest:2x16 most=largest:3x16
+  # shellcheck disable=SC2086
+  case $name in
+    host) timeout 120 "$node" "$root/dist/test/gpu/host.js" $cpu ;;
+    stack) for m in $stacks; do stack "$work" "$out" "$m" "$layers" stack 40 $prefill $decode; done ;;
+    stack-graph) for m in $stacks; do stack "$work" "$out" "$m" "$layers" graph 40 --graph $decode; done ;;
+    attention) timeout 120 "$node" "$b/attention-in-ort.js" "$out/attention.json" $cpu $small --seconds "${SECONDS_EACH:-60}" ;;
+    gemm) timeout 180 "$node" "$b/gemm-in-ort.js" "$work/gemm" "$out/gemm.json" $cpu $small --seconds "${SECONDS_EACH:-90}" ;;
+    whole) for m in $wholes; do stack "$work" "$out" "$m" "$deep" whole 90 --graph $batches; done ;;
+    limit)
+      stack "$work" "$out" float16 "$deep" limit 60 --limit 24000000000 $most_float
+      stack "$work" "$out" "$in_place" "$deep" limit 60 --limit 24000000000 $most ;;
+    perplexity)
+      timeout 150 "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "$work"/trained/*.onnx ;;
+    *) echo "gpu-models: job '$name' is not known, expected one of: $jobs_known" >&2; return 2 ;;
+  esac
+}
+
+# stack WORK OUT MODEL LAYERS KIND SECONDS ARGUMENT…
+stack() {
+  local work=$1 out=$2 model=$3 layers=$4 kind=$5 seconds=$6 file
+  shift 6
+  file=$(file_of "$model")-$layers
+  # shellcheck disable=SC2086
+  timeout "$seconds" "$node" "$root/dist/bench/gpu/stack.js" "$work/stack/$file.onnx" "$out/$kind-$file.json" $cpu "$@"
+}
+
+run() {
+  local work=$1 out=$2
+  shift 2
+  mkdir -p "$out"
+  for name in "$@"; do
+    local begin=$SECONDS status
+    echo "=== $name"
+    job "$name" "$work" "$out" 2>&1
+    status=$?
+    echo "=== $name: $((SECONDS - begin)) s, exit $status"
+  done | tee -a "$out/log"
+}
+
+case ${1:-} in
+  prepare) prepare "$2" ;;
+  prepare-trained) prepare_trained "$2" ;;
+  run) shift; run "$@" ;;
+  list) echo "$jobs_known" ;;
+  *) sed -n '2,8p' "$0"; exit 2 ;;
+esac
