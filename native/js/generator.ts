@@ -5,8 +5,12 @@ import { usageError } from '../../ops/common/errors.js';
 import { Decoding, type DecodingOptions } from './lm/decoding.js';
 import { readTextFacts, type TextFacts } from './lm/facts.js';
 import { generate, type GenerateOptions, type Generation } from './lm/generate.js';
+import { onDevice } from './lm/memory.js';
+import type { Scores } from './lm/scores.js';
 import type { DeviceSession, ModelSession } from './lm/session.js';
 import { describeTextModel, type TextModel } from './lm/text-model.js';
+import { TextSession } from './lm/text-session.js';
+import { LargestOnDevice } from './largest-on-device.js';
 import { InferenceSession } from './session.js';
 import type { SessionOptions } from './session-options.js';
 
@@ -23,21 +27,31 @@ export interface GeneratorOptions {
 
 /** A language model that continues texts, on the CPU or on a device, with its key and value cache left where the model runs. */
 export class Generator {
-  /** What its inputs and outputs are. */
-  readonly model: TextModel;
-  readonly session: ModelSession;
+  readonly #text: TextSession;
   readonly #owned: boolean;
+  readonly #picker: LargestOnDevice | undefined;
 
   private constructor(session: ModelSession, owned: boolean, facts: TextFacts) {
-    this.session = session;
     this.#owned = owned;
-    this.model = describeTextModel(session, facts);
-    if ((session as DeviceSession).cudaGraph && this.model.cache === 'growing')
+    const model = describeTextModel(session, facts);
+    const device = onDevice(session);
+    this.#picker = device && new LargestOnDevice({ executionProviders: [{ name: 'cuda', deviceId: device.deviceId }] });
+    this.#text = new TextSession(session, model, this.#picker && ((logits) => this.#picker!.pick(logits)));
+    if ((session as Partial<DeviceSession>).cudaGraph && model.cache === 'growing')
       throw usageError(
         'cudaGraph',
         'the cache of this model grows, expected one in place, whose shapes stay',
         'Rewrite the model with --set kv.form=in_place, or leave cudaGraph out.',
       );
+  }
+
+  get session(): ModelSession {
+    return this.#text.session;
+  }
+
+  /** What the model's inputs and outputs are. */
+  get model(): TextModel {
+    return this.#text.model;
   }
 
   /**
@@ -72,7 +86,7 @@ export class Generator {
    * @throws usage error for options without a meaning, input error for prompts that do not fit the model
    */
   generate(options: GenerateOptions): Promise<Generation> {
-    return generate(this.session, this.model, options);
+    return generate(this.#text, options);
   }
 
   /**
@@ -82,12 +96,14 @@ export class Generator {
   start(
     prompts: readonly (readonly number[])[],
     options: DecodingOptions = {},
-  ): Promise<{ decoding: Decoding; scores: Float32Array[] }> {
-    return Decoding.start(this.session, this.model, prompts, options);
+  ): Promise<{ decoding: Decoding; scores: Scores }> {
+    return Decoding.start(this.#text, prompts, options);
   }
 
-  /** Releases the session, if it was made here. */
+  /** Gives idle buffers back, and releases the session if it was made here. */
   async release(): Promise<void> {
+    this.#text.dispose();
+    await this.#picker?.release();
     if (this.#owned) await this.session.release();
   }
 }

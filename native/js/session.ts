@@ -31,6 +31,8 @@ export class InferenceSession implements OrtSession {
   readonly modelMetadata: ReadonlyMap<string, string>;
   /** Where the model runs. */
   readonly device: 'cpu' | 'cuda';
+  /** CUDA's number of the device; 0 on the CPU. */
+  readonly deviceId: number;
   /** Whether runs replay a captured CUDA graph; see `enableCudaGraph`. */
   readonly cudaGraph: boolean;
 
@@ -48,6 +50,7 @@ export class InferenceSession implements OrtSession {
     this.#profiling = options.native.profileFilePrefix !== undefined;
     this.modelMetadata = new Map(metadata);
     this.device = options.native.cuda === undefined ? 'cpu' : 'cuda';
+    this.deviceId = options.native.deviceId ?? 0;
     this.cudaGraph = options.native.cuda?.some(([key, value]) => key === 'enable_cuda_graph' && value === '1') ?? false;
     this.inputMetadata = inputs.map(toMetadata);
     this.outputMetadata = outputs.map(toMetadata);

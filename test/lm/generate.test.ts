@@ -8,6 +8,7 @@ import {
   perplexity,
   stepFeeds,
   StopText,
+  TextSession,
 } from '../../graph-rewrite/lm/index.js';
 import type { GenerateOptions, TextFacts, TextTokenizer } from '../../graph-rewrite/lm/index.js';
 import { countingSession, tensorMetadata } from '../helpers/fake-session.js';
@@ -102,7 +103,7 @@ describe('generate', () => {
     session: ReturnType<typeof countingSession>,
     options: Partial<GenerateOptions> & Pick<GenerateOptions, 'prompts'>,
     facts: TextFacts = {},
-  ) => generate(session, describeTextModel(session, facts), { maxNewTokens: 3, ...options });
+  ) => generate(new TextSession(session, describeTextModel(session, facts)), { maxNewTokens: 3, ...options });
 
   for (const cache of [true, false]) {
     it(`continues greedily ${cache ? 'with' : 'without'} a cache`, async () => {

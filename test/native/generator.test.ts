@@ -82,6 +82,16 @@ const cases: readonly Case[] = [
     make: () => rewritten(gqa, 'w8a8', ['kv.bits=8']),
     facts: { padding: 'right', cache: 'growing' },
   },
+  ...(
+    [
+      ['GroupQueryAttention', gqa],
+      ['plain nodes', decomposed],
+    ] as const
+  ).map(([title, make]): Case => ({
+    title: `a quantized cache in place, from ${title}`,
+    make: () => rewritten(make, 'kv4', ['kv.form=in_place']),
+    facts: { padding: 'right', cache: 'in_place' },
+  })),
   { title: 'no cache', make: zoo('llama_nocache_dynamo18'), facts: {} },
 ];
 
@@ -101,6 +111,7 @@ describe('native/generator', () => {
         expectedIds,
       );
       await generator.release();
+      if (cache === 'in_place') return;
       // What is not known about the graph costs time, but no token.
       const careful = await Generator.create(bytes, { facts: unpadded(facts), session: quiet });
       const again = await careful.generate({ prompts, maxNewTokens: 12 });
@@ -111,6 +122,22 @@ describe('native/generator', () => {
       await careful.release();
     });
   }
+
+  it('a cache in place gives the texts of one that grows', async () => {
+    for (const make of [gqa, decomposed]) {
+      const [growing, inPlace] = await Promise.all(
+        ['growing', 'in_place'].map(async (form) => {
+          const generator = await Generator.create(serializeModel(rewritten(make, 'kv4', [`kv.form=${form}`])), {
+            session: quiet,
+          });
+          const { texts } = await generator.generate({ prompts, maxNewTokens: 20 });
+          await generator.release();
+          return texts.map(({ ids }) => ids);
+        }),
+      );
+      deepEqual(inPlace, growing);
+    }
+  });
 
   it('texts that end early leave the others alone', async () => {
     for (const make of [gqa, decomposed, () => rewritten(gqa, 'kv4'), () => rewritten(decomposed, 'kv4')]) {

@@ -1,12 +1,14 @@
 import type { Tensor } from 'onnxruntime-common';
 import { inputError, usageError } from '../../../ops/common/errors.js';
-import { fixedCache, growingCache, type Cache } from './cache.js';
 import { stepInputs, type Step } from './feeds.js';
 import { checkIds } from './ids.js';
 import { Layout } from './layout.js';
-import { free, onDevice, readRows } from './memory.js';
-import type { Feeds, ModelSession, StepOptions } from './session.js';
+import { withoutGraph } from './captured-steps.js';
+import { onDevice } from './memory.js';
+import { Scores } from './scores.js';
+import type { StepOptions } from './session.js';
 import type { TextModel } from './text-model.js';
+import type { Buffers, TextSession } from './text-session.js';
 
 export interface DecodingOptions {
   /** Most tokens of a sequence, where the cache is a buffer of fixed size; rounded up to a multiple of 16. */
@@ -18,38 +20,36 @@ export interface DecodingOptions {
 export class Decoding {
   /** The longest that a sequence can become: by the position table and the cache's capacity. */
   readonly limit: number;
-  readonly #session: ModelSession;
-  readonly #model: TextModel;
+  readonly #text: TextSession;
   readonly #layout: Layout;
-  readonly #cache: Cache;
+  readonly #buffers: Buffers;
+  #scores: Scores | undefined;
   /** Whole texts so far, for a model without a cache. */
   readonly #texts: number[][];
   #disposed = false;
 
-  private constructor(session: ModelSession, model: TextModel, texts: readonly (readonly number[])[], cache: Cache) {
-    this.#session = session;
-    this.#model = model;
-    this.#cache = cache;
-    this.#texts = texts.map((text) => [...text]);
-    this.#layout = new Layout(model.padding ?? 'right', texts.length);
-    this.limit = Math.min(model.positions ?? Infinity, cache.capacity ?? Infinity);
+  private constructor(text: TextSession, prompts: readonly (readonly number[])[], buffers: Buffers) {
+    this.#text = text;
+    this.#buffers = buffers;
+    this.#texts = prompts.map((prompt) => [...prompt]);
+    this.#layout = new Layout(text.model.padding ?? 'right', prompts.length);
+    this.limit = Math.min(text.model.positions ?? Infinity, buffers.cache.capacity ?? Infinity);
   }
 
   /**
    * Runs the prompts, all in one run.
    * @param prompts ids of each sequence; of one length if the model cannot pad
-   * @returns the batch, and the scores [vocabulary] of what comes after each prompt
+   * @returns the batch, and the scores of what comes after each prompt, until the next step
    * @throws input error for prompts that the model, its position table or the capacity have no room for
    */
   static async start(
-    session: ModelSession,
-    model: TextModel,
+    text: TextSession,
     prompts: readonly (readonly number[])[],
     { capacity, signal }: DecodingOptions = {},
-  ): Promise<{ decoding: Decoding; scores: Float32Array[] }> {
-    checkPrompts(model, prompts);
-    const cache = await makeCache(session, model, prompts, capacity);
-    const decoding = new Decoding(session, model, prompts, cache);
+  ): Promise<{ decoding: Decoding; scores: Scores }> {
+    checkPrompts(text.model, prompts);
+    const longest = Math.max(...prompts.map(({ length }) => length));
+    const decoding = new Decoding(text, prompts, await text.acquire(prompts.length, longest, capacity));
     try {
       decoding.#checkRoom(prompts);
       return { decoding, scores: await decoding.#run(decoding.#layout.prompt(prompts), signal) };
@@ -77,49 +77,60 @@ export class Decoding {
    * Appends a token to each sequence and runs the model on them.
    * @param ids one for each sequence; any for those in `held`
    * @param held sequences that are finished: they do not become longer, and their scores mean nothing
-   * @returns the scores [vocabulary] of what comes next
+   * @returns the scores of what comes next, until the next step
    */
   async step(
     ids: ArrayLike<number>,
     { held = [], signal }: { held?: readonly boolean[]; signal?: AbortSignal | undefined } = {},
-  ): Promise<Float32Array[]> {
+  ): Promise<Scores> {
     if (this.#disposed) throw usageError('decoding', 'it was disposed, expected a live one');
     if (ids.length !== this.batch)
       throw inputError('ids', `has ${ids.length} tokens, expected ${this.batch}, one for each sequence`);
-    checkIds(Array.from(ids), this.#model.vocabulary, 'ids');
+    const { model } = this.#text;
+    checkIds(Array.from(ids), model.vocabulary, 'ids');
     for (let b = 0; b < this.batch; b++)
       if (!held[b] && !this.hasRoom(b)) throw roomError(`sequence ${b}`, this.#layout.used(b) + 1, this.#limits());
-    if (this.#model.past.length > 0) return this.#run(this.#layout.next(ids, held), signal);
+    const columns = this.#buffers.captured && this.#buffers.cache.capacity;
+    if (model.past.length > 0) return this.#run(this.#layout.next(ids, held, columns), signal);
     this.#texts.forEach((text, b) => held[b] || text.push(ids[b]!));
     return this.#run(this.#layout.prompt(this.#texts), signal);
   }
 
   /** Gives the cache's memory back. */
   dispose(): void {
+    if (this.#disposed) return;
     this.#disposed = true;
-    this.#cache.dispose();
+    this.#scores?.free();
+    this.#text.giveBack(this.#buffers);
   }
 
-  async #run(step: Step, signal: AbortSignal | undefined): Promise<Float32Array[]> {
-    const inputs = stepInputs(this.#model, step);
-    const feeds: Feeds = { ...inputs, ...this.#cache.feeds() };
-    const fetches = { [this.#model.logits]: null, ...this.#cache.fetches() };
+  async #run(step: Step, signal: AbortSignal | undefined): Promise<Scores> {
+    this.#scores?.free();
+    this.#scores = undefined;
+    const { session, model, pickLargest: pick } = this.#text;
+    const { cache, captured } = this.#buffers;
+    const inputs = stepInputs(model, step);
     const options: StepOptions = {
       ...(signal ? { signal } : {}),
-      ...(onDevice(this.#session) ? { outputLocation: 'gpu-buffer' } : {}),
+      ...(onDevice(session) ? { outputLocation: 'gpu-buffer' } : {}),
+      ...(captured ? { extra: withoutGraph } : {}),
     };
-    const outputs = await this.#session.run(feeds, fetches, options);
-    this.#cache.accept(outputs);
-    const logits = outputs[this.#model.logits] as Tensor;
-    try {
-      return await readRows(this.#session, logits, this.batch, (tokens) => this.#layout.lastRows(tokens));
-    } finally {
-      free([logits]);
+    const rows = (tokens: number) => this.#layout.lastRows(tokens);
+    if (captured && step.start > 0) {
+      const logits = await captured.run(inputs, cache, options);
+      return (this.#scores = new Scores(session, logits, this.batch, rows, { pick, owned: false }));
     }
+    const fetches = { [model.logits]: null, ...cache.fetches() };
+    const outputs = await session.run({ ...inputs, ...cache.feeds() }, fetches, options);
+    cache.accept(outputs);
+    const logits = outputs[model.logits] as Tensor;
+    this.#scores = new Scores(session, logits, this.batch, rows, { pick, owned: true });
+    await captured?.prepare(logits, this.batch);
+    return this.#scores;
   }
 
   #checkRoom(prompts: readonly (readonly number[])[]): void {
-    const used = this.#model.padding === 'left' ? Math.max(...prompts.map(({ length }) => length)) : 0;
+    const used = this.#text.model.padding === 'left' ? Math.max(...prompts.map(({ length }) => length)) : 0;
     prompts.forEach(({ length }, i) => {
       const needed = Math.max(length, used);
       if (needed > this.limit) throw roomError(`prompts[${i}]`, needed, this.#limits());
@@ -127,26 +138,9 @@ export class Decoding {
   }
 
   #limits(): { capacity: number | undefined; positions: number | undefined } {
-    return { capacity: this.#cache.capacity, positions: this.#model.positions };
+    return { capacity: this.#buffers.cache.capacity, positions: this.#text.model.positions };
   }
 }
-
-/** A cache of the form that the graph takes. A buffer of fixed size is made where there can be one. */
-async function makeCache(
-  session: ModelSession,
-  model: TextModel,
-  prompts: readonly (readonly number[])[],
-  capacity: number | undefined,
-): Promise<Cache> {
-  const longest = Math.max(...prompts.map(({ length }) => length));
-  if (model.cache === 'growing' || (model.cache === 'shareable' && capacity === undefined))
-    return growingCache(model, prompts.length);
-  const columns = Math.ceil((capacity ?? longest + defaultRoom) / 16) * 16;
-  return fixedCache(session, model, prompts.length, Math.min(columns, model.positions ?? columns));
-}
-
-/** New tokens that a cache in place has room for when nobody says how many there will be. */
-const defaultRoom = 256;
 
 /** @throws input error for a text that no run of the model can begin with */
 export function checkPrompt(model: TextModel, prompt: readonly number[], at: string): void {

@@ -1,8 +1,9 @@
 import { inputError, usageError } from '../../../ops/common/errors.js';
 import { checkPrompt, Decoding } from './decoding.js';
-import { createSampler, type SampleOptions, type Sampler } from './sample.js';
-import type { ModelSession } from './session.js';
+import { createSampler, isGreedy, type SampleOptions, type Sampler } from './sample.js';
+import type { Scores } from './scores.js';
 import type { TextModel } from './text-model.js';
+import type { TextSession } from './text-session.js';
 
 export interface GenerateOptions extends SampleOptions {
   /** Token ids of each text; their lengths may differ. */
@@ -52,17 +53,17 @@ export interface Generation {
  * Continues prompts. Equal options give equal texts; text i draws with the seed `seed + i`, so that it does not depend on the others.
  * @throws usage error for options without a meaning, input error for prompts that do not fit the model
  */
-export async function generate(session: ModelSession, model: TextModel, options: GenerateOptions): Promise<Generation> {
+export async function generate(text: TextSession, options: GenerateOptions): Promise<Generation> {
   const { prompts, maxNewTokens = 128, seed = 0 } = options;
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
     throw usageError('maxNewTokens', `is ${maxNewTokens}, expected at least 1`);
   if (prompts.length === 0) throw inputError('prompts', 'has no texts, expected at least one');
-  prompts.forEach((prompt, i) => checkPrompt(model, prompt, `prompts[${i}]`));
+  prompts.forEach((prompt, i) => checkPrompt(text.model, prompt, `prompts[${i}]`));
   const texts = prompts.map((prompt, i) => new Text(i, prompt, createSampler({ ...options, seed: seed + i }), options));
   const seconds = { prefill: 0, decode: 0 };
-  for (const lane of lanes(model, texts)) {
+  for (const lane of lanes(text.model, texts)) {
     if (options.signal?.aborted) break;
-    await runLane(session, model, lane, options, seconds);
+    await runLane(text, lane, options, seconds);
   }
   const promptTokens = texts.reduce((sum, { prompt }) => sum + prompt.length, 0);
   const newTokens = texts.reduce((sum, { ids }) => sum + ids.length, 0);
@@ -95,10 +96,14 @@ class Text {
     this.#options = options;
   }
 
-  /** Chooses the next token, and whether it is the last. */
-  choose(scores: Float32Array): void {
+  /** Chooses the next token. */
+  sample(scores: Float32Array): number {
+    return this.#sample(scores, this.#everything());
+  }
+
+  /** Takes the next token, and decides whether it is the last. */
+  push(id: number): void {
     const { stopIds = [], stopSequences = [], onToken, maxNewTokens = 128 } = this.#options;
-    const id = this.#sample(scores, this.#everything());
     if (stopIds.includes(id)) {
       this.stopped = 'stop-token';
       return;
@@ -132,30 +137,38 @@ function lanes(model: TextModel, texts: readonly Text[]): Text[][] {
   return [...byLength.values()];
 }
 
+/** The next token of each text that goes on. */
+async function chooseAll(texts: readonly Text[], scores: Scores, options: GenerateOptions): Promise<number[]> {
+  if (isGreedy(options)) return scores.largest();
+  const rows = await scores.read();
+  return texts.map((text, b) => (text.stopped ? 0 : text.sample(rows[b]!)));
+}
+
 async function runLane(
-  session: ModelSession,
-  model: TextModel,
+  text: TextSession,
   texts: readonly Text[],
-  { maxNewTokens = 128, capacity, signal }: GenerateOptions,
+  options: GenerateOptions,
   seconds: { prefill: number; decode: number },
 ): Promise<void> {
+  const { maxNewTokens = 128, capacity, signal } = options;
   const longest = Math.max(...texts.map(({ prompt }) => prompt.length));
   const started = performance.now();
   let decoding: Decoding | undefined;
   let firstAt: number | undefined;
   try {
     const prompts = texts.map(({ prompt }) => prompt);
-    const start = await Decoding.start(session, model, prompts, {
+    const start = await Decoding.start(text, prompts, {
       capacity: capacity ?? longest + maxNewTokens,
       signal,
     });
     decoding = start.decoding;
     let { scores } = start;
     for (;;) {
-      texts.forEach((text, b) => {
-        if (text.stopped) return;
-        text.choose(scores[b]!);
-        if (!text.stopped && !decoding!.hasRoom(b)) text.stopped = 'context';
+      const ids = await chooseAll(texts, scores, options);
+      texts.forEach((each, b) => {
+        if (each.stopped) return;
+        each.push(ids[b]!);
+        if (!each.stopped && !decoding!.hasRoom(b)) each.stopped = 'context';
       });
       firstAt ??= performance.now();
       const held = texts.map(({ stopped }) => stopped !== undefined);

@@ -7,5 +7,7 @@ export * from './ids.js';
 export * from './layout.js';
 export * from './logits.js';
 export * from './sample.js';
+export * from './scores.js';
 export * from './session.js';
 export * from './text-model.js';
+export * from './text-session.js';

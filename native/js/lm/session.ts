@@ -34,6 +34,7 @@ export interface ModelSession extends ModelIo {
 export interface DeviceSession extends ModelSession {
   /** Where the model runs. */
   readonly device: 'cpu' | 'cuda';
+  readonly deviceId: number;
   /** Whether runs replay a captured CUDA graph, which takes device tensors of fixed addresses only. */
   readonly cudaGraph: boolean;
   /** Custom metadata of the model. */
