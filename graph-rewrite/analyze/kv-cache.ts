@@ -2,6 +2,7 @@
 import { attrFloat, attrInt, attrString, type Graph, type Node, type Value } from '../ir/index.js';
 import { findDecomposedCache, noCache } from './kv-decomposed.js';
 import { growsBecause } from './kv-in-place.js';
+import { MaskReader } from './kv-mask.js';
 import type { Shapes } from './shapes.js';
 import type { AttentionSite, CachedAttention, CacheSite, CacheTensor } from './sites.js';
 
@@ -9,25 +10,39 @@ import type { AttentionSite, CachedAttention, CacheSite, CacheTensor } from './s
 type Found = CachedAttention | string;
 
 export function findCaches(attentions: readonly AttentionSite[], shapes: Shapes): CacheSite[] {
-  const sites = attentions.map((attention) => {
+  const found = attentions.map((attention) => {
     const { found, hasCache } = find(attention, shapes);
-    const checked = typeof found === 'string' ? found : (checkSizes(found) ?? withMask(found, attention.graph));
-    return { attention, hasCache, checked };
+    return { attention, hasCache, found: typeof found === 'string' ? found : (checkSizes(found) ?? found) };
   });
-  const taken = sites.flatMap(({ checked }) => (typeof checked === 'string' ? [] : [checked]));
-  const grows = taken[0] && growsBecause(taken[0].key.past.graph, taken);
-  return sites.map(({ attention, hasCache, checked }) => ({
+  const taken = found.flatMap(({ found }) => (typeof found === 'string' ? [] : [found]));
+  const graph = taken[0]?.key.past.graph;
+  const facts = graph && maskFacts(graph, taken, shapes);
+  return found.map(({ attention, hasCache, found }) => ({
     ...{ attention, hasCache },
-    ...(typeof checked === 'string'
-      ? { reason: checked }
-      : { cached: grows ? { ...checked, growsBecause: grows } : checked }),
+    ...(typeof found === 'string' ? { reason: found } : { cached: facts!.get(found)! }),
   }));
 }
 
-/** With the input that marks tokens, if the model has one of that name. */
-function withMask(cached: CachedAttention, graph: Graph): CachedAttention {
+/** What masks mean, and whether the caches need to grow: facts about all attentions of a graph together. */
+function maskFacts(
+  graph: Graph,
+  taken: readonly CachedAttention[],
+  shapes: Shapes,
+): ReadonlyMap<CachedAttention, CachedAttention> {
   const attentionMask = graph.inputs.find(({ name, shape }) => name === 'attention_mask' && shape?.length === 2);
-  return attentionMask ? { ...cached, attentionMask } : cached;
+  const reader = new MaskReader(graph, shapes, attentionMask);
+  const known = taken.map(({ mask, ...rest }): CachedAttention => {
+    const meaning = mask && reader.meaning(mask);
+    return {
+      ...rest,
+      ...(attentionMask ? { attentionMask } : {}),
+      ...(meaning ? { causal: true } : {}),
+      ...(meaning === 'causal and padding' ? { padding: true } : {}),
+      ...(mask && meaning !== 'causal' ? { mask } : {}),
+    };
+  });
+  const grows = growsBecause(graph, known, reader);
+  return new Map(taken.map((each, i) => [each, grows ? { ...known[i]!, growsBecause: grows } : known[i]!]));
 }
 
 function find(attention: AttentionSite, shapes: Shapes): { found: Found; hasCache: boolean } {

@@ -174,8 +174,11 @@ export interface CachedAttention {
   readonly mask?:
     | { readonly kind: 'added'; readonly value: Value }
     | { readonly kind: 'where'; readonly condition: Value; readonly lowest: Value };
+  /** The mask says no more than `causal` and `attentionMask`. */
+  readonly padding?: boolean;
   readonly scale: number;
   readonly softcap: number;
+  /** A query sees no key behind its own; where there is a mask, it says so too. */
   readonly causal: boolean;
   /** Keys that a query sees; 0 for all. */
   readonly window: number;

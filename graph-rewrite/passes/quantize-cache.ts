@@ -58,7 +58,7 @@ function takeOver(
     CacheInput,
     CacheInput,
   ];
-  const tables = rotaryTables(cached, before, context, shared);
+  const tables = rotaryTables(cached, planned.form === 'in_place', before, context, shared);
   const fused = context.plan.inputs.find(
     (input) => input.decision === 'fuse-attention' && input.producer === planned.site,
   );
@@ -74,7 +74,8 @@ function takeOver(
       ...{ past_v: value.codes, past_v_param: value.parameters },
       lengths: lengths(cached, planned, before, context, shared),
       ...tables,
-      mask: mask(cached, before, context, shared),
+      // A cache in place is told the same by `lengths`, and the mask has the size of all tokens.
+      mask: cached.padding && planned.form === 'in_place' ? undefined : mask(cached, before, context, shared),
       reorder_index: order,
     },
     {

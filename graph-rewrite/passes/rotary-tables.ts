@@ -12,9 +12,10 @@ export interface Tables {
   readonly sin: Value;
 }
 
-/** The tables of an attention; made once for all layers with the same angles. */
+/** The tables of an attention; made once for all layers with the same angles. `inPlace`: the size of the cache is its capacity. */
 export function rotaryTables(
   cached: CachedAttention,
+  inPlace: boolean,
   before: Node,
   context: PassContext,
   shared: Map<Value, Value>,
@@ -28,7 +29,7 @@ export function rotaryTables(
     const known = shared.get(value);
     if (known) return known;
     if (!copies.has(angles.positions))
-      copies.set(angles.positions, allPositions(angles.positions, q, key.past, add, context));
+      copies.set(angles.positions, allPositions(angles.positions, inPlace ? undefined : q, key.past, add, context));
     const made = pairs(copyWith(value, copies, context, before), angles.columns, cached.headSize / 2, add, context);
     shared.set(value, made);
     return made;
@@ -47,13 +48,13 @@ function adder(before: Node, context: PassContext): Add {
   };
 }
 
-/** 0 … T + S − 1 as `[1, T + S]`. */
-function allPositions(like: Value, q: Value, past: Value, add: Add, context: PassContext): Value {
+/** 0 … T + S − 1 as `[1, T + S]`; to T − 1 without `q`. */
+function allPositions(like: Value, q: Value | undefined, past: Value, add: Add, context: PassContext): Value {
   const constant = (name: string, values: number[], dims?: number[]) =>
     context.constant(`lowbit/rotary/${name}`, tensorOf(values, dims));
   const size = (value: Value, axis: number) =>
     add('Gather', [add('Shape', [value]), constant(`axis_${axis}`, [axis], [])], { axis: 0 });
-  const total = add('Add', [size(past, 2), size(context.current(q), 1)]);
+  const total = q ? add('Add', [size(past, 2), size(context.current(q), 1)]) : size(past, 2);
   const range = add('Range', [constant('zero', [0], []), total, constant('one', [1], [])]);
   const row = add('Reshape', [range, constant('row', [1, -1])]);
   return like.dtype === 'int32' ? add('Cast', [row], { to: 6 }) : row;

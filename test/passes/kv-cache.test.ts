@@ -151,20 +151,21 @@ describe('passes: a quantized cache', () => {
     });
   }
 
-  it('stays in place if the recipe says so, and gives the same logits bit for bit', async () => {
-    const make = tiny({ attention: 'gqa' });
-    await rewritten(make, []);
-    const growing = await logitsOf(folder.path('small.onnx'), [7, 1, 1, 1]);
-    const model = await rewritten(make, ['kv.form=in_place']);
-    const [entry] = readCaches(model);
-    const [past, present] = [entry!.past, entry!.present].map((name) =>
-      [...model.graph.inputs, ...model.graph.outputs].find((value) => value.name === name),
-    );
-    equal(entry!.form, 'in_place');
-    deepEqual(present!.shape!.slice(1), past!.shape!.slice(1));
-    equal(past!.shape![2], 'kv_capacity');
-    deepEqual(await logitsOf(folder.path('small.onnx'), [7, 1, 1, 1], 16), growing);
-  });
+  for (const { title, make } of models) {
+    it(`${title}: stays in place if the recipe says so, and gives the same logits bit for bit`, async () => {
+      await rewritten(make, []);
+      const growing = await logitsOf(folder.path('small.onnx'), [7, 1, 1, 1]);
+      const model = await rewritten(make, ['kv.form=in_place']);
+      const [entry] = readCaches(model);
+      const [past, present] = [entry!.past, entry!.present].map((name) =>
+        [...model.graph.inputs, ...model.graph.outputs].find((value) => value.name === name),
+      );
+      equal(entry!.form, 'in_place');
+      deepEqual(present!.shape!.slice(1), past!.shape!.slice(1));
+      equal(past!.shape![2], 'kv_capacity');
+      deepEqual(await logitsOf(folder.path('small.onnx'), [7, 1, 1, 1], 16), growing);
+    });
+  }
 
   it('goes together with quantized layers, merged or not', async () => {
     for (const merge of ['true', 'false']) {

@@ -1,0 +1,176 @@
+/**
+ * What a mask says, found by running its nodes on samples: exporters write the same mask in many ways. A causal mask lets the operator
+ * skip what no query sees; one that only repeats attention_mask besides is not needed where lengths say the same.
+ */
+import { elementCount, type Graph, type Value } from '../ir/index.js';
+import { integersOf, scalarOf } from '../match/constants.js';
+import { Evaluator } from '../match/evaluate.js';
+import type { Numbers } from '../match/numbers.js';
+import type { Shapes } from './shapes.js';
+import type { CachedAttention } from './sites.js';
+
+type Mask = NonNullable<CachedAttention['mask']>;
+
+/** Each query sees the keys up to its own; or those of them that attention_mask marks. */
+export type MaskMeaning = 'causal' | 'causal and padding';
+
+interface Sample {
+  /** S, T: new and earlier tokens. */
+  readonly tokens: number;
+  readonly past: number;
+  /** Rows of attention_mask, [T + S] each. */
+  readonly marks: readonly (readonly number[])[];
+  readonly evaluator: Evaluator;
+}
+
+/** Everything up to here is hidden after a Softmax. */
+const hidden = -1e4;
+/** Longer windows than this would not be noticed, so masks with larger numbers are not read. */
+const longest = 1 << 17;
+
+export class MaskReader {
+  readonly #graph: Graph;
+  readonly #shapes: Shapes;
+  readonly #attentionMask: Value | undefined;
+  readonly #samples = new Map<string, Sample>();
+
+  constructor(graph: Graph, shapes: Shapes, attentionMask: Value | undefined) {
+    this.#graph = graph;
+    this.#shapes = shapes;
+    this.#attentionMask = attentionMask;
+  }
+
+  /** What a mask says; undefined if it says anything else, or cannot be read. */
+  meaning(mask: Mask): MaskMeaning | undefined {
+    const value = mask.kind === 'added' ? mask.value : mask.condition;
+    if (mask.kind === 'where' && !((scalarOf(mask.lowest) ?? 0) <= hidden)) return undefined;
+    const number = largestNumber(value);
+    if (number > longest) return undefined;
+    const sizes = [
+      [3, 0],
+      [2, 3],
+      // A window would show where more tokens came before than any number in the mask.
+      [1, number + 2],
+    ] as const;
+    const samples = sizes.map(([tokens, past]) => this.#sample(tokens, past));
+    const agrees = (padded: boolean) =>
+      samples.every((sample) => {
+        const result = sample.evaluator.run(value);
+        return result !== undefined && saysSo(result, sample, mask.kind, padded);
+      });
+    if (agrees(false)) return 'causal';
+    return this.#attentionMask && agrees(true) ? 'causal and padding' : undefined;
+  }
+
+  /** Whether a value is the number of marks in each row of attention_mask, less one, wherever zeros stand. */
+  countsMarks(value: Value): boolean {
+    const sample = this.#sample(2, 3);
+    const counted = sample.evaluator.run(value)?.values;
+    return sample.marks.every((row, b) => counted?.[b] === row.reduce((sum, mark) => sum + mark, 0) - 1);
+  }
+
+  #sample(tokens: number, past: number): Sample {
+    const key = `${tokens} ${past}`;
+    let sample = this.#samples.get(key);
+    if (!sample) this.#samples.set(key, (sample = this.#make(tokens, past)));
+    return sample;
+  }
+
+  #make(tokens: number, past: number): Sample {
+    const total = past + tokens;
+    const caches = this.#graph.inputs.filter(({ shape }) => shape?.length === 4);
+    const fixed = caches[0]?.shape?.[0];
+    const batch = typeof fixed === 'number' ? fixed : 2;
+    // Sequence 0 is padded in front, sequence 1 behind; both have a hole.
+    const marks = Array.from({ length: batch }, (_, b) =>
+      Array.from({ length: total }, (_, j) => Number(b % 2 === 0 ? j > 0 && j !== 2 : j < total - 1 && j !== 1)),
+    );
+    const sizes = new Map<Value, readonly number[]>();
+    const symbols = new Map<string, number>();
+    for (const input of this.#graph.inputs) {
+      const dims = this.#sizesOf(input, batch, tokens, past);
+      if (!dims) continue;
+      sizes.set(input, dims);
+      input.shape!.forEach((dim, axis) => typeof dim === 'string' && dim !== '' && symbols.set(dim, dims[axis]!));
+    }
+    const given = new Map<Value, Numbers>();
+    if (this.#attentionMask) given.set(this.#attentionMask, { dims: [batch, total], values: marks.flat() });
+    const dimsOf = (value: Value) => sizes.get(value) ?? resolve(this.#shapes.dims(value), symbols);
+    return { tokens, past, marks, evaluator: new Evaluator(given, dimsOf) };
+  }
+
+  /** Sizes of an input of the model: a cache, attention_mask, or something for each new token. */
+  #sizesOf(input: Value, batch: number, tokens: number, past: number): number[] | undefined {
+    const { shape } = input;
+    if (shape?.length === 4) return shape.map((dim, axis) => (axis === 0 ? batch : axis === 2 ? past : Number(dim)));
+    if (shape?.length === 2) return [batch, input === this.#attentionMask ? past + tokens : tokens];
+    return shape?.length === 1 ? [tokens] : undefined;
+  }
+}
+
+/** Sizes with names as numbers; sums and products of names as `shape-data.ts` writes them. */
+function resolve(
+  dims: readonly (number | string)[] | undefined,
+  symbols: ReadonlyMap<string, number>,
+): number[] | undefined {
+  const known = (dim: number | string): number => {
+    if (typeof dim === 'number') return dim;
+    const symbol = symbols.get(dim);
+    if (symbol !== undefined) return symbol;
+    for (const [sign, join] of [
+      [' + ', (a: number, b: number) => a + b],
+      [' * ', (a: number, b: number) => a * b],
+    ] as const) {
+      const parts = dim.split(sign);
+      if (parts.length > 1) return parts.map((part) => known(/^\d+$/.test(part) ? Number(part) : part)).reduce(join);
+    }
+    return NaN;
+  };
+  const sizes = dims?.map(known);
+  return sizes?.every((size) => Number.isInteger(size)) ? sizes : undefined;
+}
+
+/** Whether a mask on a sample shows each query what it should. Queries that should see nothing are not looked at. */
+function saysSo(
+  { dims, values }: Numbers,
+  { tokens, past, marks }: Sample,
+  kind: Mask['kind'],
+  padded: boolean,
+): boolean {
+  const [batch, heads, rows, columns] = dims;
+  if (dims.length !== 4 || columns! < past + tokens || (rows !== 1 && rows !== tokens)) return false;
+  if (batch !== 1 && batch !== marks.length) return false;
+  return marks.every((row, b) =>
+    Array.from({ length: heads! }).every((_, head) =>
+      Array.from({ length: tokens }).every((_, s) => {
+        const sees = row.map((mark, j) => j <= past + s && (mark === 1 || !padded));
+        if (!sees.includes(true)) return true;
+        const from = (((batch === 1 ? 0 : b) * heads! + head) * rows! + (rows === 1 ? 0 : s)) * columns!;
+        return sees.every((visible, j) => {
+          const value = values[from + j]!;
+          return kind === 'where' ? (value !== 0) === visible : visible ? value === 0 : value <= hidden;
+        });
+      }),
+    ),
+  );
+}
+
+/** The largest whole number among the small constants that a value follows from. */
+function largestNumber(value: Value): number {
+  const seen = new Set<Value>();
+  const queue: (Value | undefined)[] = [value];
+  let largest = 3;
+  while (queue.length > 0) {
+    const at = queue.pop();
+    if (!at || seen.has(at)) continue;
+    seen.add(at);
+    const constant = at.constant();
+    const small = constant && elementCount(constant) <= 8;
+    // Ends of slices are no sizes, and lowest scores no windows.
+    const float = small ? Math.abs(scalarOf(at) ?? 0) : 0;
+    const numbers = (small && integersOf(at)?.map(Math.abs)) || (float <= longest ? [float] : []);
+    for (const number of numbers) if (number < 2 ** 30 && Number.isInteger(number)) largest = Math.max(largest, number);
+    if (at.producer && !at.producer.is('Shape')) queue.push(...at.producer.inputs);
+  }
+  return largest;
+}
