@@ -1,4 +1,5 @@
 /** How many bits a rewritten model spends on each weight of its linear layers. */
+import { QuantGemm } from '../../ops/quant-gemm/contract.js';
 import type { Model, Node } from '../ir/index.js';
 import { attrInt } from '../ir/index.js';
 
@@ -10,8 +11,8 @@ export interface LinearSize {
   readonly bitsPerWeight: number;
 }
 
-/** Inputs of QuantGemm that hold a layer's weights: b, b_scale, b_outlier, b_outlier_scale. */
-const weightInputs = [2, 3, 4, 5];
+/** Inputs of QuantGemm that hold a layer's weights: codes and scales, of outliers and of a low-rank term too. */
+const weightInputs = QuantGemm.inputNames.flatMap((name, i) => (/^(b|lorc)_|^b$/.test(name) ? [i] : []));
 
 /** Sums up every QuantGemm of the model. */
 export function linearSize(model: Model): LinearSize {

@@ -35,8 +35,8 @@ export interface RewriteSummary {
   readonly bitsPerWeight: Bits;
   /** With --budget. */
   readonly budget?: BudgetReport;
-  /** With GPTQ. */
-  readonly rounding?: { readonly calibration: string; readonly layers: readonly RoundedLayer[] };
+  /** With GPTQ or low-rank terms. */
+  readonly rounding?: { readonly calibration?: string; readonly layers: readonly RoundedLayer[] };
   readonly seconds: number;
   readonly peakRssBytes: number;
 }
@@ -82,16 +82,30 @@ function describeBudget({ budget, predicted, groups }: BudgetReport): string {
   ].join('\n');
 }
 
-/** What GPTQ gained, a product a row: the share of the output's energy on the calibration data that rounding costs. */
+/**
+ * What GPTQ gained, a product a row: the share of the output's energy on the calibration data that rounding costs. And what low-rank
+ * terms did: the share of the weights' energy that rounding costs.
+ */
 function describeRounding(layers: readonly RoundedLayer[]): string {
   const percent = (share: number): string => `${(100 * share).toPrecision(3)} %`;
-  return table(
-    ['rounded by GPTQ', 'K×N', 'loss', 'to nearest', 'gain'],
-    layers.map(({ name, K, N, loss, nearestLoss }) => [
-      ...[name, `${K}×${N}`, percent(loss), percent(nearestLoss)],
-      `${(100 * (1 - loss / nearestLoss)).toFixed(0)} %`,
-    ]),
+  const gain = (now: number, before: number): string => `${(100 * (1 - now / (before || 1))).toFixed(0)} %`;
+  const byGptq = layers.flatMap(({ name, K, N, gptq }) =>
+    gptq ? [[name, `${K}×${N}`, percent(gptq.loss), percent(gptq.nearestLoss), gain(gptq.loss, gptq.nearestLoss)]] : [],
   );
+  const terms = layers.flatMap(({ name, K, N, lorc }) =>
+    lorc
+      ? [
+          [
+            ...[name, `${K}×${N}`, String(lorc.rank), percent(lorc.left), percent(lorc.error)],
+            gain(lorc.left, lorc.error),
+          ],
+        ]
+      : [],
+  );
+  return [
+    ...(byGptq.length > 0 ? [table(['rounded by GPTQ', 'K×N', 'loss', 'to nearest', 'gain'], byGptq)] : []),
+    ...(terms.length > 0 ? [table(['low-rank term', 'K×N', 'rank', 'weight error', 'without', 'gain'], terms)] : []),
+  ].join('\n\n');
 }
 
 /** The report of a dry run: every layer, the decision, the reason. */
@@ -117,6 +131,7 @@ export function describePlan(plan: Plan): string {
 }
 
 function describeCost({ passes, hessianBytes, productBytes }: RoundingCost): string {
+  if (passes === 0) return `low-rank terms: ${formatBytes(productBytes)} beside the model for the largest layer`;
   const held = formatBytes(hessianBytes + productBytes);
   return `GPTQ: ${passes} ${passes === 1 ? 'pass' : 'passes'} over the calibration data, ${held} beside the model (Hessians ${formatBytes(hessianBytes)}, see gptq.memory; the largest layer ${formatBytes(productBytes)})`;
 }
@@ -125,13 +140,17 @@ function weightWords({ weight }: Extract<PlanSite, { decision: 'quantize' }>): s
   return weight.groupSize === 0 ? `${weight.format} per channel` : `${weight.format} g${weight.groupSize}`;
 }
 
+function lorcWords({ weight: { lorc } }: Extract<PlanSite, { decision: 'quantize' }>): string {
+  return lorc ? `, LoRC of rank ${lorc.rank} in ${lorc.bits} bits` : '';
+}
+
 /** One row for each outcome: the layers quantized in one way, or kept for one reason. */
 function sitesByOutcome(sites: readonly PlanSite[]): string {
   const outcomes = new Map<string, { count: number; roles: Set<string> }>();
   for (const site of sites) {
     const outcome =
       site.decision === 'quantize'
-        ? `quantized: ${weightWords(site)}${site.weight.rounding === 'gptq' ? ', GPTQ' : ''}`
+        ? `quantized: ${weightWords(site)}${site.weight.rounding === 'gptq' ? ', GPTQ' : ''}${lorcWords(site)}`
         : `kept in float: ${site.reason}`;
     const entry = outcomes.get(outcome) ?? { count: 0, roles: new Set<string>() };
     entry.count++;

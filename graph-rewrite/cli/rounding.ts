@@ -1,4 +1,4 @@
-/** GPTQ on the command line: calibration data and native functions for `roundWeights`, and a folder next to the output. */
+/** GPTQ and low-rank terms on the command line: calibration data and native functions for `roundWeights`, and a folder next to the output. */
 import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { Analysis } from '../analyze/index.js';
@@ -13,19 +13,19 @@ import { roundingFunctions, sessionFactory } from './session.js';
 /** Rounded layers stay here until the model is written, so that an interrupted command goes on where it was. */
 export const roundingFolder = (output: string): string => `${output}.rounding`;
 
-/** Rounds what the plan gives to GPTQ. */
+/** Rounds what the plan gives to GPTQ, and makes its low-rank terms. */
 export async function roundedWeights(
   context: Context,
   { path, model, analysis, plan }: { path: string; model: Model; analysis: Analysis; plan: Plan },
   output: string,
   options: CalibrationOptions,
 ): Promise<Rounded> {
-  const feeds = openFeeds(model, options);
+  const feeds = plan.predicted.rounding!.passes > 0 ? openFeeds(model, options) : undefined;
   const folder = roundingFolder(output);
   context.note(`${folder}: holds rounded layers until the model is written; run again after an interruption to go on`);
   return roundWeights({
-    ...{ analysis, plan, feeds, folder },
-    total: feeds.count,
+    ...{ analysis, plan, feeds: feeds ?? [], folder },
+    total: feeds?.count ?? 0,
     createSession: await sessionFactory(),
     native: await roundingFunctions(),
     load: () => loadModel(path),

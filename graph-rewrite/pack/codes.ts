@@ -3,7 +3,7 @@ import { fromFloat16Bits } from '../../ops/common/float16.js';
 import { weightBits } from '../../ops/formats/formats.js';
 import { isMinifloat, minifloatValues, unpackNibbles } from '../../ops/formats/minifloat.js';
 import { packS4, unpackS4 } from '../../ops/formats/s4.js';
-import { refuse, type PackSpec, type Parts, type Sizes } from './linear.js';
+import { refuse, type Parts, type PackSpec, type Sizes } from './linear.js';
 import { gather, rowReader, sizeOf, type WeightSource } from './rows.js';
 
 /** What a rounding algorithm gives: codes [N, K] in stored channel order, float16 scales [N, groups] and [N] (of outliers). */
@@ -84,7 +84,8 @@ function columns(codes: Int8Array, N: number, K: number, first: number, count: n
   return out;
 }
 
-const bytesOf = ({ buffer, byteOffset, byteLength }: Int8Array | Uint16Array): Uint8Array =>
+/** The bytes of an array, not a copy. */
+export const bytesOf = ({ buffer, byteOffset, byteLength }: Int8Array | Uint16Array): Uint8Array =>
   new Uint8Array(buffer, byteOffset, byteLength);
 
 const signed = ({ buffer, byteOffset, byteLength }: Uint8Array): Int8Array =>

@@ -4,8 +4,9 @@ import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { lazyTensor, type Tensor } from '../ir/tensor.js';
 import type { DType } from '../onnx/dtype.js';
 import { constrainScales, writeMinifloat } from './minifloat.js';
+import { planesOf } from './lorc.js';
 import { type Refusal, segmentScale, writeS4, writeS8 } from './quantize.js';
-import type { ScaleRule } from '../recipes/recipe.js';
+import type { LorcSettings, ScaleRule } from '../recipes/recipe.js';
 import { gather, rowReader, sizeOf, type WeightSource } from './rows.js';
 
 /** How the weight of one QuantGemm is quantized and laid out. */
@@ -21,6 +22,8 @@ export interface PackSpec extends ScaleRule {
   readonly outlierChannels: number;
   /** Column j of the packed weight is column columnOrder[j] of the float weight. */
   readonly columnOrder?: Int32Array;
+  /** A term of this rank beside the codes. It takes a decomposition, so `packLinear` leaves it out; see `round/lorc.ts`. */
+  readonly lorc?: LorcSettings;
 }
 
 /** The constant inputs of a QuantGemm, computed when their bytes are asked for. */
@@ -33,6 +36,11 @@ export interface PackedLinear {
   readonly bOutlier?: Tensor;
   /** float16 [N], with outliers. */
   readonly bOutlierScale?: Tensor;
+  /** With a low-rank term: int8 [P·R, K], float16 [R], int8 [N, P·R], float16 [N]. */
+  readonly lorcDown?: Tensor;
+  readonly lorcDownScale?: Tensor;
+  readonly lorcUp?: Tensor;
+  readonly lorcUpScale?: Tensor;
 }
 
 /** Sizes of a product and of the parts that it is stored in. */
@@ -45,9 +53,11 @@ export interface Sizes {
   readonly outliers: number;
 }
 
-export type Part = 'b' | 'bScale' | 'bOutlier' | 'bOutlierScale';
-/** The bytes of all parts; those of outliers are empty where there are none. */
-export type Parts = Record<Part, Uint8Array>;
+type CodePart = 'b' | 'bScale' | 'bOutlier' | 'bOutlierScale';
+type LorcPart = 'lorcDown' | 'lorcDownScale' | 'lorcUp' | 'lorcUpScale';
+export type Part = CodePart | LorcPart;
+/** The bytes of all parts; those of outliers are empty where there are none, those of a low-rank term absent. */
+export type Parts = Record<CodePart, Uint8Array> & Partial<Record<LorcPart, Uint8Array>>;
 
 /**
  * Quantizes and packs the weights of a linear layer, or of several that share their input, one below the other.
@@ -93,6 +103,8 @@ export function packAlike(a: Packing, b: Packing): boolean {
     a.sources.length === b.sources.length &&
     a.sources.every((source, i) => sameSource(source, b.sources[i]!)) &&
     specKeys.every((key) => a.spec[key] === b.spec[key]) &&
+    a.spec.lorc?.rank === b.spec.lorc?.rank &&
+    a.spec.lorc?.bits === b.spec.lorc?.bits &&
     sameNumbers(a.spec.columnOrder, b.spec.columnOrder)
   );
 }
@@ -124,24 +136,29 @@ function lazyParts(name: string, sources: readonly WeightSource[], spec: PackSpe
     waiting = rest;
     return bytes!;
   };
-  return tensorsOf(sizes, spec, (part, dtype, dims) => lazyTensor(dtype, dims, take(part)));
+  return tensorsOf(sizes, { format: spec.format }, (part, dtype, dims) => lazyTensor(dtype, dims, take(part)));
 }
 
 /** The tensors of a product; `make` gives each its bytes. */
 export function tensorsOf(
-  { N, body, groups, outliers }: Sizes,
-  { format }: PackSpec,
+  { N, K, body, groups, outliers }: Sizes,
+  { format, lorc }: Pick<PackSpec, 'format' | 'lorc'>,
   make: (part: Part, dtype: DType, dims: readonly number[]) => Tensor,
 ): PackedLinear {
-  const packed = {
+  const codes = lorc ? planesOf(lorc) * lorc.rank : 0;
+  return {
     b: make('b', weightStorage(format), [N, packedRowBytes(format, body)]),
     bScale: make('bScale', 'float16', [N, groups]),
-  };
-  if (outliers === 0) return packed;
-  return {
-    ...packed,
-    bOutlier: make('bOutlier', 'int8', [N, outliers]),
-    bOutlierScale: make('bOutlierScale', 'float16', [N]),
+    ...(outliers > 0 && {
+      bOutlier: make('bOutlier', 'int8', [N, outliers]),
+      bOutlierScale: make('bOutlierScale', 'float16', [N]),
+    }),
+    ...(lorc && {
+      lorcDown: make('lorcDown', 'int8', [codes, K]),
+      lorcDownScale: make('lorcDownScale', 'float16', [lorc.rank]),
+      lorcUp: make('lorcUp', 'int8', [N, codes]),
+      lorcUpScale: make('lorcUpScale', 'float16', [N]),
+    }),
   };
 }
 

@@ -48,6 +48,10 @@ function swap(product: Product, context: PassContext): void {
       b_outlier: constant('b_outlier', packed.bOutlier),
       b_outlier_scale: constant('b_outlier_scale', packed.bOutlierScale),
       bias: bias!,
+      lorc_down: constant('lorc_down', packed.lorcDown),
+      lorc_down_scale: constant('lorc_down_scale', packed.lorcDownScale),
+      lorc_up: constant('lorc_up', packed.lorcUp),
+      lorc_up_scale: constant('lorc_up_scale', packed.lorcUpScale),
     },
     {
       K: site.K,
@@ -80,8 +84,9 @@ function swap(product: Product, context: PassContext): void {
 function pack({ name, sources, spec, rounding }: Product, context: PassContext): PackedLinear {
   const given = context.weights?.(name);
   if (given) return given;
-  if (rounding === 'rtn') return packLinear(name, sources, spec);
-  throw usageError(name, 'the plan rounds it by GPTQ and no rounded weights are given', 'Give calibration data.');
+  if (rounding === 'rtn' && !spec.lorc) return packLinear(name, sources, spec);
+  const why = rounding === 'gptq' ? 'rounds it by GPTQ' : 'gives it a low-rank term';
+  throw usageError(name, `the plan ${why} and no rounded weights are given`, 'Give calibration data.');
 }
 
 /** Whether the layer reads `[M, K]` while its input is quantized with all its axes. */

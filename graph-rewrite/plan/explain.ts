@@ -37,13 +37,14 @@ function explainCache(cache: PlanCache): ExplainedSite {
 
 function decision(site: PlanSite, input: PlanInput | undefined): { decision: string; reason: string } {
   if (site.decision === 'keep') return { decision: 'float', reason: site.reason };
-  const { format, groupSize, outlierChannels, rounding } = site.weight;
+  const { format, groupSize, outlierChannels, rounding, lorc } = site.weight;
   const codes = (name: string, group: number) => (group > 0 ? `${name}/${group}` : name);
   const activation = !input || input.format === 'none' ? 'float' : codes(input.format, input.groupSize);
   const parts = [
     input?.decision ?? 'float',
     ...(input && input.reorder !== 'none' ? [input.reorder] : []),
     ...(rounding === 'gptq' ? ['gptq'] : []),
+    ...(lorc ? [`lorc of rank ${lorc.rank} in ${lorc.bits} bits`] : []),
     ...(input?.residual ? ['with residual add'] : []),
     ...(site.merge === undefined ? [] : [`merged as ${site.merge}`]),
     ...(input?.notes ?? []),

@@ -4,7 +4,8 @@ import type { Analysis, AttentionSite, GateSite, LinearSite } from '../analyze/s
 import type { Model } from '../ir/index.js';
 import { ascendingOrder } from '../calibrate/rank.js';
 import type { ChannelStats } from '../calibrate/stats.js';
-import type { Recipe } from '../recipes/recipe.js';
+import type { Recipe, SiteSettings } from '../recipes/recipe.js';
+import { lorcSettings } from '../recipes/resolve.js';
 
 import { decideCaches } from './caches.js';
 import { fingerprint } from './fingerprint.js';
@@ -18,6 +19,7 @@ import {
   type PlanCache,
   type PlanInput,
   type PlanSite,
+  type PlanWeight,
   type QuantizedSite,
 } from './plan.js';
 import { decideProducer, type Claims, type ProducerDecision } from './producers.js';
@@ -110,15 +112,17 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
     });
   }
   const sites = new Map<LinearSite, PlanSite>(kept);
+  const terms = new Set<string>();
   for (const { batch, fitted } of drafts) {
     const merges = decideMerges(batch, recipe, fusedGates);
     for (const { site, settings } of batch.members)
       sites.set(
         site,
-        quantizedSite(site, batch.id, settings.weight, fitted, {
+        quantizedSite(site, batch.id, settings, fitted, {
           rowOrder: rowOrders.get(site),
           rowSmooth: smoothing.rows.get(site),
           merge: merges.get(site),
+          terms,
         }),
       );
   }
@@ -147,26 +151,39 @@ function takenCaches({ caches }: Analysis, planned: readonly PlanCache[] = []): 
 function quantizedSite(
   site: LinearSite,
   input: string,
-  settings: Recipe['weight'],
+  settings: SiteSettings,
   fitted: ReturnType<typeof fit>,
   {
     rowOrder,
     rowSmooth,
     merge,
-  }: { rowOrder: Int32Array | undefined; rowSmooth: Float32Array | undefined; merge: string | undefined },
+    terms,
+  }: {
+    rowOrder: Int32Array | undefined;
+    rowSmooth: Float32Array | undefined;
+    merge: string | undefined;
+    /** Merged products whose low-rank term has been counted. */
+    terms: Set<string>;
+  },
 ): QuantizedSite {
-  const groupSize = settings.groupSize === 0 ? 0 : fitted.groupSize;
+  const groupSize = settings.weight.groupSize === 0 ? 0 : fitted.groupSize;
   // Calibration hands out values of the main graph only.
-  const inside = settings.rounding === 'gptq' && site.graph !== site.graph.model.graph;
-  const rounding = inside ? 'rtn' : settings.rounding;
-  const weight = { ...settings, groupSize, outlierChannels: fitted.outlierChannels, rounding };
+  const inside = settings.weight.rounding === 'gptq' && site.graph !== site.graph.model.graph;
+  const rounding = inside ? 'rtn' : settings.weight.rounding;
+  const lorc = lorcSettings(settings);
+  const weight: PlanWeight = {
+    ...{ ...settings.weight, groupSize, outlierChannels: fitted.outlierChannels, rounding },
+    ...(lorc ? { lorc: { ...lorc, rank: Math.min(lorc.rank, site.K, site.N) } } : {}),
+  };
+  const sharedDown = merge !== undefined && terms.has(merge);
+  if (merge !== undefined) terms.add(merge);
   return {
     ...describeSite(site),
     ...{ decision: 'quantize', input, weight },
     ...(rowOrder ? { rowOrder: encodeOrder(rowOrder) } : {}),
     ...(rowSmooth ? { rowSmooth: encodeFactors(rowSmooth) } : {}),
     ...(merge === undefined ? {} : { merge }),
-    bytes: packedBytes(site.K, site.N, weight),
+    bytes: packedBytes(site.K, site.N, weight, sharedDown),
     notes: inside ? ['inside a subgraph, where GPTQ sees no rows: rounded to nearest'] : [],
   };
 }

@@ -28,8 +28,8 @@ function join(parts: readonly (Member | undefined)[], suffix: string, merged: Ma
   const all = parts.filter((part) => part !== undefined);
   const [first] = all;
   if (!first || all.length !== parts.length || new Set(all.map(({ site }) => site)).size !== all.length) return;
-  const key = JSON.stringify(first.settings.weight);
-  if (all.some(({ settings }) => JSON.stringify(settings.weight) !== key)) return;
+  const keyOf = ({ settings: { weight, lorc } }: Member): string => JSON.stringify([weight, lorc]);
+  if (all.some((part) => keyOf(part) !== keyOf(first))) return;
   // A pair of rows with one scale must not straddle two layers.
   if (all.slice(0, -1).some(({ site, settings }) => site.N % settings.weight.channelGroup !== 0)) return;
   // Rows must come out alike: all as [.., N] of the shared input, or all flattened.

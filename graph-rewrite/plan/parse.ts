@@ -68,6 +68,7 @@ const weight = object({
   rounding: oneOf('rtn', 'gptq'),
   'scaleConstraint?': oneOf('none', 'm1', 'm2'),
   'scaleRound?': oneOf('ceil', 'floor', 'best'),
+  'lorc?': object({ rank: oneOf(...Array.from({ length: 256 }, (_, i) => i + 1)), bits: oneOf(8, 16) }),
 });
 const quantizedSite = object({
   ...base,

@@ -3,7 +3,7 @@
  */
 import type { ActivationFormat, WeightFormat } from '../../ops/formats/formats.js';
 import type { Role } from '../analyze/sites.js';
-import type { Recipe, ScaleRule } from '../recipes/recipe.js';
+import type { LorcSettings, Recipe, ScaleRule } from '../recipes/recipe.js';
 
 /** Metadata key of the recipe that a rewritten model was made with, as JSON. */
 export const recipeKey = 'lowbit.recipe';
@@ -68,6 +68,8 @@ export interface PlanWeight extends ScaleRule {
   readonly channelGroup: 1 | 2;
   readonly outlierChannels: number;
   readonly rounding: 'rtn' | 'gptq';
+  /** A low-rank term, of the whole product; absent for none. */
+  readonly lorc?: LorcSettings;
 }
 
 interface PlanSiteBase {

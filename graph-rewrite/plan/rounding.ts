@@ -73,7 +73,7 @@ export function roundingPasses(
   return passes;
 }
 
-/** What the plan says about the cost of GPTQ; empty without any. */
+/** What the plan says about the cost of GPTQ and of low-rank terms; empty without any. */
 export function predictRounding(
   recipe: Recipe,
   analysis: Analysis,
@@ -81,17 +81,21 @@ export function predictRounding(
   sites: readonly PlanSite[],
 ): { rounding?: RoundingCost } {
   const byName = new Map(analysis.linears.map((site) => [site.name, site]));
-  const groups = hessianGroups(listProducts({ inputs, sites }, (name) => byName.get(name)!));
-  if (groups.length === 0) return {};
+  const products = listProducts({ inputs, sites }, (name) => byName.get(name)!);
+  const groups = hessianGroups(products);
+  const terms = products.filter((product) => product.spec.lorc);
+  if (groups.length === 0 && terms.length === 0) return {};
   const passes = roundingPasses(groups, gptqSettings(recipe));
   const hessianBytes = passes.map((pass) => pass.reduce((sum, { K }) => sum + bytesPerHessianElement * K ** 2, 0));
   // A product: its weight in float four times (as stored, ordered, compensated, codes) and three matrices like its Hessian.
-  const productBytes = groups.flatMap(({ products }) => products.map(({ K, N }) => 4 * N * K * 4 + 3 * K * K * 4));
+  const productBytes = groups.flatMap((group) => group.products.map(({ K, N }) => 4 * N * K * 4 + 3 * K * K * 4));
+  // A term: the weight in float three times (as stored, rounded, their difference).
+  const termBytes = terms.map(({ K, N }) => 3 * N * K * 4);
   return {
     rounding: {
       passes: passes.length,
-      hessianBytes: Math.max(...hessianBytes),
-      productBytes: Math.max(...productBytes),
+      hessianBytes: Math.max(0, ...hessianBytes),
+      productBytes: Math.max(...productBytes, ...termBytes),
     },
   };
 }

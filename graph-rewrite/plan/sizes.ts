@@ -2,14 +2,25 @@
 import { packedRowBytes } from '../../ops/formats/formats.js';
 import type { Analysis } from '../analyze/sites.js';
 import type { Model, Value } from '../ir/index.js';
+import { lorcBytes } from '../pack/lorc.js';
 import type { PlanInput, PlanSite, PlanWeight } from './plan.js';
 
-/** Bytes of a packed weight with its scales: what a QuantGemm of the layer stores, without the bias. */
-export function packedBytes(K: number, N: number, { format, groupSize, outlierChannels }: PlanWeight): number {
+/**
+ * Bytes of a packed weight with its scales: what a QuantGemm of the layer stores, without the bias.
+ * @param sharedDown the first factor of its low-rank term is another layer's of the same product
+ */
+export function packedBytes(
+  K: number,
+  N: number,
+  { format, groupSize, outlierChannels, lorc }: PlanWeight,
+  sharedDown = false,
+): number {
   const body = K - outlierChannels;
   const groups = groupSize > 0 ? body / groupSize : 1;
   const row = packedRowBytes(format, body);
-  return N * (row + 2 * groups + (outlierChannels > 0 ? outlierChannels + 2 : 0));
+  const factors = lorcBytes(K, N, lorc);
+  const term = factors.up + (sharedDown ? 0 : factors.down);
+  return N * (row + 2 * groups + (outlierChannels > 0 ? outlierChannels + 2 : 0)) + term;
 }
 
 /** Bytes of all tensors of the rewritten model: what stays, the packed weights, and the orders. */

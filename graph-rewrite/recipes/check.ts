@@ -139,6 +139,7 @@ export function mergeSettings(base: SiteSettings, set: NonNullable<Override['set
     activation: { ...base.activation, ...set.activation },
     outliers: mergePart(base.outliers, set.outliers, defaultOutliers),
     smooth: mergePart(base.smooth ?? null, set.smooth, defaultSmooth),
+    ...(base.lorc || set.lorc ? { lorc: { ...base.lorc, ...set.lorc } } : {}),
   };
 }
 

@@ -1,6 +1,6 @@
 import { activationFormats, weightFormats } from '../../ops/formats/formats.js';
 import { clipRange } from '../../ops/formats/quantize-segment.js';
-import { defaultGptq, defaultKv, type GptqSettings, type KvSettings } from './recipe.js';
+import { defaultGptq, defaultKv, defaultLorc, type GptqSettings, type KvSettings } from './recipe.js';
 
 /** One scalar setting of a recipe: where it lives, what it may be. The table below drives checks, `--set` and help. */
 export interface Field {
@@ -24,6 +24,15 @@ function multipleOf16(path: string, about: string): Field {
     about,
     legal: '0 or a multiple of 16',
     allows: (value) => typeof value === 'number' && Number.isInteger(value) && value >= 0 && value % 16 === 0,
+  };
+}
+
+function integer(path: string, about: string, min: number, max: number): Field {
+  return {
+    path,
+    about,
+    legal: `a whole number from ${min} to ${max}`,
+    allows: (value) => Number.isInteger(value) && (value as number) >= min && (value as number) <= max,
   };
 }
 
@@ -84,6 +93,11 @@ export const siteFields: readonly Field[] = [
     ...oneOf('smooth.at', 'inputs from norms, or those of o_proj and down_proj too', 'norms', 'all'),
     fallback: 'none',
   },
+  {
+    ...integer('lorc.rank', 'rank of a term that takes rounding errors back, 0 = none', 0, 256),
+    fallback: defaultLorc.rank,
+  },
+  { ...oneOf('lorc.bits', 'of a value of its factors', 8, 16), fallback: defaultLorc.bits },
 ];
 
 /** Every scalar setting of a recipe. */

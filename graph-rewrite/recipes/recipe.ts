@@ -81,6 +81,14 @@ export interface KvSettings {
   readonly form: 'growing' | 'in_place';
 }
 
+/** A term of low rank that takes part of the rounding error back (LoRC, ZeroQuant-V2, arXiv 2303.08302). */
+export interface LorcSettings {
+  /** Of the term; 0: none. Layers that become one product share one term. */
+  readonly rank: number;
+  /** Of a value of its factors. */
+  readonly bits: 8 | 16;
+}
+
 /** The part of a recipe that an override may change for some layers. */
 export interface SiteSettings {
   readonly weight: WeightSettings;
@@ -88,6 +96,8 @@ export interface SiteSettings {
   readonly outliers: OutlierSettings | null;
   /** Absent or null: activations are quantized as they are. */
   readonly smooth?: SmoothSettings | null;
+  /** What is absent has its default: no term. */
+  readonly lorc?: Partial<LorcSettings>;
 }
 
 /** What an override is about: every field that is given must match. */
@@ -107,6 +117,7 @@ export interface Override {
     readonly activation?: Partial<ActivationSettings>;
     readonly outliers?: Partial<OutlierSettings> | null;
     readonly smooth?: Partial<SmoothSettings> | null;
+    readonly lorc?: Partial<LorcSettings>;
   };
 }
 
@@ -153,6 +164,9 @@ export const defaultGptq: GptqSettings = {
 
 /** Cache settings of a recipe that does not say otherwise. */
 export const defaultKv: KvSettings = { bits: 0, rope: 'pre', clip: 1, form: 'growing' };
+
+/** Low-rank settings of a recipe that does not say otherwise. */
+export const defaultLorc: LorcSettings = { rank: 0, bits: 8 };
 
 /** Override that every recipe here starts from. */
 export const keepLmHead: Override = {

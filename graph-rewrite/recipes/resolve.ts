@@ -1,6 +1,6 @@
 import { mergeSettings } from './check.js';
-import { defaultGptq, defaultKv } from './recipe.js';
-import type { GptqSettings, KvSettings, Recipe, SiteLabel, SiteMatch, SiteSettings } from './recipe.js';
+import { defaultGptq, defaultKv, defaultLorc } from './recipe.js';
+import type { GptqSettings, KvSettings, LorcSettings, Recipe, SiteLabel, SiteMatch, SiteSettings } from './recipe.js';
 
 /** What a recipe says about one layer: its settings, or the reason why it stays float. */
 export type Resolution = ({ readonly keep?: undefined } & SiteSettings) | { readonly keep: string };
@@ -24,10 +24,10 @@ function matches(match: SiteMatch, site: SiteLabel): boolean {
 
 /** Applies the first override that matches the layer; without one, the recipe's own settings hold. */
 export function resolveSite(recipe: Recipe, site: SiteLabel): Resolution {
-  const { weight, activation, outliers, smooth = null } = recipe;
+  const { weight, activation, outliers, smooth = null, lorc } = recipe;
   const override = recipe.overrides.find((each) => matches(each.match, site));
   if (override?.keep !== undefined) return { keep: override.keep };
-  return mergeSettings({ weight, activation, outliers, smooth }, override?.set ?? {});
+  return mergeSettings({ weight, activation, outliers, smooth, ...(lorc && { lorc }) }, override?.set ?? {});
 }
 
 /** Whether calibration data is needed: to sort channels, or for the Hessians of GPTQ. */
@@ -51,6 +51,12 @@ const settingsOf = (recipe: Recipe) => [recipe, ...recipe.overrides.map(({ set }
 /** Whether any layer is rounded by GPTQ. */
 export function needsRounding(recipe: Recipe): boolean {
   return recipe.weight.rounding === 'gptq' || recipe.overrides.some((each) => each.set?.weight?.rounding === 'gptq');
+}
+
+/** The low-rank term of a layer; undefined without one. */
+export function lorcSettings({ lorc }: SiteSettings): LorcSettings | undefined {
+  const settings = { ...defaultLorc, ...lorc };
+  return settings.rank > 0 ? settings : undefined;
 }
 
 /** All cache settings of a recipe. */

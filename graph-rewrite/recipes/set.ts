@@ -1,14 +1,14 @@
 import { usageError } from '../../ops/common/errors.js';
 import { checkRecipe, nullableParts } from './check.js';
 import { fields, listFields } from './fields.js';
-import { defaultGptq, defaultKv, defaultOutliers, defaultSmooth } from './recipe.js';
+import { defaultGptq, defaultKv, defaultLorc, defaultOutliers, defaultSmooth } from './recipe.js';
 import type { Recipe } from './recipe.js';
 
 type Draft = Record<string, unknown>;
 
 /** What a part that a recipe leaves out begins with when one of its settings is given. */
 const defaults: Readonly<Record<string, object>> = {
-  ...{ gptq: defaultGptq, kv: defaultKv },
+  ...{ gptq: defaultGptq, kv: defaultKv, lorc: defaultLorc },
   ...{ outliers: defaultOutliers, smooth: defaultSmooth },
 };
 

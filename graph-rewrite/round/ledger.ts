@@ -1,4 +1,4 @@
-import { packAlike, packedSizes, type PackedLinear, type Parts } from '../pack/linear.js';
+import { packAlike, packedSizes, type Parts, type PackedLinear } from '../pack/linear.js';
 import type { Product } from '../plan/products.js';
 import type { RoundedLayer, RoundingStore } from './store.js';
 

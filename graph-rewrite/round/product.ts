@@ -7,24 +7,70 @@ import { floatRows, packCodes, unpackFloats } from '../pack/codes.js';
 import { packedSizes, packLinear, type Parts } from '../pack/linear.js';
 import type { Product } from '../plan/products.js';
 import type { GptqSettings } from '../recipes/recipe.js';
-import type { RoundedLayer } from './store.js';
+import { addLorc } from './lorc.js';
+import type { GptqRecord, RoundedLayer } from './store.js';
 
 /** The native functions that rounding needs; see `native/js/addon.ts`. */
-export type RoundingFunctions = Pick<Addon, 'gptq' | 'quadraticForm'>;
+export type RoundingFunctions = Pick<Addon, 'gptq' | 'quadraticForm' | 'lowRank'>;
+
+/** A product as it is stored, and what is known of it. */
+export interface RoundedProduct {
+  readonly parts: Parts;
+  readonly record: RoundedLayer;
+}
 
 /**
- * Rounds one product.
- * @param hessian Σ x·xᵀ [K, K] in the channel order of the float model; left as it is
+ * Rounds one product, and adds its low-rank term if it has one.
+ * @param hessian Σ x·xᵀ [K, K] in the channel order of the float model, for GPTQ; left as it is. Without it: to nearest
  * @throws input error that names the product
  */
 export async function roundProduct(
+  product: Product,
+  hessian: Float32Array | undefined,
+  settings: GptqSettings,
+  native: RoundingFunctions,
+  threads: number,
+): Promise<RoundedProduct> {
+  const started = performance.now();
+  const { name, sources, spec } = product;
+  const { N, K } = packedSizes(name, sources, spec);
+  const rounded = hessian
+    ? await byGptq(product, hessian, settings, native, threads)
+    : { parts: nearestParts(product), record: undefined };
+  const term = spec.lorc ? await addLorc(product, rounded.parts, native, threads) : undefined;
+  return {
+    parts: term?.parts ?? rounded.parts,
+    record: {
+      ...{ name, K, N },
+      ...(rounded.record ? { gptq: rounded.record } : {}),
+      ...(term ? { lorc: term.record } : {}),
+      seconds: (performance.now() - started) / 1000,
+    },
+  };
+}
+
+/** Rounded to nearest. */
+function nearestParts({ name, sources, spec }: Product): Parts {
+  const { b, bScale, bOutlier, bOutlierScale } = packLinear(name, sources, spec);
+  const none = new Uint8Array(0);
+  return {
+    ...{ b: b.bytes(), bScale: bScale.bytes() },
+    ...{ bOutlier: bOutlier?.bytes() ?? none, bOutlierScale: bOutlierScale?.bytes() ?? none },
+  };
+}
+
+/**
+ * Rounds by GPTQ.
+ * @param hessian Σ x·xᵀ [K, K] in the channel order of the float model; left as it is
+ * @throws input error that names the product
+ */
+async function byGptq(
   product: Product,
   hessian: Float32Array,
   settings: GptqSettings,
   native: RoundingFunctions,
   threads: number,
-): Promise<{ parts: Parts; record: RoundedLayer }> {
-  const started = performance.now();
+): Promise<{ parts: Parts; record: GptqRecord }> {
   const { name, sources, spec, smooth } = product;
   const sizes = packedSizes(name, sources, spec);
   const { N, K } = sizes;
@@ -59,19 +105,8 @@ export async function roundProduct(
     return (await native.quadraticForm(delta, ordered, K, threads)) / (energy || 1);
   };
   const loss = await lossOf(parts);
-  const nearest = packLinear(name, sources, spec);
-  const none = new Uint8Array(0);
-  const nearestLoss = await lossOf({
-    b: nearest.b.bytes(),
-    bScale: nearest.bScale.bytes(),
-    bOutlier: nearest.bOutlier?.bytes() ?? none,
-    bOutlierScale: nearest.bOutlierScale?.bytes() ?? none,
-  });
-  const damping = result.damping / meanDiagonal(ordered, K);
-  return {
-    parts,
-    record: { name, K, N, loss, nearestLoss, damping, seconds: (performance.now() - started) / 1000 },
-  };
+  const nearestLoss = await lossOf(nearestParts(product));
+  return { parts, record: { loss, nearestLoss, damping: result.damping / meanDiagonal(ordered, K) } };
 }
 
 /** What a group's absolute maximum is divided by: the largest code, or half a step more (Atom: 2·absmax / 15). */

@@ -7,7 +7,14 @@ import type { Model } from '../ir/model.js';
 import type { CreateSession, Feeds, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
 import type { RoundedWeights } from '../passes/index.js';
-import { hessianGroups, listProducts, roundingPasses, type HessianGroup, type Plan } from '../plan/index.js';
+import {
+  hessianGroups,
+  listProducts,
+  roundingPasses,
+  type HessianGroup,
+  type Plan,
+  type Product,
+} from '../plan/index.js';
 import { gptqSettings } from '../recipes/index.js';
 import { collectHessians } from './hessians.js';
 import { Ledger } from './ledger.js';
@@ -20,7 +27,7 @@ export interface RoundOptions {
   readonly load: () => Model;
   readonly analysis: Analysis;
   readonly plan: Plan;
-  /** Calibration data; gone through once a pass. */
+  /** Calibration data; gone through once a pass, so not at all without GPTQ. */
   readonly feeds: Iterable<Feeds>;
   /** How many feeds there are, for progress. */
   readonly total?: number;
@@ -44,8 +51,8 @@ export interface Rounded {
 }
 
 /**
- * Rounds the weights that the plan gives to GPTQ (Frantar et al., arXiv 2210.17323; order and outlier block as in Atom, arXiv
- * 2310.19102).
+ * Makes the weights that take more than the packer: those that the plan gives to GPTQ (Frantar et al., arXiv 2210.17323; order and outlier block as in Atom, arXiv
+ * 2310.19102), and low-rank terms.
  *
  * Goes over the calibration data in passes: each collects the Hessians that fit into the recipe's memory, rounds what they are for, and
  * drops them. Rounded layers are files, so that an interrupted call goes on where it was when it is made again.
@@ -58,9 +65,18 @@ export async function roundWeights(options: RoundOptions): Promise<Rounded> {
     const site = siteOf.get(name);
     if (!site) throw internalError('gptq', `the plan speaks of "${name}", which is no linear layer of the model`);
     return site;
-  }).filter((product) => product.rounding === 'gptq');
+  }).filter((product) => product.rounding === 'gptq' || product.spec.lorc);
   const store = new RoundingStore(join(options.folder, keyOf(plan, options.feeds)));
   const ledger = new Ledger(products, store);
+  const threads = options.threads ?? availableParallelism();
+  const round = async (product: Product, hessian: Float32Array | undefined): Promise<void> => {
+    throwIfAborted(signal, 'rounding');
+    if (ledger.has(product)) return;
+    const { parts, record } = await roundProduct(product, hessian, settings, options.native, threads);
+    ledger.add(product, parts, record);
+    onProgress?.({ stage: 'rounding', done: ledger.layers.length, total: ledger.total, detail: product.name });
+  };
+  for (const product of products) if (product.rounding === 'rtn') await round(product, undefined);
   const passes = roundingPasses(
     hessianGroups(products).filter((group) => !group.products.every((product) => ledger.has(product))),
     settings,
@@ -70,14 +86,7 @@ export async function roundWeights(options: RoundOptions): Promise<Rounded> {
     if (settings.hessian === 'sequential') quantizeBefore(pass, model, plan, ledger.weights);
     const hessians = await collect(model, pass, `pass ${number + 1} of ${passes.length}`, options);
     for (const [i, group] of pass.entries()) {
-      for (const product of group.products) {
-        throwIfAborted(signal, 'gptq');
-        if (ledger.has(product)) continue;
-        const threads = options.threads ?? availableParallelism();
-        const { parts, record } = await roundProduct(product, hessians[i]!, settings, options.native, threads);
-        ledger.add(product, parts, record);
-        onProgress?.({ stage: 'gptq', done: ledger.layers.length, total: ledger.total, detail: product.name });
-      }
+      for (const product of group.products) await round(product, hessians[i]!);
       hessians[i] = new Float32Array(0); // the next product has its memory
     }
   }

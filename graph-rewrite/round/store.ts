@@ -4,26 +4,45 @@ import { join } from 'node:path';
 import { inputError } from '../../ops/common/errors.js';
 import { byteLength } from '../onnx/dtype.js';
 import type { Tensor } from '../ir/tensor.js';
-import { tensorsOf, type PackedLinear, type PackSpec, type Part, type Parts, type Sizes } from '../pack/linear.js';
+import { tensorsOf, type Parts, type PackedLinear, type PackSpec, type Part, type Sizes } from '../pack/linear.js';
 
 /** What is known of a product after rounding; in the report. */
 export interface RoundedLayer {
   readonly name: string;
   readonly K: number;
   readonly N: number;
+  /** If it was rounded by GPTQ. */
+  readonly gptq?: GptqRecord;
+  /** If it has a low-rank term. */
+  readonly lorc?: LorcRecord;
+  readonly seconds: number;
+}
+
+export interface GptqRecord {
   /**
    * tr(ΔW·H·ΔWᵀ) relative to tr(W·H·Wᵀ), over at most 1024 rows: the share of the output's energy that is lost on the calibration
-   * data.
+   * data; without a low-rank term.
    */
   readonly loss: number;
   /** The same, rounded to nearest. */
   readonly nearestLoss: number;
   /** What was added to the Hessian's diagonal, as a share of its mean. */
   readonly damping: number;
-  readonly seconds: number;
 }
 
-const order: readonly Part[] = ['b', 'bScale', 'bOutlier', 'bOutlierScale'];
+export interface LorcRecord {
+  readonly rank: number;
+  /** ‖W − Ŵ‖² relative to ‖W‖², without the term. */
+  readonly error: number;
+  /** With it. */
+  readonly left: number;
+}
+
+/** As `tensorsOf` asks for them. */
+const order: readonly Part[] = [
+  ...(['b', 'bScale', 'bOutlier', 'bOutlierScale'] as const),
+  ...(['lorcDown', 'lorcDownScale', 'lorcUp', 'lorcUpScale'] as const),
+];
 
 /** A folder with two files a product: `N.bin`, its parts one after the other, and `N.json`, which appears when that is whole. */
 export class RoundingStore {
@@ -51,7 +70,7 @@ export class RoundingStore {
   }
 
   write(index: number, parts: Parts, record: RoundedLayer): void {
-    this.#place(this.#path(index, 'bin'), Buffer.concat(order.map((part) => parts[part])));
+    this.#place(this.#path(index, 'bin'), Buffer.concat(order.flatMap((part) => parts[part] ?? [])));
     this.#place(this.#path(index, 'json'), JSON.stringify(record));
   }
 

@@ -27,7 +27,7 @@ export interface SensitiveLayers {
 
 /**
  * What a recipe costs when only these layers follow it and all others stay float: mean KL divergence of the predictions from the float
- * model's, nats a token, weights rounded to nearest. Measured by running that model, so weight and activation errors both count.
+ * model's, nats a token, weights rounded to nearest and no low-rank terms. Measured by running that model, so weight and activation errors both count.
  */
 export async function measureAlone(
   layers: SensitiveLayers,
@@ -41,10 +41,11 @@ export async function measureAlone(
   const alone: Recipe = {
     ...recipe,
     weight: { ...recipe.weight, rounding: 'rtn' },
+    lorc: { rank: 0 },
     kv: { ...recipe.kv, bits: 0 },
     overrides: [
       ...others.map(({ name }) => ({ match: { name }, keep: 'measured on its own' })),
-      ...recipe.overrides.map(roundedToNearest),
+      ...recipe.overrides.map(simplyRounded),
     ],
   };
   applyPlan(rewritten, makePlan(analysis, stats, alone, rewritten), analysis);
@@ -55,9 +56,13 @@ export async function measureAlone(
   return compared.klDivergence;
 }
 
-function roundedToNearest(override: Recipe['overrides'][number]): Recipe['overrides'][number] {
-  if (!override.set?.weight) return override;
-  return { ...override, set: { ...override.set, weight: { ...override.set.weight, rounding: 'rtn' } } };
+/** To nearest, without a low-rank term. */
+function simplyRounded(override: Recipe['overrides'][number]): Recipe['overrides'][number] {
+  if (!override.set) return override;
+  return {
+    ...override,
+    set: { ...override.set, weight: { ...override.set.weight, rounding: 'rtn' }, lorc: { rank: 0 } },
+  };
 }
 
 /** The layers of a plan that can be quantized apart from the others, in graph order. */

@@ -34,7 +34,7 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
 
   it('Ctrl-C during GPTQ: exit 130, rounded layers are kept for the next try, which tidies up', async () => {
     const gptq = [...words, '1', '--set', 'weight.rounding=gptq'];
-    const result = await runCli(gptq, { interruptAt: /^gptq: \d+ %/m });
+    const result = await runCli(gptq, { interruptAt: /^rounding: \d+ %/m });
     assert.equal(result.code, 130, result.stderr);
     assert.match(result.stderr, /out\.onnx\.rounding: holds rounded layers/);
     assert.deepEqual(folder.entries(), [...inputs, 'out.onnx.rounding']);

@@ -21,13 +21,13 @@ describe('cli: rewrite with GPTQ', function () {
     assert.equal(result.code, 0, result.stderr);
     assert.match(result.stderr, /a\.onnx\.rounding: holds rounded layers until the model is written/);
     assert.match(result.stderr, /hessians: 100 %/);
-    assert.match(result.stderr, /gptq: 100 %/);
+    assert.match(result.stderr, /rounding: 100 %/);
     const { rounding, sites } = result.json() as {
       rounding: { layers: RoundedLayer[] };
       sites: { quantized: number };
     };
     assert.equal(rounding.layers.length, sites.quantized);
-    for (const { name, loss, nearestLoss } of rounding.layers) assert.ok(loss < nearestLoss, name);
+    for (const { name, gptq } of rounding.layers) assert.ok(gptq!.loss < gptq!.nearestLoss, name);
     assert.deepEqual(
       folder.entries().filter((entry) => entry.startsWith('a.onnx')),
       ['a.onnx', 'a.onnx_data'],

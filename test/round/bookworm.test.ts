@@ -26,6 +26,6 @@ describe('GPTQ on a trained model', () => {
     });
     // Six blocks: q, k, v (apart or together), o, gate and up together, down.
     ok(layers.length >= 24, `${layers.length} products`);
-    for (const { name, loss, nearestLoss } of layers) ok(loss < 0.95 * nearestLoss, `${name}: ${loss}, ${nearestLoss}`);
+    for (const { name, gptq } of layers) ok(gptq!.loss < 0.95 * gptq!.nearestLoss, `${name}: ${JSON.stringify(gptq)}`);
   });
 });

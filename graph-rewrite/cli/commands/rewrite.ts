@@ -69,7 +69,14 @@ export async function run(context: Context, args: readonly string[], options: Op
     output: { path: output!, bytes: saved.bytes, files: saved.files },
     sites: { quantized: plan.sites.length - kept.length, kept: kept.length },
     kept,
-    ...(rounded ? { rounding: { calibration: options.calibration!, layers: rounded } } : {}),
+    ...(rounded
+      ? {
+          rounding: {
+            ...(options.calibration === undefined ? {} : { calibration: options.calibration }),
+            layers: rounded,
+          },
+        }
+      : {}),
     ...(plan.caches ? { caches: plan.caches } : {}),
     ...(plan.budget ? { budget: plan.budget } : {}),
     bitsPerWeight: {

@@ -1,0 +1,144 @@
+import { deepEqual, equal, ok, rejects, throws } from 'node:assert/strict';
+import { analyze } from '../../graph-rewrite/analyze/index.js';
+import {
+  applyPlan,
+  explain,
+  findRecipe,
+  loadModel,
+  makePlan,
+  roundWeights,
+  saveModel,
+  withSettings,
+  type RoundOptions,
+} from '../../graph-rewrite/index.js';
+import { linearSize } from '../../graph-rewrite/cli/linear-size.js';
+import { parsePlan, type Plan } from '../../graph-rewrite/plan/index.js';
+import { InferenceSession } from '../../native/js/index.js';
+import { loadNative } from '../../native/js/load.js';
+import { temporaryFolder } from '../helpers/files.js';
+import { randomStats } from '../helpers/stats.js';
+import { sqnr, zooFeeds, zooPath } from '../helpers/zoo.js';
+
+const path = zooPath('llama_kv_dynamo18');
+const native = loadNative().addon;
+const createSession: RoundOptions['createSession'] = async (model, options = {}) => {
+  const all = { intraOpNumThreads: 1, ...options };
+  return typeof model === 'string' ? InferenceSession.create(model, all) : InferenceSession.create(model, all);
+};
+
+function prepare(recipe: string, ...settings: string[]) {
+  const model = loadModel(path);
+  const analysis = analyze(model);
+  const plan = makePlan(analysis, randomStats(analysis), withSettings(findRecipe(recipe), settings), model);
+  return { model, analysis, plan, createSession, native, threads: 1, load: () => loadModel(path) };
+}
+
+describe('low-rank terms', () => {
+  const folder = temporaryFolder();
+  let runs = 0;
+
+  /** Rewrites and runs; the output's quality, and what rounding reported. */
+  async function rewritten(recipe: string, ...settings: string[]) {
+    const { model, analysis, plan, ...rest } = prepare(recipe, ...settings);
+    const rounding = plan.predicted.rounding;
+    const feeds = [1, 2].map((batch) => zooFeeds(model, { batch, tokens: 60 }));
+    const used = rounding?.passes ? feeds : [];
+    const work = folder.path(`work${runs++}`);
+    const rounded = rounding && (await roundWeights({ ...rest, analysis, plan, feeds: used, folder: work }));
+    applyPlan(model, plan, analysis, rounded?.weights);
+    const out = folder.path(`out${runs}.onnx`);
+    await saveModel(model, out);
+    const [float, quantized] = [await createSession(path), await createSession(out)];
+    const logits = async (session: typeof float) =>
+      ((await session.run(feeds[0]!, ['logits']))['logits'] as { data: Float32Array }).data;
+    const quality = sqnr(await logits(float), await logits(quantized));
+    await float.release();
+    await quantized.release();
+    return { quality, plan, layers: rounded?.layers ?? [], bytes: linearSize(model).bytes };
+  }
+
+  it('take rounding errors back, the more the higher the rank, on weights rounded to nearest', async () => {
+    let quality = (await rewritten('zeroquant-fp-w4a8', 'weight.rounding=rtn')).quality;
+    let left = 1;
+    for (const rank of [4, 16, 32]) {
+      const set = ['weight.rounding=rtn', `lorc.rank=${rank}`];
+      const now = await rewritten('zeroquant-fp-w4a8', ...set);
+      ok(now.quality > quality, `rank ${rank}: ${now.quality} dB, less ${quality}`);
+      quality = now.quality;
+      ok(now.layers.length > 0 && now.layers.every(({ gptq, lorc }) => !gptq && lorc!.left < lorc!.error));
+      const share = now.layers.reduce((sum, { lorc }) => sum + lorc!.left / lorc!.error, 0) / now.layers.length;
+      ok(share < left);
+      left = share;
+      equal(now.plan.predicted.linearBytes, now.bytes, 'predicted bytes');
+    }
+  });
+
+  it('reproduce weights with the full rank, with 16 bits closer than with 8', async () => {
+    const [eight, sixteen] = [
+      await rewritten('w4a16', 'lorc.rank=256'),
+      await rewritten('w4a16', 'lorc.rank=256', 'lorc.bits=16'),
+    ];
+    ok(sixteen.quality > eight.quality + 30 && sixteen.quality > 70, `${eight.quality} and ${sixteen.quality} dB`);
+    equal(sixteen.plan.predicted.linearBytes, sixteen.bytes);
+  });
+
+  for (const [recipe, ...settings] of [
+    ['w8a8'],
+    ['w4a4'],
+    ['atom-w4a4', 'weight.rounding=rtn', 'merge.qkv=true'],
+    ['zeroquant-fp-w8a8', 'weight.rounding=rtn'],
+    ['w4a16', 'weight.format=e3m0'],
+  ] as const) {
+    it(`go with ${[recipe, ...settings].join(' ')}`, async () => {
+      const without = await rewritten(recipe, ...settings);
+      const { quality, plan, bytes, layers } = await rewritten(recipe, ...settings, 'lorc.rank=8', 'lorc.bits=16');
+      ok(quality > without.quality - 0.3, `${quality} dB, without ${without.quality}`);
+      ok(layers.every(({ lorc }) => lorc!.left < lorc!.error));
+      equal(plan.predicted.linearBytes, bytes);
+    });
+  }
+
+  it('follow GPTQ, of whose result they take the error', async () => {
+    const { layers, plan, bytes } = await rewritten('atom-w4a4', 'lorc.rank=8');
+    ok(layers.every(({ gptq, lorc }) => gptq!.loss < gptq!.nearestLoss && lorc!.left < lorc!.error));
+    equal(plan.predicted.linearBytes, bytes);
+  });
+
+  it('are made once: an interrupted run goes on', async () => {
+    const { plan, analysis, ...rest } = prepare('w4a16', 'lorc.rank=4');
+    let calls = 0;
+    const counting = {
+      ...{ gptq: native.gptq, quadraticForm: native.quadraticForm },
+      lowRank: (...args: Parameters<typeof native.lowRank>) => {
+        calls++;
+        return native.lowRank(...args);
+      },
+    };
+    const options = { ...rest, plan, analysis, feeds: [], native: counting, folder: folder.path('resumed') };
+    const abort = new AbortController();
+    const onProgress: RoundOptions['onProgress'] = ({ done }) => done === 2 && abort.abort();
+    await rejects(roundWeights({ ...options, signal: abort.signal, onProgress }), { code: 'interrupted' });
+    equal(calls, 2);
+    const { layers } = await roundWeights(options);
+    equal(calls, layers.length);
+  });
+
+  it('stand in the plan, which refuses ranks and bits that there are not', () => {
+    const { plan, model, analysis } = prepare('w4a16', 'lorc.rank=8');
+    deepEqual(plan.predicted.rounding?.passes, 0);
+    ok(explain(plan).some(({ reason }) => reason.includes('lorc of rank 8 in 8 bits')));
+    const json = JSON.stringify(plan);
+    parsePlan(JSON.parse(json), 'plan');
+    const with_ = (text: string): Plan => JSON.parse(json.replaceAll('"lorc":{"rank":8,"bits":8}', text)) as Plan;
+    throws(() => parsePlan(with_('"lorc":{"rank":0,"bits":8}'), 'plan'), /lorc\.rank: is 0, expected|lorc.rank/);
+    throws(() => parsePlan(with_('"lorc":{"rank":8,"bits":4}'), 'plan'), /lorc\.bits/);
+    throws(() => applyPlan(model, plan, analysis), /the plan gives it a low-rank term and no rounded weights/);
+    throws(() => withSettings(findRecipe('w4a16'), ['lorc.rank=257']), /expected a whole number from 0 to 256/);
+    const layer = { match: { role: 'down_proj' }, set: { lorc: { rank: 4 } } };
+    const some = prepare('w4a16', `overrides=${JSON.stringify([layer])}`);
+    const ranks = some.plan.sites.flatMap((site) =>
+      site.decision === 'quantize' && site.weight.lorc ? [`${site.role} ${site.weight.lorc.rank}`] : [],
+    );
+    ok(ranks.length > 0 && ranks.every((each) => each === 'down_proj 4'));
+  });
+});
