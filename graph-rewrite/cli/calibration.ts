@@ -51,7 +51,9 @@ export function requireCalibration(
 /** Says so when data were given that the recipe has no use for. */
 export function noteUnusedCalibration(context: Context, recipe: Recipe, { calibration }: CalibrationOptions): void {
   if (calibration === undefined || needsCalibration(recipe)) return;
-  context.note(`--calibration: not needed, recipe "${recipe.name}" neither sorts nor smooths channels, nor rounds by GPTQ`);
+  context.note(
+    `--calibration: not needed, recipe "${recipe.name}" neither sorts nor smooths channels, nor rounds by GPTQ`,
+  );
 }
 
 /** Runs the float model on the data, for what the recipe needs of it. */

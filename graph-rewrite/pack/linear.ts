@@ -3,10 +3,11 @@ import { packedRowBytes, weightBits, weightStorage, type WeightFormat } from '..
 import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { lazyTensor, type Tensor } from '../ir/tensor.js';
 import type { DType } from '../onnx/dtype.js';
+import { searchScale } from './clip-search.js';
 import { constrainScales, writeMinifloat } from './minifloat.js';
 import { planesOf } from './lorc.js';
 import { type Refusal, segmentScale, writeS4, writeS8 } from './quantize.js';
-import type { LorcSettings, ScaleRule } from '../recipes/recipe.js';
+import type { ClipSearch, LorcSettings, ScaleRule } from '../recipes/recipe.js';
 import { gather, rowReader, sizeOf, type WeightSource } from './rows.js';
 
 /** How the weight of one QuantGemm is quantized and laid out. */
@@ -14,8 +15,12 @@ export interface PackSpec extends ScaleRule {
   readonly format: WeightFormat;
   /** Body channels that share a scale, 0 = all. */
   readonly groupSize: number;
-  /** Clip ratio of the body. */
+  /** Clip ratio of the body; not used with a search. */
   readonly clip: number;
+  /** Each group takes the clip ratio with the smallest squared error; `hessian` weights it by {@link energy}. Default: `none`. */
+  readonly clipSearch?: ClipSearch;
+  /** Mean square of the activations of each stored channel, [K]. */
+  readonly energy?: Float32Array;
   /** Adjacent output rows that share a body scale. */
   readonly channelGroup: 1 | 2;
   /** The last channels after reordering, in 8 bits with one scale a row. */
@@ -94,7 +99,7 @@ interface Packing {
 
 const specKeys = [
   ...(['format', 'groupSize', 'clip', 'channelGroup', 'outlierChannels'] as const),
-  ...(['scaleConstraint', 'scaleRound'] as const),
+  ...(['scaleConstraint', 'scaleRound', 'clipSearch'] as const),
 ];
 
 /** Whether two products have the same weights, orders and formats. */
@@ -105,7 +110,8 @@ export function packAlike(a: Packing, b: Packing): boolean {
     specKeys.every((key) => a.spec[key] === b.spec[key]) &&
     a.spec.lorc?.rank === b.spec.lorc?.rank &&
     a.spec.lorc?.bits === b.spec.lorc?.bits &&
-    sameNumbers(a.spec.columnOrder, b.spec.columnOrder)
+    sameNumbers(a.spec.columnOrder, b.spec.columnOrder) &&
+    sameNumbers(a.spec.energy, b.spec.energy)
   );
 }
 
@@ -206,7 +212,7 @@ function packSource(
   first: number,
   parts: Parts,
 ): void {
-  const { format, clip, channelGroup, columnOrder } = spec;
+  const { format, clip, clipSearch = 'none', energy, channelGroup, columnOrder } = spec;
   const { N } = sizeOf(source);
   const readRow = rowReader(source);
   const rowBytes = packedRowBytes(format, body);
@@ -222,7 +228,11 @@ function packSource(
     for (let r = 0; r < rows; r++) gather(readRow(n + r), columnOrder, values, r * K);
     for (let g = 0; g < groups; g++) {
       const segment = { rows, stride: K, start: g * group, length: group };
-      refuse(name, n, segmentScale(values, segment, format, clip, scale));
+      const refusal =
+        clipSearch === 'none'
+          ? segmentScale(values, segment, format, clip, scale)
+          : searchScale(values, segment, format, energy?.subarray(g * group), scale);
+      refuse(name, n, refusal);
       bits[g] = scale.bits;
       inverses[g] = scale.inverse;
     }

@@ -17,7 +17,7 @@ const infinityBits = 0x7c00;
 export type Refusal = 'non-finite' | 'too-large';
 
 /** Scale of a segment: float16 bits to store, and 1 / scale, or 0 where all codes are 0. */
-interface SegmentScale {
+export interface SegmentScale {
   bits: number;
   inverse: number;
 }

@@ -98,6 +98,7 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
       outlierChannels: fitted.outlierChannels,
       reorder: mode === 'head' ? 'fold-heads' : producer.reorder,
       ...(order.columns ? { order: encodeOrder(order.columns) } : {}),
+      ...energyOf(batch, smooth),
       ...(factors ? { smooth: encodeFactors(factors) } : {}),
       ...(residual ? { residual } : {}),
       ...(floatOutput ? { floatOutput } : {}),
@@ -186,6 +187,14 @@ function quantizedSite(
     bytes: packedBytes(site.K, site.N, weight, sharedDown),
     notes: inside ? ['inside a subgraph, where GPTQ sees no rows: rounded to nearest'] : [],
   };
+}
+
+/** The energy of an input's channels, where a layer that is rounded to nearest searches clip ratios by it. */
+function energyOf(batch: Batch, all: readonly ChannelStats[] | undefined): Pick<PlanInput, 'energy'> {
+  const wanted = batch.members.some(
+    ({ settings: { weight } }) => weight.clipSearch === 'hessian' && weight.rounding === 'rtn',
+  );
+  return wanted && all ? { energy: encodeFactors(Float32Array.from(rank(all, 'mean-square'))) } : {};
 }
 
 type OrderMode = 'none' | 'global' | 'head';

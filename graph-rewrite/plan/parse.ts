@@ -69,6 +69,7 @@ const weight = object({
   'scaleConstraint?': oneOf('none', 'm1', 'm2'),
   'scaleRound?': oneOf('ceil', 'floor', 'best'),
   'lorc?': object({ rank: oneOf(...Array.from({ length: 256 }, (_, i) => i + 1)), bits: oneOf(8, 16) }),
+  'clipSearch?': oneOf('none', 'mse', 'hessian'),
 });
 const quantizedSite = object({
   ...base,
@@ -117,6 +118,7 @@ const checkPlan = object({
       outlierChannels: count,
       reorder: oneOf('none', 'gather', 'fold', 'fold-heads'),
       'order?': text,
+      'energy?': text,
       'smooth?': text,
       'residual?': flag,
       'floatOutput?': flag,
@@ -150,6 +152,8 @@ export function parsePlan(value: unknown, at: string): Plan {
     const where = `${at}: input "${input.id}"`;
     checkOrder(input.order, input.channels, where);
     checkFactors(input.smooth, input.channels, where);
+    if (input.energy !== undefined && decodeFactors(input.energy).length !== input.channels)
+      throw usageError(where, `its energy is not one number for each of ${input.channels} channels`);
     if (input.smooth && input.decision === 'float')
       throw usageError(where, 'has smoothing factors and decision "float", expected one of both');
   }

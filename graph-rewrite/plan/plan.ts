@@ -3,7 +3,7 @@
  */
 import type { ActivationFormat, WeightFormat } from '../../ops/formats/formats.js';
 import type { Role } from '../analyze/sites.js';
-import type { LorcSettings, Recipe, ScaleRule } from '../recipes/recipe.js';
+import type { ClipSearch, LorcSettings, Recipe, ScaleRule } from '../recipes/recipe.js';
 
 /** Metadata key of the recipe that a rewritten model was made with, as JSON. */
 export const recipeKey = 'lowbit.recipe';
@@ -52,6 +52,8 @@ export interface PlanInput {
   readonly order?: string;
   /** Channel j arrives divided by factor j and the weights multiply it back; base64 of little-endian float32, natural order. */
   readonly smooth?: string;
+  /** Mean square of each channel, encoded like `smooth`; of the smoothed input; only for a clip search that weighs errors by it. */
+  readonly energy?: string;
   /** The norm takes over the Add in front of it. */
   readonly residual?: boolean;
   /** The norm's float output is still needed by others. */
@@ -62,6 +64,7 @@ export interface PlanInput {
 }
 
 export interface PlanWeight extends ScaleRule {
+  readonly clipSearch?: ClipSearch;
   readonly format: WeightFormat;
   readonly groupSize: number;
   readonly clip: number;

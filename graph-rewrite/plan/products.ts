@@ -48,6 +48,8 @@ export function listProducts(
 function makeProduct(name: string, parts: readonly ProductPart[], input: PlanInput): Product {
   const [{ site, planned }] = parts as [ProductPart];
   const { rounding, ...spec } = planned.weight;
+  const columnOrder = input.order === undefined ? undefined : decodeOrder(input.order);
+  const energy = input.energy === undefined ? undefined : decodeFactors(input.energy);
   const smooth = input.smooth === undefined ? undefined : decodeFactors(input.smooth);
   return {
     ...{ name, input, parts, rounding, smooth },
@@ -60,7 +62,8 @@ function makeProduct(name: string, parts: readonly ProductPart[], input: PlanInp
     })),
     spec: {
       ...spec,
-      ...(input.order ? { columnOrder: decodeOrder(input.order) } : {}),
+      ...(columnOrder ? { columnOrder } : {}),
+      ...(energy ? { energy: columnOrder ? Float32Array.from(columnOrder, (k) => energy[k]!) : energy } : {}),
     },
   };
 }

@@ -69,6 +69,10 @@ export const siteFields: readonly Field[] = [
   oneOf('weight.format', 'weight codes', ...weightFormats),
   multipleOf16('weight.groupSize', 'input channels per weight scale, 0 = per output channel'),
   ratio('weight.clip', 'share of the absolute maximum that weight codes reach'),
+  {
+    ...oneOf('weight.clipSearch', 'clip ratio searched for each group instead', 'none', 'mse', 'hessian'),
+    fallback: 'none',
+  },
   oneOf('weight.channelGroup', 'adjacent output rows that share a scale', 1, 2),
   {
     ...oneOf('weight.scaleConstraint', 'powers of two among the scales of minifloat weights', 'none', 'm1', 'm2'),

@@ -11,6 +11,12 @@ export interface ScaleRule {
   readonly scaleRound?: 'ceil' | 'floor' | 'best';
 }
 
+/**
+ * Whether each group of weights searches the clip ratio that loses least, instead of the recipe's: by squared error, or by squared error weighted
+ * with the energy of the channel's activations.
+ */
+export type ClipSearch = 'none' | 'mse' | 'hessian';
+
 /** Weight codes of a linear layer: what is stored. */
 export interface WeightSettings extends ScaleRule {
   readonly format: WeightFormat;
@@ -18,6 +24,8 @@ export interface WeightSettings extends ScaleRule {
   readonly groupSize: number;
   /** Share of a group's absolute maximum that the codes reach; the rest saturates. Not used for outlier channels. */
   readonly clip: number;
+  /** Default: `none`. Takes the place of `clip`. */
+  readonly clipSearch?: ClipSearch;
   /** Adjacent output rows that share a scale (Atom: 2). */
   readonly channelGroup: 1 | 2;
   /** `rtn`: to the nearest code. `gptq`: one input channel after the other, each error moved into the channels that follow. */

@@ -35,9 +35,11 @@ export function needsCalibration(recipe: Recipe): boolean {
   return needsStatistics(recipe) || needsRounding(recipe);
 }
 
-/** Whether any layer's channels are sorted or smoothed, so that activation statistics are needed. */
+/** Whether any layer needs activation statistics: to sort or smooth channels, or to weigh the errors of a clip search. */
 export function needsStatistics(recipe: Recipe): boolean {
-  return settingsOf(recipe).some(({ outliers, smooth }) => Boolean(outliers) || Boolean(smooth));
+  return settingsOf(recipe).some(
+    ({ outliers, smooth, weight }) => Boolean(outliers) || Boolean(smooth) || weight?.clipSearch === 'hessian',
+  );
 }
 
 /** Whether statistics must hold sample rows: for a choice that tries them out. */

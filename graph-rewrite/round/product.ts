@@ -81,6 +81,7 @@ async function byGptq(
       ...{ rows: N, cols: K, outlierChannels: sizes.outliers, threads },
       ...{ groupSize: spec.groupSize, channelGroup: spec.channelGroup, clip: spec.clip },
       grid: spec.format,
+      clipSearch: spec.clipSearch ?? 'none',
       scaleConstraint: spec.scaleConstraint ?? 'none',
       scaleRound: spec.scaleRound ?? 'best',
       rangeMax: rangeMax(spec.format, settings.scale),

@@ -15,6 +15,7 @@
 namespace lowbit::host {
 namespace {
 
+using offline::ClipSearch;
 using offline::GptqResult;
 using offline::GptqSpec;
 using offline::Grid;
@@ -66,6 +67,12 @@ ScaleRule ScaleRuleOf(Napi::Object js) {
                              : ScaleRound::kBest};
 }
 
+ClipSearch ClipSearchOf(Napi::Object js) {
+  const Napi::Value search = js.Get("clipSearch");
+  const std::string name = search.IsString() ? search.As<Napi::String>().Utf8Value() : "none";
+  return name == "mse" ? ClipSearch::kMse : name == "hessian" ? ClipSearch::kHessian : ClipSearch::kNone;
+}
+
 GptqSpec SpecFromJs(Napi::Object js) {
   const auto integer = [&](const char* name) { return js.Get(name).As<Napi::Number>().Int64Value(); };
   const auto real = [&](const char* name) { return js.Get(name).As<Napi::Number>().DoubleValue(); };
@@ -79,6 +86,7 @@ GptqSpec SpecFromJs(Napi::Object js) {
   spec.scale_rule = ScaleRuleOf(js);
   spec.range_max = static_cast<float>(real("rangeMax"));
   spec.clip = static_cast<float>(real("clip"));
+  spec.clip_search = ClipSearchOf(js);
   spec.percdamp = real("percdamp");
   spec.body_descending = js.Get("bodyDescending").As<Napi::Boolean>();
   spec.threads = static_cast<int>(integer("threads"));

@@ -94,6 +94,8 @@ export interface GptqSpec {
   /** scale = clip · absmax / rangeMax. */
   readonly rangeMax: number;
   readonly clip: number;
+  /** The clip ratio with the smallest squared error instead, weighted by the Hessian's diagonal or not. Default: none. */
+  readonly clipSearch?: 'none' | 'mse' | 'hessian';
   /** Damping as a share of the Hessian's mean diagonal. */
   readonly percdamp: number;
   /** Round the body from its last channel to its first. */

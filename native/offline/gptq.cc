@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -87,9 +88,11 @@ __attribute__((target_clones("avx512f", "avx2,fma", "default"))) void UpdateBloc
 // the factor).
 class RowChunk {
  public:
-  RowChunk(const GptqSpec& spec, const std::vector<int64_t>& order, const float* factor)
+  RowChunk(const GptqSpec& spec, const std::vector<int64_t>& order, const std::vector<float>& energy,
+           const float* factor)
       : spec_(spec),
         order_(order),
+        energy_(energy),
         factor_(factor),
         body_(spec.cols - spec.outlier_channels),
         w_(spec.cols * kChunk),
@@ -171,7 +174,9 @@ class RowChunk {
     for (int64_t n = 0; n < count; n += spec_.channel_group) {
       const int64_t end = std::min(count, n + spec_.channel_group);
       const float most = *std::max_element(amax + n, amax + end);
-      uint16_t bits = StoredScale(most * (spec_.clip / spec_.range_max), most);
+      uint16_t bits = spec_.clip_search == ClipSearch::kNone || most == 0.0f
+                          ? StoredScale(most * (spec_.clip / spec_.range_max), most)
+                          : SearchedScale(most, first, length, n, end);
       if (spec_.scale_rule.constraint != ScaleConstraint::kNone) {
         const float own = most == 0.0f ? largest_[n] : HalfToFloat(bits);
         bits = FloatToHalf(Constrained(own, first, length, n, end));
@@ -181,6 +186,36 @@ class RowChunk {
         out[row * stride] = bits;
       }
     }
+  }
+
+  // The stored scale with the smallest squared error over rows [n, end); the ratios of
+  // graph-rewrite/pack/clip-search.ts.
+  uint16_t SearchedScale(float most, int64_t first, int64_t length, int64_t n, int64_t end) const {
+    uint16_t best = 0;
+    double least = std::numeric_limits<double>::infinity();
+    for (int i = 0; i <= 12; i++) {
+      const float ratio = 1.0f - static_cast<float>(i) / 25.0f;
+      const uint16_t bits = StoredScale(most * (ratio / spec_.range_max), most);
+      const double error = SquaredError(HalfToFloat(bits), first, length, n, end);
+      if (error >= least) continue;
+      least = error;
+      best = bits;
+    }
+    return best;
+  }
+
+  double SquaredError(float scale, int64_t first, int64_t length, int64_t n, int64_t end) const {
+    double error = 0.0;
+    for (int64_t c = first; c < first + length; c++) {
+      const float* value = &w_[slot_[c] * kChunk];
+      double sum = 0.0;
+      for (int64_t row = n; row < end; row++) {
+        const double off = value[row] - RoundToGrid(value[row] / scale, spec_.grid) * scale;
+        sum += off * off;
+      }
+      error += spec_.clip_search == ClipSearch::kHessian ? energy_[c] * sum : sum;
+    }
+    return error;
   }
 
   // The scale that each row would have without groups, from the weights as they came: what M2 takes ratios to.
@@ -203,17 +238,8 @@ class RowChunk {
     float allowed[2];
     const int count = AllowedScales(spec_.scale_rule, own, largest_[n], allowed);
     if (count == 1 || allowed[0] == allowed[1]) return allowed[0];
-    double error[2] = {};
-    for (int i = 0; i < 2; i++) {
-      for (int64_t c = first; c < first + length; c++) {
-        const float* value = &w_[slot_[c] * kChunk];
-        for (int64_t row = n; row < end; row++) {
-          const double off = value[row] - RoundToGrid(value[row] / allowed[i], spec_.grid) * allowed[i];
-          error[i] += off * off;
-        }
-      }
-    }
-    return error[1] < error[0] ? allowed[1] : allowed[0];
+    const double floor_error = SquaredError(allowed[0], first, length, n, end);
+    return SquaredError(allowed[1], first, length, n, end) < floor_error ? allowed[1] : allowed[0];
   }
 
   // As ops/formats/README.md: an all-zero segment has scale 1, an underflow the smallest float16.
@@ -243,6 +269,7 @@ class RowChunk {
 
   const GptqSpec& spec_;
   const std::vector<int64_t>& order_;
+  const std::vector<float>& energy_;  // the Hessian's diagonal, in storage order
   const float* factor_;
   const int64_t body_;
   std::vector<float> w_;
@@ -258,13 +285,15 @@ GptqResult Gptq(const GptqSpec& spec, float* weights, float* hessian, int8_t* co
   GptqResult result;
   const std::vector<int64_t> order = RoundingOrder(spec);
   std::vector<char> dead;
+  std::vector<float> energy(spec.cols);
+  for (int64_t i = 0; i < spec.cols; i++) energy[i] = hessian[i * spec.cols + i];
   if (!InverseFactor(spec, order, hessian, &dead, &result)) return result;
   std::mutex lock;
   int64_t done = 0;
   ForEach((spec.rows + kChunk - 1) / kChunk, spec.threads, [&](int64_t item) {
     if (cancel && cancel->load(std::memory_order_relaxed)) return;
     const int64_t row0 = item * kChunk, count = std::min(kChunk, spec.rows - row0);
-    RowChunk chunk(spec, order, hessian);
+    RowChunk chunk(spec, order, energy, hessian);
     const double loss = chunk.Run(row0, count, weights, dead, codes, scales, outlier_scales);
     const std::lock_guard<std::mutex> hold(lock);
     result.loss += loss;

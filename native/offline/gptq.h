@@ -13,6 +13,10 @@
 
 namespace lowbit::offline {
 
+/// Whether each group takes the clip ratio with the smallest squared error, each channel's error weighted by its entry
+/// on the Hessian's diagonal or not.
+enum class ClipSearch { kNone, kMse, kHessian };
+
 struct GptqSpec {
   int64_t rows = 0;              // N, output channels
   int64_t cols = 0;              // K, input channels in storage order: the body, then the outliers
@@ -23,7 +27,8 @@ struct GptqSpec {
   ScaleRule scale_rule;    // for minifloat grids
   float range_max = 7.0f;  // scale = clip · absmax / range_max (Atom divides by 7.5 under GPTQ: 2·absmax/15)
   float clip = 1.0f;
-  double percdamp = 0.01;  // damping, as a share of the Hessian's mean diagonal
+  ClipSearch clip_search = ClipSearch::kNone;  // in place of clip
+  double percdamp = 0.01;                      // damping, as a share of the Hessian's mean diagonal
   bool body_descending =
       false;  // process the body from its last channel to its first (most salient first), not from the first
   int threads = 1;
