@@ -16,7 +16,7 @@ in_place=atom-w4a4kv4@sm90,kv.form=in_place
 stacks="float16 atom-w4a4 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
 wholes="float16 $four_bit $in_place"
 trained="w8a8 w4a16 atom-w4a4 $four_bit zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
-jobs_known="host stack stack-graph attention gemm whole limit perplexity"
+jobs_known="host stack stack-graph attention gemm whole generate limit perplexity"
 
 # The file that write-stack gives a recipe.
 file_of() { echo "$1" | sed 's/[^[:alnum:]_.-]/_/g'; }
@@ -51,9 +51,9 @@ prepare_trained() {
 job() { # NAME WORK OUT
   local name=$1 work=$2 out=$3 b=$root/dist/bench/gpu layers=8 deep=32
   local prefill="prefill:1x2048" decode="decode:1x1024 decode:16x1024 decode:64x1024" batches="decode:1x1024 decode:16x1024 decode:64x1024 decode:128x1024"
-  local most_float=largest:20x1024 most=largest:136x1024
+  local most_float=largest:20x1024 most=largest:136x1024 texts="1x512 16x512 64x512"
   [ -n "$small" ] && layers=2 deep=3 prefill=prefill:1x32 decode="decode:1x16 decode:3x16" batches="decode:1x16 decode:2x16" &&
-    most_float=largest:2x16 most=largest:3x16
+    most_float=largest:2x16 most=largest:3x16 texts='1x20 3x20'
   # shellcheck disable=SC2086
   case $name in
     host) timeout 120 "$node" "$root/dist/test/gpu/host.js" $cpu ;;
@@ -62,6 +62,10 @@ job() { # NAME WORK OUT
     attention) timeout 120 "$node" "$b/attention-in-ort.js" "$out/attention.json" $cpu $small --seconds "${SECONDS_EACH:-60}" ;;
     gemm) timeout 180 "$node" "$b/gemm-in-ort.js" "$work/gemm" "$out/gemm.json" $cpu $small --seconds "${SECONDS_EACH:-90}" ;;
     whole) for m in $wholes; do stack "$work" "$out" "$m" "$deep" whole 90 --graph $batches; done ;;
+    generate)
+      for m in float16 "$in_place"; do
+        timeout 100 "$node" "$b/generate.js" "$work/stack/$(file_of "$m")-$deep.onnx" "$out/generate-$(file_of "$m").json" $cpu $texts
+      done ;;
     limit)
       stack "$work" "$out" float16 "$deep" limit 60 --limit 24000000000 $most_float
       stack "$work" "$out" "$in_place" "$deep" limit 60 --limit 24000000000 $most ;;

@@ -5,14 +5,14 @@
 import assert from 'node:assert/strict';
 import { parseArgs } from 'node:util';
 import { fromFloat16Array } from '../../ops/common/float16.js';
-import { findRecipe, withSettings } from '../../graph-rewrite/index.js';
+import { findRecipe, textFacts, withSettings } from '../../graph-rewrite/index.js';
 import { serializeModel } from '../../graph-rewrite/onnx/write.js';
 import { decoderRun, disposeRun, runOnce, type Run } from '../../bench/gpu/decoder-feeds.js';
 import { openOnDevice, Placer, type Provider } from '../../bench/gpu/device.js';
 import { buildStack } from '../../models/layer-stack.js';
 import { presets } from '../../models/llama-config.js';
 import { opModel } from '../../models/op-model.js';
-import { InferenceSession, nativeInfo, Tensor } from '../../native/js/index.js';
+import { Generator, InferenceSession, nativeInfo, Tensor } from '../../native/js/index.js';
 import { longModel, unaryModel } from '../helpers/tiny-models.js';
 
 const { values } = parseArgs({
@@ -52,11 +52,13 @@ const shape = {
   maxPositions: 256,
 };
 
+function rounded(recipe: string, settings: readonly string[]) {
+  return withSettings(findRecipe(recipe), ['weight.rounding=rtn', ...settings]);
+}
+
 /** A small decoder in float16, rewritten or not. */
 function decoder(recipe: string | undefined, settings: readonly string[] = []): Uint8Array {
-  const chosen =
-    recipe === undefined ? undefined : withSettings(findRecipe(recipe), ['weight.rounding=rtn', ...settings]);
-  return serializeModel(buildStack(shape, 'float16', chosen));
+  return serializeModel(buildStack(shape, 'float16', recipe === undefined ? undefined : rounded(recipe, settings)));
 }
 
 async function floats(tensor: Tensor): Promise<Float32Array> {
@@ -193,6 +195,33 @@ for (const [name, recipe, settings] of recipes) {
     );
     disposeRun(run);
     await session.release();
+  });
+}
+
+for (const [name, recipe, settings] of [
+  ['float16', undefined, []],
+  ['atom-w4a4kv4 in place', 'atom-w4a4kv4', ['kv.form=in_place']],
+] as const) {
+  await check(`${name}: a Generator gives the same texts with a CUDA graph as without`, async () => {
+    const model = decoder(recipe, settings);
+    const facts = textFacts(buildStack(shape, 'float16', recipe && rounded(recipe, settings)));
+    const texts = [];
+    for (const options of [{ device: 'cuda', cudaGraph: true }, { device: 'cuda' }, {}] as const) {
+      const generator = await Generator.create(model, { ...options, facts });
+      const { texts: made } = await generator.generate({
+        prompts: [
+          [1, 2, 3],
+          [4, 5, 6, 7, 8],
+        ],
+        maxNewTokens: 12,
+      });
+      texts.push(made.map(({ ids }) => ids));
+      await generator.release();
+    }
+    const [replayed, plain, onCpu] = texts as [number[][], number[][], number[][]];
+    assert.deepEqual(replayed, plain);
+    const equal = plain.flat().filter((id, i) => id === onCpu.flat()[i]).length;
+    return `${equal} of ${plain.flat().length} tokens are the CPU's`;
   });
 }
 
