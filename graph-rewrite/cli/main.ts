@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { createContext, type Context } from './context.js';
 import { fromCommander, reportFailure } from './failure.js';
-import { assignments, finiteNumber, texts, wholeNumber } from './options.js';
+import { assignments, finiteNumber, oneOf, positiveNumber, texts, wholeNumber } from './options.js';
 
 /** What every command accepts. */
 export interface CommonOptions {
@@ -127,17 +127,17 @@ function buildProgram(state: { exitCode: number }): Command {
     .option(
       '--top-p <p>',
       'only the likeliest tokens that together have this probability',
-      finiteNumber('--top-p', 0),
+      positiveNumber('--top-p', 1),
       1,
     )
     .option(
       '--repetition-penalty <r>',
       'above 1: tokens that were there become less likely',
-      finiteNumber('--repetition-penalty', 0),
+      positiveNumber('--repetition-penalty'),
       1,
     )
     .option('--stop <text>', 'end before this text; may be repeated', texts, [])
-    .addOption(new Option('--device <name>', 'where the model runs').choices(['cpu', 'cuda']).default('cpu'))
+    .option('--device <name>', 'where the model runs: cpu or cuda', oneOf('--device', ['cpu', 'cuda']), 'cpu')
     .option('--seed <s>', 'start of the random numbers', wholeNumber('--seed', 0), 0)
     .addOption(threadsOption());
 

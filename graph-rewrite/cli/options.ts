@@ -23,6 +23,27 @@ export function finiteNumber(option: string, minimum: number): (text: string) =>
   };
 }
 
+/** A parser for numbers above 0, at most `maximum`. */
+export function positiveNumber(option: string, maximum = Infinity): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isFinite(value) || value <= 0 || value > maximum) {
+      const range = maximum === Infinity ? 'a number above 0' : `a number above 0, at most ${maximum}`;
+      throw usageError(option, `${JSON.stringify(text)} given, expected ${range}`);
+    }
+    return value;
+  };
+}
+
+/** A parser for one of some words. */
+export function oneOf(option: string, words: readonly string[]): (text: string) => string {
+  return (text) => {
+    if (!words.includes(text))
+      throw usageError(option, `${JSON.stringify(text)} given, expected ${words.join(' or ')}`);
+    return text;
+  };
+}
+
 /** Collects the texts of an option that may be given several times. */
 export const texts = (text: string, before: readonly string[] = []): string[] => [...before, text];
 

@@ -18,7 +18,7 @@ export interface CliResult {
 export interface CliOptions {
   /** Shell words put in front, such as `prlimit --fsize=…`. */
   readonly wrapper?: readonly string[];
-  /** Sends SIGINT when this text has appeared on stderr. */
+  /** Sends SIGINT when this text has appeared on one of its streams. */
   readonly interruptAt?: RegExp;
   readonly env?: Readonly<Record<string, string>>;
 }
@@ -30,14 +30,13 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
     let stdout = '';
     let stderr = '';
     let interrupted = false;
-    child.stdout.setEncoding('utf8').on('data', (chunk: string) => (stdout += chunk));
-    child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
-      stderr += chunk;
-      if (options.interruptAt?.test(stderr) && !interrupted) {
-        interrupted = true;
-        child.kill('SIGINT');
-      }
-    });
+    const interruptIfDue = (text: string) => {
+      if (interrupted || !options.interruptAt?.test(text)) return;
+      interrupted = true;
+      child.kill('SIGINT');
+    };
+    child.stdout.setEncoding('utf8').on('data', (chunk: string) => interruptIfDue((stdout += chunk)));
+    child.stderr.setEncoding('utf8').on('data', (chunk: string) => interruptIfDue((stderr += chunk)));
     child.on('error', reject);
     child.on('close', (code) => {
       resolve({ code, stdout, stderr, json: () => JSON.parse(stdout) as Record<string, unknown> });

@@ -55,6 +55,16 @@ const cases: readonly UsageCase[] = [
     args: ['m.onnx', '--set', 'weight.format=s3'],
     says: /weight\.format=s3: value is "s3", expected s4 \| s8/,
   },
+  {
+    name: 'a share above 1',
+    args: ['generate', 'm.onnx', '--top-p', '2'],
+    says: /^--top-p: "2" given, expected a number above 0, at most 1/,
+  },
+  {
+    name: 'a device that is none',
+    args: ['generate', 'm.onnx', '--device', 'tpu'],
+    says: /^--device: "tpu" given, expected cpu or cuda/,
+  },
   { name: 'missing required option', args: ['generate', 'm.onnx', '--prompt', 'x'], says: /--tokenizer/ },
 ];
 
