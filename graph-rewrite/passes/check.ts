@@ -21,7 +21,7 @@ export function checkRewritten(context: PassContext): void {
 
 function checkProduct(gemm: Node): void {
   const quantizer = gemm.input(1)?.producer;
-  if (attrString(gemm, 'a_format', 'none') === 'none') {
+  if (['none', 's8_dynamic'].includes(attrString(gemm, 'a_format', 'none'))) {
     if (gemm.input(1)) throw internalError(gemm.name, 'has float activations with scales');
     return;
   }

@@ -40,8 +40,9 @@ function decision(site: PlanSite, input: PlanInput | undefined): { decision: str
   const { format, groupSize, outlierChannels, rounding, lorc } = site.weight;
   const codes = (name: string, group: number) => (group > 0 ? `${name}/${group}` : name);
   const activation = !input || input.format === 'none' ? 'float' : codes(input.format, input.groupSize);
+  const threshold = input?.threshold === undefined ? '' : `, float from ${input.threshold} on`;
   const parts = [
-    input?.decision ?? 'float',
+    ...(input?.threshold === undefined ? [input?.decision ?? 'float'] : ['quantized inside the product']),
     ...(input && input.reorder !== 'none' ? [input.reorder] : []),
     ...(rounding === 'gptq' ? ['gptq'] : []),
     ...(lorc ? [`lorc of rank ${lorc.rank} in ${lorc.bits} bits`] : []),
@@ -51,5 +52,5 @@ function decision(site: PlanSite, input: PlanInput | undefined): { decision: str
     ...site.notes,
   ];
   const outliers = outlierChannels > 0 ? ` + ${outlierChannels} s8` : '';
-  return { decision: `${codes(format, groupSize)} × ${activation}${outliers}`, reason: parts.join('; ') };
+  return { decision: `${codes(format, groupSize)} × ${activation}${threshold}${outliers}`, reason: parts.join('; ') };
 }

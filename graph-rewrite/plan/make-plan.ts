@@ -95,6 +95,7 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
       format: activation.format,
       groupSize: activation.groupSize === 0 ? 0 : fitted.groupSize,
       clip: activation.clip,
+      ...(activation.threshold ? { threshold: activation.threshold } : {}),
       outlierChannels: fitted.outlierChannels,
       reorder: mode === 'head' ? 'fold-heads' : producer.reorder,
       ...(order.columns ? { order: encodeOrder(order.columns) } : {}),

@@ -30,6 +30,9 @@ const ratio: Check = (value, at) => {
 const amount: Check = (value, at) => {
   if (typeof value !== 'number' || !(value >= 0)) throw wrong(at, value, 'a number from 0');
 };
+const positive: Check = (value, at) => {
+  if (typeof value !== 'number' || !(value > 0 && value < Infinity)) throw wrong(at, value, 'a number above 0');
+};
 const oneOf =
   (...words: readonly unknown[]): Check =>
   (value, at) => {
@@ -115,6 +118,7 @@ const checkPlan = object({
       format: oneOf(...activationFormats, 'none'),
       groupSize: count,
       clip: ratio,
+      'threshold?': positive,
       outlierChannels: count,
       reorder: oneOf('none', 'gather', 'fold', 'fold-heads'),
       'order?': text,

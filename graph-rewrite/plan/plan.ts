@@ -20,7 +20,7 @@ export type InputDecision =
   | 'fuse-attention'
   /** A Quantize node of its own. */
   | 'quantize'
-  /** Rows stay float (weight-only). */
+  /** Rows stay float (weight-only, or the products quantize them). */
   | 'float';
 
 /** How the channels get into their order. */
@@ -46,6 +46,8 @@ export interface PlanInput {
   readonly format: ActivationFormat | 'none';
   readonly groupSize: number;
   readonly clip: number;
+  /** Channels that reach it at run time stay float; the products quantize the others themselves, so the decision is `float`. */
+  readonly threshold?: number;
   readonly outlierChannels: number;
   readonly reorder: Reorder;
   /** Channel order, base64 of little-endian int32; absent for natural order. */

@@ -39,7 +39,8 @@ export interface Claims {
 /** @param ordered whether the recipe wants the channels of this input in another order */
 export function decideProducer(batch: Batch, ordered: boolean, analysis: Analysis, claims: Claims): ProducerDecision {
   const { producer } = batch.group;
-  if (batch.settings.activation.format === 'none') return { decision: 'float', reorder: 'none', folded: [], notes: [] };
+  const { format, threshold } = batch.settings.activation;
+  if (format === 'none' || threshold) return { decision: 'float', reorder: 'none', folded: [], notes: [] };
   const separate = (...notes: string[]): ProducerDecision => ({
     decision: 'quantize',
     reorder: ordered ? 'gather' : 'none',

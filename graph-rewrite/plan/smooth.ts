@@ -130,6 +130,7 @@ function foldOf(
   );
   if (shared) return `${shared.site.name} shares its weight with a layer that reads another input`;
   if (neededElsewhere(input, batch)) return `"${input.name}" is also needed elsewhere`;
+  if (decided.decision === 'float') return 'its products quantize it themselves';
   if (producer.kind === 'norm') return decided.decision === 'fuse-norm' ? {} : 'its norm is not rewritten';
   if (producer.kind === 'attention') return foldIntoValues(producer.attention, quantized);
   if (producer.kind === 'other')

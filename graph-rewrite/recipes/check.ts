@@ -65,6 +65,19 @@ function checkTogether(at: string, { weight, activation, outliers, smooth }: Sit
       'Use outliers=none.',
     );
   }
+  if (activation.threshold) {
+    const plain =
+      weight.format === 's8' &&
+      activation.format === 's8' &&
+      groups.every((size) => size === 0) &&
+      activation.clip === 1;
+    if (!plain || outliers !== null)
+      throw usageError(
+        at,
+        `activation.threshold is ${activation.threshold}, expected it with s8 weights and activations without groups, clip and outliers`,
+        'Use activation.threshold=0.',
+      );
+  }
   if (activation.format === 'none' && smooth) {
     throw usageError(
       at,

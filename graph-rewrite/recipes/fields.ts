@@ -83,6 +83,10 @@ export const siteFields: readonly Field[] = [
   oneOf('activation.format', 'activation codes, none = float', ...activationFormats, 'none'),
   multipleOf16('activation.groupSize', 'channels per activation scale, 0 = per token'),
   ratio('activation.clip', 'share of the absolute maximum that activation codes reach'),
+  {
+    ...between('activation.threshold', 'channels that reach it at run time stay float (LLM.int8()), 0 = none', 0, 1e6),
+    fallback: 0,
+  },
   multipleOf16('outliers.channels', 'input channels kept in 8 bits, last after sorting'),
   oneOf('outliers.rankBy', 'statistic that ranks channels', 'mean-square', 'abs-mean', 'abs-max'),
   oneOf('outliers.order', 'order of the sorted channels', 'ascending'),

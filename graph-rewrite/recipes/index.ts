@@ -5,6 +5,7 @@ import { atomW4a4kv4 } from './atom-w4a4kv4.js';
 import { checkRecipe } from './check.js';
 import type { Field } from './fields.js';
 import { kv4 } from './kv4.js';
+import { llmInt8 } from './llm-int8.js';
 import type { Recipe } from './recipe.js';
 import { smoothQuantW8a8 } from './smoothquant-w8a8.js';
 import { w4a16 } from './w4a16.js';
@@ -39,6 +40,7 @@ export const recipes: readonly Recipe[] = [
   w4a4,
   w8a8,
   smoothQuantW8a8,
+  llmInt8,
   w4a16,
   kv4,
   zeroQuantFpW4a8,

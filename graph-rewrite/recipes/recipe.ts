@@ -53,6 +53,11 @@ export interface ActivationSettings {
   /** Channels that share a scale; 0 = one scale per token. */
   readonly groupSize: number;
   readonly clip: number;
+  /**
+   * LLM.int8(): input channels that reach this magnitude in some row of a call are multiplied in float, with weights as they are
+   * stored. 0 or absent: none are.
+   */
+  readonly threshold?: number;
 }
 
 /** Input channels that stay in 8 bits, moved to the end of the channel axis. */

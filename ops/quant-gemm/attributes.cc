@@ -34,6 +34,10 @@ Status ReadWeightFormat(const std::string& where, const std::string& name, Codes
 Status ReadActivationFormat(const std::string& where, const std::string& name, QuantGemmAttributes* at) {
   if (name == "none") {
     at->a = Codes::kFloat;
+    at->a_floats = true;
+  } else if (name == "s8_dynamic") {
+    at->a = Codes::kS8;
+    at->a_floats = true;
   } else if (name == "e4m3" || name == "e5m2") {
     at->a = Codes::kTable;
     at->a_values = name == "e4m3" ? kE4M3Values.of : kE5M2Values.of;
@@ -44,7 +48,7 @@ Status ReadActivationFormat(const std::string& where, const std::string& name, Q
     at->a_values = integers ? nullptr : kS8Values.of;
   } else {
     return Status::Error(ORT_INVALID_ARGUMENT, where, ": attribute a_format is \"", name,
-                         "\", expected \"s4\", \"s8\", \"e4m3\", \"e5m2\", \"s4_e4m3\" or \"none\".");
+                         "\", expected \"s4\", \"s8\", \"e4m3\", \"e5m2\", \"s4_e4m3\", \"s8_dynamic\" or \"none\".");
   }
   return Status::Ok();
 }
@@ -67,6 +71,8 @@ Status ReadQuantGemmAttributes(const KernelInfo& info, const std::string& where,
   LOWBIT_TRY(info.Int("group_size", &at.group, &zero));
   LOWBIT_TRY(info.Int("a_group_size", &at.a_group, &zero));
   LOWBIT_TRY(info.Int("outlier_channels", &at.outliers, &zero));
+  const float none = 0;
+  LOWBIT_TRY(info.Float("threshold", &at.threshold, &none));
   LOWBIT_TRY(info.String("weight_format", &weight_format));
   LOWBIT_TRY(info.String("a_format", &a_format));
 
@@ -78,8 +84,9 @@ Status ReadQuantGemmAttributes(const KernelInfo& info, const std::string& where,
   LOWBIT_TRY(ReadActivationFormat(where, a_format, &at));
   LOWBIT_EXPECT(gemm::IsNibble(at.b) == (types.b == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8), where, ": input b is ",
                 TypeName(types.b), ", expected uint8 for weights of 4 bits and int8 for those of 8.");
-  LOWBIT_EXPECT((at.a == Codes::kFloat) == (types.a != ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8), where, ": input a is ",
-                TypeName(types.a), " with a_format \"", a_format, "\", expected floats for none, else int8 codes.");
+  LOWBIT_EXPECT(at.a_floats == (types.a != ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8), where, ": input a is ",
+                TypeName(types.a), " with a_format \"", a_format,
+                "\", expected floats for none and s8_dynamic, else int8 codes.");
   LOWBIT_TRY(CheckGroup(where, "group_size", at.group, at.body()));
   LOWBIT_TRY(CheckGroup(where, "a_group_size", at.a_group, at.body()));
   LOWBIT_EXPECT(at.a_group == 0 || at.group == 0 || at.a_group == at.group, where,
@@ -88,6 +95,13 @@ Status ReadQuantGemmAttributes(const KernelInfo& info, const std::string& where,
   LOWBIT_EXPECT(at.a != Codes::kFloat || (at.outliers == 0 && at.a_group == 0), where,
                 ": a_format is \"none\" with outlier_channels ", at.outliers, " and a_group_size ", at.a_group,
                 ", expected 0 for both: outliers need quantized activations.");
+  const bool dynamic = at.a_floats && at.a != Codes::kFloat;
+  LOWBIT_EXPECT(!dynamic || (at.b == Codes::kS8 && at.group == 0 && at.a_group == 0 && at.outliers == 0), where,
+                ": a_format is \"s8_dynamic\" with weight_format \"", weight_format, "\", group_size ", at.group,
+                ", a_group_size ", at.a_group, " and outlier_channels ", at.outliers,
+                ", expected \"s8\" and 0 for the others.");
+  LOWBIT_EXPECT(at.threshold >= 0.f && (dynamic || at.threshold == 0.f), where, ": attribute threshold is ",
+                at.threshold, " with a_format \"", a_format, "\", expected 0, or more with s8_dynamic.");
   return Status::Ok();
 }
 

@@ -16,6 +16,8 @@ struct QuantGemmAttributes {
   gemm::Codes a = gemm::Codes::kS8;
   const float* a_values = nullptr;  // see gemm::Args
   bool a_sign_magnitude = false;    // see gemm::Args
+  bool a_floats = false;            // s8_dynamic: a holds floats, quantized inside
+  float threshold = 0;              // of outlier columns, see cpu/outlier_columns.h
   gemm::Codes b = gemm::Codes::kS4;
 
   /// Whether both sides have integer codes, or weights have and activations are floats.

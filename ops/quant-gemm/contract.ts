@@ -11,12 +11,16 @@ export const QuantGemm = defineOp({
   since: 1,
   about: 'Product of quantized (or float) rows with low-bit weights, scaled by group; adds bias and residual',
   inputs: {
-    a: { type: 'int8|T', dims: '[..., K]', about: 'activation codes, outlier channels last; floats for weight-only' },
+    a: {
+      type: 'int8|T',
+      dims: '[..., K]',
+      about: 'activation codes, outlier channels last; floats for weight-only and s8_dynamic',
+    },
     a_scale: {
       type: 'float32',
       optional: true,
       dims: '[..., S]',
-      about: 'activation scales, the outlier scale last; skipped for weight-only',
+      about: 'activation scales, the outlier scale last; skipped where a holds floats',
     },
     b: {
       type: 'uint8|int8',
@@ -46,17 +50,23 @@ export const QuantGemm = defineOp({
     group_size: { type: 'int', default: 0, about: 'G: channels sharing a weight scale, 0 for all of the body' },
     a_format: {
       type: 'string',
-      oneOf: [...activationFormats, 'none'],
-      about: 'codes of the activation body; none: floats',
+      oneOf: [...activationFormats, 'none', 's8_dynamic'],
+      about: 'codes of the activation body; none: floats; s8_dynamic: floats that become s8 codes inside',
     },
     a_group_size: { type: 'int', default: 0, about: 'channels sharing an activation scale, 0 for all of the body' },
     outlier_channels: { type: 'int', default: 0, about: 'O: trailing channels in s8 with scales of their own' },
+    threshold: {
+      type: 'float',
+      default: 0,
+      about: 's8_dynamic: columns of a that reach it in some row are multiplied as floats; 0: none',
+    },
   },
   requires: [
     '0 <= O < K <= 131072',
     'G is 0, or a multiple of 16 that divides K-O; the same for a_group_size',
     'a_group_size equals group_size when neither is 0',
     'a_format none has no outliers and no a_group_size',
+    'a_format s8_dynamic has weight_format s8, no groups, no outliers and no lorc inputs; only it has a threshold',
     'all lorc inputs or none; 1 <= R <= 256, P is 1 or 2',
     'S = (a_group_size ? (K-O)/a_group_size : 1) + (O > 0 ? 1 : 0)',
   ],

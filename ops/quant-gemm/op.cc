@@ -5,8 +5,10 @@
 
 #include "ops/quant-gemm/attributes.h"
 #include "ops/quant-gemm/cpu/lorc.h"
+#include "ops/quant-gemm/cpu/outlier_columns.h"
 #include "ops/quant-gemm/cpu/run.h"
 #include "ops/quant-gemm/cpu/tables.h"
+#include "ops/quantize/op.h"
 #if LOWBIT_CUDA
 #include "ops/quant-gemm/cuda/run.h"
 #endif
@@ -58,6 +60,7 @@ constexpr AttributeSpec kAttributes[] = {
     {"a_format", "string", nullptr},
     {"a_group_size", "int", "0"},
     {"outlier_channels", "int", "0"},
+    {"threshold", "float", "0"},
 };
 
 constexpr ElementType kF32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -115,6 +118,7 @@ class QuantGemm : public Kernel {
     if (on_cuda_) return RunOnCuda(inputs, y.data, rows, context);
 #endif
     gemm::Args args = MakeArgs(inputs, y.data);
+    if (dynamic()) LOWBIT_TRY(QuantizeActivations(&args, rows, context));
     if (inputs[kLorcDown].present) {
       const gemm::Lorc lorc = MakeLorc(inputs);
       const GemmKernel& down = Choose(&down_choices_, DownShape(lorc, args, rows), CodesOfA(), Codes::kS8);
@@ -129,6 +133,7 @@ class QuantGemm : public Kernel {
 
  private:
   bool weight_only() const { return attributes_.a == Codes::kFloat; }
+  bool dynamic() const { return attributes_.a_floats && !weight_only(); }
 
   /// Inputs whose shape follows from the attributes alone. Constant ones are checked once, when the session is made.
   Status CheckWeights(size_t index, const TensorView& view) const {
@@ -167,7 +172,7 @@ class QuantGemm : public Kernel {
     const QuantGemmAttributes& at = attributes_;
     LOWBIT_EXPECT(a.rank >= 1 && a.Cols() == at.k, where_, ": input a has shape ", a.ShapeText(), ", expected [...,",
                   at.k, "].");
-    if (!weight_only()) {
+    if (!at.a_floats) {
       LOWBIT_EXPECT(a_scale.present && a_scale.rank == a.rank && a_scale.Cols() == at.scales_per_row() &&
                         a_scale.Rows() == a.Rows(),
                     where_, ": input a_scale has shape ", a_scale.ShapeText(),
@@ -185,6 +190,7 @@ class QuantGemm : public Kernel {
                      &up_scale = inputs[kLorcUpScale];
     const bool any = down.present || down_scale.present || up.present || up_scale.present;
     if (!any) return Status::Ok();
+    LOWBIT_EXPECT(!dynamic(), where_, ": has lorc_down with a_format s8_dynamic, expected one of both.");
     LOWBIT_EXPECT(down.present && down_scale.present && up.present && up_scale.present, where_,
                   ": some of the inputs lorc_down, lorc_down_scale, lorc_up and lorc_up_scale are missing, expected "
                   "none of them or all.");
@@ -202,6 +208,7 @@ class QuantGemm : public Kernel {
   Status RunOnCuda(const TensorView (&inputs)[kInputs], void* y, int64_t rows, const KernelContext& context) const {
     const QuantGemmAttributes& at = attributes_;
     LOWBIT_EXPECT(!inputs[kLorcDown].present, where_, ": has lorc_down, expected none on CUDA. Run it on the CPU.");
+    LOWBIT_EXPECT(!dynamic(), where_, ": a_format is s8_dynamic, expected another one on CUDA. Run it on the CPU.");
     cuda::GemmArgs args;
     args.type = half_ ? cuda::DType::kF16 : cuda::DType::kF32;
     args.weight_format = at.b == Codes::kS4 ? cuda::Format::kS4 : cuda::Format::kS8;
@@ -270,6 +277,26 @@ class QuantGemm : public Kernel {
     return args;
   }
 
+  /// Replaces float activations by codes. What the outlier columns add is in y then, and with it the residual.
+  Status QuantizeActivations(gemm::Args* args, int64_t rows, const KernelContext& context) {
+    const auto& kernels = QuantizeKernels().entries();
+    const auto accepts = [&](size_t i) { return kernels[i].type == kF32; };
+    const size_t chosen = quantize_choice_.Get(
+        "Quantize", [] { return QuantizeKernels().Rows(); }, accepts);
+    gemm::ColumnSplit split;
+    LOWBIT_TRY(SplitColumns(*args, attributes_.threshold, rows, kernels[chosen].run, context, &split));
+    if (split.columns > 0) {
+      const gemm::Args product = OutlierProduct(split, *args);
+      Choices any_columns;  // their number changes from run to run
+      const gemm::Shape shape{rows, args->n, split.columns, 1};
+      LOWBIT_TRY(RunGemm(Choose(&any_columns, shape, Codes::kFloat, Codes::kS8), product, rows, context));
+      args->residual = args->y;
+    }
+    args->a = split.q;
+    args->a_scale = split.scale;
+    return Status::Ok();
+  }
+
   static gemm::Lorc MakeLorc(const TensorView (&inputs)[kInputs]) {
     const int64_t rank = inputs[kLorcDownScale].Count();
     return {rank,
@@ -287,6 +314,7 @@ class QuantGemm : public Kernel {
   bool constant_[kInputs] = {};
   TensorView constants_[kInputs];
   Choices choices_, down_choices_, up_choices_;
+  KernelChoice quantize_choice_;
 };
 
 Status InferShapes(ShapeInference& shapes) {

@@ -39,6 +39,7 @@ describe('recipes', () => {
         'w4a4',
         'w8a8',
         'smoothquant-w8a8',
+        'llm-int8',
         'w4a16',
         'kv4',
         'zeroquant-fp-w4a8',
