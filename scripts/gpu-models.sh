@@ -4,18 +4,19 @@
 #        gpu-models.sh prepare-trained WORK    rewrites bookworm-11m by several recipes, with GPTQ
 #        gpu-models.sh run WORK OUT JOB…       runs jobs, each with its time limit; logs to OUT/log, results to OUT/*.json
 #        gpu-models.sh list                    names the jobs
-# NODE names Node.js (default: node). SMALL=1 takes tiny shapes and the CPU provider, to try all of it without a GPU.
+# NODE names Node.js (default: node). TARGET= (empty) keeps 4-bit activations in the form that all chips read. SMALL=1 takes tiny shapes and the CPU provider, to try all of it without a GPU.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 node=${NODE:-node}
 small=${SMALL:+--small}
 cpu=${SMALL:+--provider cpu}
-four_bit=atom-w4a4@sm90
-in_place=atom-w4a4kv4@sm90,kv.form=in_place
+target=${TARGET-sm90}
+four_bit=atom-w4a4${target:+@$target}
+in_place=atom-w4a4kv4${target:+@$target},kv.form=in_place
 # Recipes of the layer stack, of the whole model, and of the trained one (with settings).
-stacks="float16 atom-w4a4 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
+stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
 wholes="float16 $four_bit $in_place"
-trained="w8a8 w4a16 atom-w4a4 $four_bit zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
+trained="w8a8 w4a16 atom-w4a4 atom-w4a4@sm90 zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
 jobs_known="host stack stack-graph attention gemm whole generate limit perplexity"
 
 # The file that write-stack gives a recipe.
