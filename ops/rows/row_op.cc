@@ -126,8 +126,6 @@ Status RowOp::Prepare(const KernelInfo& info, const Overload& types, size_t reor
   Begin(info, types);
   reorder_input_ = reorder_input;
   LOWBIT_TRY(format_.Read(info, where_, prefix));
-  LOWBIT_EXPECT(!on_cuda_ || !(format_.minifloat() || format_.sign_magnitude()), where_,
-                ": formats e4m3, e5m2 and s4_e4m3 run on the CPU only, expected s4 or s8 on CUDA.");
   if (reorder_input == kNone) return Status::Ok();
   LOWBIT_TRY(info.ConstantInput(reorder_input, &reorder_constant_, &reorder_));
   return reorder_constant_ ? CheckReorder(reorder_, reorder_.Count()) : Status::Ok();

@@ -43,10 +43,6 @@ class RowFormat {
  public:
   /// Reads attributes whose names begin with `prefix` and checks what can be checked without knowing K.
   Status Read(const KernelInfo& info, const std::string& where, const std::string& prefix);
-  /// Whether the body's codes are minifloats.
-  bool minifloat() const { return codes_.mantissa > 0; }
-  /// Whether they are stored as sign and magnitude.
-  bool sign_magnitude() const { return codes_.sign_magnitude; }
   /// Checks the cut of rows of `channels` channels.
   Status CheckChannels(const std::string& where, int64_t channels) const;
   /// Scales of a row.

@@ -8,6 +8,7 @@
 #include "ops/rows/cuda/norm_quantize.h"
 #include "ops/rows/cuda/quantize.h"
 #include "test/gpu/check.h"
+#include "test/gpu/formats.h"
 
 namespace lowbit::test {
 namespace {
@@ -111,23 +112,40 @@ float LaneSum(const std::vector<float>& v) {
   return lanes[0];
 }
 
+// The nearest code, by trying them all; of two equally near ones the even one. Zero keeps its sign.
+int NearestMinifloat(Format format, float x) {
+  const int finite = format == Format::kE4M3 ? 0x7e : 0x7b;
+  const double size = std::min(std::fabs(static_cast<double>(x)), static_cast<double>(LargestOf(format)));
+  int best = 0;
+  for (int code = 1; code <= finite; ++code) {
+    const double before = std::fabs(ValueOf(format, best) - size), now = std::fabs(ValueOf(format, code) - size);
+    if (now < before || (now == before && code % 2 == 0)) best = code;
+  }
+  return std::signbit(x) ? best | 0x80 : best;
+}
+
+int CodeRef(Format format, float x) {
+  if (format == Format::kE4M3 || format == Format::kE5M2) return NearestMinifloat(format, x);
+  const float qmax = LargestOf(format);
+  const int code = static_cast<int>(std::min(std::max(std::nearbyintf(x), -qmax - 1), qmax));
+  return format == Format::kS4E4M3 && code < 0 ? -code | 0x80 : code;
+}
+
 void QuantizeRef(const std::vector<float>& row, const RowFormat& f, const std::vector<int32_t>& order, int8_t* q,
                  float* scale) {
   for (int s = 0, start = 0; start < f.channels; ++s) {
     const bool outlier = start >= f.body();
     const int length = outlier ? f.outliers : f.group_size ? f.group_size : f.body();
-    const float qmax = !outlier && f.format == Format::kS4 ? 7.0f : 127.0f;
+    const Format format = outlier ? Format::kS8 : f.format;
     uint32_t amax = 0;
     const auto at = [&](int k) { return row[order.empty() ? k : order[k]]; };
     for (int k = start; k < start + length; ++k) amax = std::max(amax, Bits(at(k)) & 0x7fffffffu);
     const bool bad = amax >= 0x7f800000u, zero = amax < Bits(0x1p-100f);
-    const float factor = outlier ? 1.0f / qmax : f.clip_over_qmax;
+    const float factor = outlier ? 1.0f / 127.0f : f.clip_over_qmax;
     scale[s] = bad ? FromBits(0x7fc00000u) : zero ? 1.0f : FromBits(amax) * factor;
     const float inv = 1.0f / scale[s];
     for (int k = start; k < start + length; ++k) {
-      float code = bad || zero ? 0.0f : std::nearbyintf(at(k) * inv);
-      code = std::min(std::max(code, -qmax - 1), qmax);
-      q[k] = static_cast<int8_t>(code);
+      q[k] = bad || zero ? 0 : static_cast<int8_t>(CodeRef(format, at(k) * inv));
     }
     start += length;
   }
@@ -302,12 +320,13 @@ void TestType(Tally& tally, bool quick) {
     int channels, group, outliers;
     Format format;
   };
-  const Case cases[] = {{1, 0, 0, Format::kS8},       {7, 0, 3, Format::kS4},         {16, 16, 0, Format::kS4},
-                        {100, 0, 4, Format::kS4},     {176, 16, 16, Format::kS4},     {256, 0, 80, Format::kS4},
-                        {288, 96, 96, Format::kS4},   {1027, 0, 0, Format::kS8},      {1024, 128, 128, Format::kS4},
-                        {2176, 64, 128, Format::kS8}, {4096, 128, 128, Format::kS4},  {4096, 0, 0, Format::kS8},
-                        {5120, 32, 0, Format::kS4},   {11008, 128, 128, Format::kS4}, {16384, 512, 512, Format::kS4},
-                        {16384, 0, 128, Format::kS4}};
+  const Format s4 = Format::kS4, s8 = Format::kS8, x4 = Format::kS4E4M3, e4 = Format::kE4M3, e5 = Format::kE5M2;
+  const Case cases[] = {{1, 0, 0, s8},        {7, 0, 3, s4},         {16, 16, 0, s4},       {100, 0, 4, s4},
+                        {176, 16, 16, s4},    {256, 0, 80, s4},      {288, 96, 96, s4},     {1027, 0, 0, s8},
+                        {1024, 128, 128, s4}, {2176, 64, 128, s8},   {4096, 128, 128, s4},  {4096, 0, 0, s8},
+                        {5120, 32, 0, s4},    {11008, 128, 128, s4}, {16384, 512, 512, s4}, {16384, 0, 128, s4},
+                        {100, 0, 4, x4},      {1024, 128, 128, x4},  {288, 96, 96, x4},     {7, 0, 3, e4},
+                        {1024, 0, 0, e4},     {640, 128, 128, e4},   {1027, 0, 0, e5},      {512, 64, 0, e5}};
   uint64_t seed = 1;
   for (const Case& c : cases) {
     if (quick && c.channels > 4096) continue;
@@ -318,7 +337,7 @@ void TestType(Tally& tally, bool quick) {
     f.format = c.format;
     for (const int64_t rows : {1, 17}) {
       for (int variant = 0; variant < 4; ++variant) {
-        f.clip_over_qmax = (variant % 2 ? 0.9f : 1.0f) / (c.format == Format::kS4 ? 7.0f : 127.0f);
+        f.clip_over_qmax = (variant % 2 ? 0.9f : 1.0f) / LargestOf(c.format);
         TestNorm<T>(tally, rows, f, variant & 1, variant & 2, variant != 0, variant == 3, ++seed);
         TestQuantize<T>(tally, rows, f, Activation::kNone, false, false, variant & 2, ++seed);
       }

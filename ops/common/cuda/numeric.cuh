@@ -97,10 +97,31 @@ __device__ __forceinline__ SegmentScale ScaleOf(uint32_t amax_bits, float clip_o
   return {scale, __fdiv_rn(1.0f, scale)};
 }
 
-// qmin and qmax bound the code; a NaN can only meet inv == 0, where the code is 0.
-__device__ __forceinline__ int CodeOf(float x, float inv, int qmin, int qmax) {
-  if (inv == 0.0f) return 0;
-  return min(max(__float2int_rn(__fmul_rn(x, inv)), qmin), qmax);
+// The value of a code: a byte, or a weight's nibble in the low bits. A minifloat's bits shifted into a binary16's are
+// its value but for a power of two.
+__device__ __forceinline__ float CodeValue(Format format, uint32_t code) {
+  const auto minifloat = [code](uint32_t sign, int shift, float factor) {
+    const uint32_t bits = (code & (sign - 1)) << shift | (code & sign ? 0x8000u : 0);
+    return Widen(__ushort_as_half(static_cast<uint16_t>(bits))) * factor;
+  };
+  switch (format) {
+    case Format::kS4:
+      return static_cast<float>(static_cast<int>(code << 28) >> 28);
+    case Format::kS4E4M3:
+      return static_cast<float>(code & 0x80 ? -static_cast<int>(code & 0x7f) : static_cast<int>(code));
+    case Format::kE2M1:
+      return minifloat(8, 9, 16384.0f);
+    case Format::kE3M0:
+      return minifloat(8, 10, 4096.0f);
+    case Format::kE4M3:
+      return (code & 0x7f) == 0x7f ? __uint_as_float(0x7fc00000u) : minifloat(0x80, 7, 256.0f);
+    case Format::kE5M2:
+      return minifloat(0x80, 8, 1.0f);
+    case Format::kS8:
+    case Format::kNone:
+      break;
+  }
+  return static_cast<float>(static_cast<int8_t>(code));
 }
 
 }  // namespace lowbit::cuda

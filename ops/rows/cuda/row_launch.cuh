@@ -8,14 +8,19 @@
 
 namespace lowbit::cuda {
 
+// The README's qmax of a format of activations.
+constexpr float LargestCode(Format format) {
+  return format == Format::kE4M3 ? 448.0f : format == Format::kE5M2 ? 57344.0f : format == Format::kS8 ? 127.0f : 7.0f;
+}
+
 inline RowTarget MakeRowTarget(const RowFormat& f, const int32_t* reorder_index, int8_t* q, float* scale) {
   RowTarget t;
   t.format = f;
   t.reorder_index = reorder_index;
   t.q = q;
   t.scale = scale;
-  t.qmax = f.format == Format::kS4 ? 7.0f : 127.0f;
-  t.qmin = -t.qmax - 1.0f;
+  t.qmax = LargestCode(f.format);
+  t.qmin = f.format == Format::kE4M3 || f.format == Format::kE5M2 ? -t.qmax : -t.qmax - 1.0f;
   t.body_factor = f.clip_over_qmax;
   t.outlier_factor = 1.0f / 127.0f;
   const int body_units = f.body() / kUnitChannels;

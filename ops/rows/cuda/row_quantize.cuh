@@ -5,6 +5,8 @@
 // norm's lane sums need no exchange before the pairwise tree. The row lies in shared memory in 16-byte chunks, chunk c
 // at c ^ ((c >> 3) & 7): both the writes (chunks 2t, 2t+1) and the reads (chunks 4u ... 4u+3) then use all 32 banks.
 #pragma once
+#include <cuda_fp8.h>
+
 #include "ops/common/cuda/numeric.cuh"
 
 namespace lowbit::cuda {
@@ -71,7 +73,7 @@ struct RowTarget {
   int merge_lanes = 1;                        // neighbouring units that always share a segment: power of two <= 32
   bool one_pass = false;                      // merge_lanes units are a whole segment: a warp knows the scale at once
   float body_factor = 0, outlier_factor = 0;  // clip / qmax, rounded once
-  float qmin = 0, qmax = 0;
+  float qmin = 0, qmax = 0;                   // of the body
 };
 
 // Dynamic shared memory: the row in runs of 1024 floats, a word a segment, the gather order as 16-bit positions.
@@ -140,16 +142,47 @@ __device__ __forceinline__ int SegmentOf(const RowFormat& f, int k) {
   return f.group_size ? k / f.group_size : 0;
 }
 
-// Four codes of one segment. The clamp is before the rounding, which is the same for integer limits; adding 1.5 * 2^23
-// rounds half to even and leaves the code in the low byte.
-__device__ __forceinline__ uint32_t PackCodes(const float* v, float inv, float qmin, float qmax) {
+// Four integer codes. The clamp is before the rounding, which is the same for integer limits; adding 1.5 * 2^23 rounds
+// half to even and leaves the code in the low byte.
+__device__ __forceinline__ uint32_t PackIntegers(const float* v, float inv, float qmin, float qmax) {
   uint32_t b[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     b[i] = __float_as_uint(__fadd_rn(fminf(fmaxf(__fmul_rn(v[i], inv), qmin), qmax), 12582912.0f));
   }
-  const uint32_t word = __byte_perm(__byte_perm(b[0], b[1], 0x0040), __byte_perm(b[2], b[3], 0x0040), 0x5410);
-  return inv == 0.0f ? 0 : word;
+  return __byte_perm(__byte_perm(b[0], b[1], 0x0040), __byte_perm(b[2], b[3], 0x0040), 0x5410);
+}
+
+// Four minifloat codes; the conversion rounds to nearest even and keeps the sign of zero.
+__device__ __forceinline__ uint32_t PackFloats(const float* v, float inv, float limit, __nv_fp8_interpretation_t kind) {
+  uint32_t pair[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float x = fminf(fmaxf(__fmul_rn(v[2 * i], inv), -limit), limit);
+    const float y = fminf(fmaxf(__fmul_rn(v[2 * i + 1], inv), -limit), limit);
+    pair[i] = __nv_cvt_float2_to_fp8x2(make_float2(x, y), __NV_SATFINITE, kind);
+  }
+  return pair[0] | pair[1] << 16;
+}
+
+// Four codes between -8 and 7 in two's complement to sign and magnitude.
+__device__ __forceinline__ uint32_t SignMagnitude(uint32_t codes) {
+  const uint32_t negative = (codes >> 7) & 0x01010101u;
+  return ((codes ^ negative * 255u) + negative) | negative << 7;
+}
+
+// Four codes of one segment as they are stored.
+__device__ __forceinline__ uint32_t PackCodes(const RowTarget& target, bool outlier, const float* v, float inv) {
+  uint32_t codes;
+  if (outlier) {
+    codes = PackIntegers(v, inv, -128.0f, 127.0f);
+  } else if (target.format.format == Format::kE4M3 || target.format.format == Format::kE5M2) {
+    codes = PackFloats(v, inv, target.qmax, target.format.format == Format::kE4M3 ? __NV_E4M3 : __NV_E5M2);
+  } else {
+    codes = PackIntegers(v, inv, target.qmin, target.qmax);
+    if (target.format.format == Format::kS4E4M3) codes = SignMagnitude(codes);
+  }
+  return inv == 0.0f ? 0 : codes;
 }
 
 // The unit's largest magnitude and those of the merge_lanes units around it. All lanes of the warp take part.
@@ -170,12 +203,11 @@ __device__ __forceinline__ void WriteUnit(const RowTarget& target, int64_t row, 
   const RowFormat& f = target.format;
   const bool outlier = start >= f.body();
   const SegmentScale scale = ScaleOf(amax_bits, outlier ? target.outlier_factor : target.body_factor);
-  const float qmin = outlier ? -128.0f : target.qmin, qmax = outlier ? 127.0f : target.qmax;
   uint4 codes;
-  codes.x = PackCodes(v + 0, scale.inv, qmin, qmax);
-  codes.y = PackCodes(v + 4, scale.inv, qmin, qmax);
-  codes.z = PackCodes(v + 8, scale.inv, qmin, qmax);
-  codes.w = PackCodes(v + 12, scale.inv, qmin, qmax);
+  codes.x = PackCodes(target, outlier, v + 0, scale.inv);
+  codes.y = PackCodes(target, outlier, v + 4, scale.inv);
+  codes.z = PackCodes(target, outlier, v + 8, scale.inv);
+  codes.w = PackCodes(target, outlier, v + 12, scale.inv);
   *reinterpret_cast<uint4*>(target.q + row * f.channels + start) = codes;
   if (first) target.scale[row * f.scales() + segment] = scale.scale;
 }
@@ -188,9 +220,8 @@ __device__ __forceinline__ void WriteRaggedUnit(const RowTarget& target, const R
     const int segment = SegmentOf(f, k);
     const bool outlier = k >= f.body();
     const SegmentScale scale = ScaleOf(s.amax[segment], outlier ? target.outlier_factor : target.body_factor);
-    const float v = s.row[target.reorder_index ? s.order[k] : SwizzledFloat(k)];
-    target.q[row * f.channels + k] = static_cast<int8_t>(CodeOf(
-        v, scale.inv, outlier ? -128 : static_cast<int>(target.qmin), outlier ? 127 : static_cast<int>(target.qmax)));
+    const float v[4] = {s.row[target.reorder_index ? s.order[k] : SwizzledFloat(k)]};
+    target.q[row * f.channels + k] = static_cast<int8_t>(PackCodes(target, outlier, v, scale.inv));
     if (k == (outlier ? f.body() : segment * f.group_size)) target.scale[row * f.scales() + segment] = scale.scale;
   }
 }

@@ -27,7 +27,12 @@ cuda::RowFormat FormatOf(const RowArgs& args) {
   f.channels = static_cast<int>(args.channels);
   f.group_size = args.group == args.body ? 0 : static_cast<int>(args.group);
   f.outliers = static_cast<int>(args.channels - args.body);
-  f.format = args.body_codes.max < 127.0f ? cuda::Format::kS4 : cuda::Format::kS8;
+  const CodeRange& codes = args.body_codes;
+  f.format = codes.mantissa == 3    ? cuda::Format::kE4M3
+             : codes.mantissa == 2  ? cuda::Format::kE5M2
+             : codes.sign_magnitude ? cuda::Format::kS4E4M3
+             : codes.max < 127.0f   ? cuda::Format::kS4
+                                    : cuda::Format::kS8;
   f.clip_over_qmax = args.body_codes.clip_over_qmax;
   return f;
 }
@@ -71,8 +76,6 @@ cudaError_t Launch(const RowArgs& args, cuda::DType type, int64_t rows, cudaStre
 Status RunRowsOnCuda(const std::string& where, const RowArgs& args, ElementType type, int64_t rows, void* stream) {
   LOWBIT_EXPECT(args.channels <= cuda::kMaxRowChannels, where, ": rows have ", args.channels,
                 " channels, expected at most ", cuda::kMaxRowChannels, " on CUDA. Leave this node to the CPU.");
-  LOWBIT_EXPECT(args.body_codes.mantissa == 0, where,
-                ": format is a minifloat, expected s4 or s8 on CUDA. Leave this node to the CPU.");
   const auto dtype = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? cuda::DType::kF16 : cuda::DType::kF32;
   return FromCuda(Launch(args, dtype, rows, static_cast<cudaStream_t>(stream)), where, " (M=", rows,
                   ", K=", args.channels, ")");
