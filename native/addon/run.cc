@@ -59,12 +59,12 @@ class RunJob final : public Job {
     kept_.Value().Set(0u, info[3]);
     kept_.Value().Set(1u, info[5]);
     const auto inputs = info[3].As<Napi::Array>();
-    for (uint32_t i = 0; i < inputs.Length(); ++i) inputs_.push_back(ValueFromJs(inputs.Get(i).As<Napi::Object>()));
+    for (uint32_t i = 0; i < inputs.Length(); ++i) inputs_.push_back(ValueFromJs(inputs.Get(i)));
     const auto outputs = info[5].As<Napi::Array>();
     for (uint32_t i = 0; i < outputs.Length(); ++i) {
       const Napi::Value output = outputs.Get(i);
       Fetch fetch;
-      if (output.IsObject()) fetch.given = ValueFromJs(output.As<Napi::Object>());
+      if (output.IsObject() || output.IsExternal()) fetch.given = ValueFromJs(output);
       fetch.on_device = output.IsBoolean();
       needs_binding_ = needs_binding_ || fetch.on_device || (fetch.given && session_->on_device());
       fetches_.push_back(std::move(fetch));

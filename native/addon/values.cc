@@ -154,9 +154,10 @@ TensorFacts FactsOf(const OrtValue* value) {
   return facts;
 }
 
-SharedValue ValueFromJs(Napi::Object value) {
+SharedValue ValueFromJs(Napi::Value given) {
+  if (given.IsExternal()) return DeviceTensorFromJs(given).value;
+  const auto value = given.As<Napi::Object>();
   const Napi::Value data = value.Get("data");
-  if (data.IsExternal()) return DeviceTensorFromJs(data).value;
   const auto dims = DimsFromJs(value.Get("dims"));
   if (data.IsArray()) return StringsFromJs(data.As<Napi::Array>(), dims);
   const auto type = static_cast<ONNXTensorElementDataType>(value.Get("type").As<Napi::Number>().Int32Value());

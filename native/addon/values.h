@@ -1,5 +1,5 @@
 // Tensors across the JavaScript border. There a value is {type, dims, data}: type is ONNX's element type number, data a
-// Uint8Array over the elements' bytes, a string[], or a device tensor's handle.
+// Uint8Array over the elements' bytes or a string[]. A tensor on a device is its handle alone.
 #pragma once
 
 #include <napi.h>
@@ -16,7 +16,7 @@ namespace lowbit::host {
 using SharedValue = std::shared_ptr<OrtValue>;
 
 /// An ORT view on the JavaScript memory (strings are copied). The caller keeps `value` referenced while the view lives.
-SharedValue ValueFromJs(Napi::Object value);
+SharedValue ValueFromJs(Napi::Value given);
 
 /// The value as JavaScript sees it. Large results keep ORT's memory under an external ArrayBuffer; small ones, and any
 /// that overlap `inputs` (a model may return an input as it is), are copied: an ArrayBuffer must be the only owner.

@@ -17,8 +17,11 @@ export interface NativeDeviceTensor {
 export interface NativeInput {
   readonly type: number;
   readonly dims: readonly number[];
-  readonly data: Uint8Array | readonly string[] | NativeDeviceTensor;
+  readonly data: Uint8Array | readonly string[];
 }
+
+/** A value going into a run: on the host, or the handle of one on a device, which knows its type and dims. */
+export type NativeValue = NativeInput | NativeDeviceTensor;
 
 /** A value coming out. */
 export interface NativeOutput {
@@ -127,10 +130,10 @@ export interface Addon {
     session: NativeSession,
     id: number,
     inputNames: readonly string[],
-    inputs: readonly NativeInput[],
+    inputs: readonly NativeValue[],
     outputNames: readonly string[],
     /** A value to fill, null: on the CPU, true: stays on the device. */
-    outputs: readonly (NativeInput | null | true)[],
+    outputs: readonly (NativeValue | null | true)[],
     options: NativeRunOptions,
   ): Promise<(NativeOutput | null)[]>;
   terminate(session: NativeSession, id: number): void;

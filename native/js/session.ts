@@ -3,7 +3,7 @@
  */
 import type { InferenceSession as OrtSession, Tensor } from 'onnxruntime-common';
 import { inputError, LowbitError } from '../../ops/common/errors.js';
-import type { NativeInput, NativeSession } from './addon.js';
+import type { NativeSession, NativeValue } from './addon.js';
 import { optionError, show } from './check-option.js';
 import { explainCuda } from './info.js';
 import { allocateOnDevice, copyFromDevice, copyToDevice } from './device.js';
@@ -37,6 +37,9 @@ export class InferenceSession implements OrtSession {
   readonly cudaGraph: boolean;
 
   readonly #native: NativeSession;
+  /** By name: runs look up hundreds of caches. */
+  readonly #inputs: ReadonlyMap<string, OrtSession.ValueMetadata>;
+  readonly #outputs: ReadonlyMap<string, OrtSession.ValueMetadata>;
   readonly #locationOf: ReadOptions['locationOf'];
   readonly #profiling: boolean;
   readonly #running = new Set<Promise<unknown>>();
@@ -56,8 +59,10 @@ export class InferenceSession implements OrtSession {
     this.outputMetadata = outputs.map(toMetadata);
     this.inputNames = inputs.map(({ name }) => name);
     this.outputNames = outputs.map(({ name }) => name);
+    this.#inputs = new Map(this.inputMetadata.map((metadata) => [metadata.name, metadata]));
+    this.#outputs = new Map(this.outputMetadata.map((metadata) => [metadata.name, metadata]));
     for (const name of options.locatedNames) {
-      if (!this.outputNames.includes(name)) {
+      if (!this.#outputs.has(name)) {
         throw new TypeError(
           `options.preferredOutputLocation.${name}: is no output, expected one of ${list(this.outputNames)}.`,
         );
@@ -205,12 +210,12 @@ export class InferenceSession implements OrtSession {
     if (this.#released) throw inputError('session', 'it was released, expected an open session', 'Create a new one.');
   }
 
-  #readFeeds(feeds: unknown): NativeInput[] {
+  #readFeeds(feeds: unknown): NativeValue[] {
     if (typeof feeds !== 'object' || feeds === null || Array.isArray(feeds)) {
       throw new TypeError(`feeds: is ${show(feeds)}, expected an object of tensors by input name.`);
     }
     const given = feeds as Record<string, unknown>;
-    const unknown = Object.keys(given).filter((name) => !this.inputNames.includes(name));
+    const unknown = Object.keys(given).filter((name) => !this.#inputs.has(name));
     const missing = this.inputMetadata.filter(({ name }) => given[name] === undefined);
     if (unknown.length > 0) throw inputError('feeds', `unknown ${list(unknown)}, expected ${list(this.inputNames)}`);
     if (missing.length > 0) {
@@ -234,25 +239,24 @@ export class InferenceSession implements OrtSession {
     const given = first as Record<string, unknown>;
     const keys = Object.keys(given);
     // As in onnxruntime-common: an object that names an output is fetches, any other is run options.
-    const isFetches = second !== undefined || keys.some((key) => this.outputNames.includes(key));
+    const isFetches = second !== undefined || keys.some((key) => this.#outputs.has(key));
     if (!isFetches) return [all(), given];
     this.#checkOutputNames(keys);
     return [given as Fetches, second ?? {}];
   }
 
   #checkOutputNames(names: readonly unknown[]): void {
-    const unknown = names.filter((name) => !this.outputNames.includes(name as string));
+    const unknown = names.filter((name) => !this.#outputs.has(name as string));
     if (unknown.length > 0) {
       throw inputError('fetches', `unknown ${unknown.map(show).join(', ')}, expected ${list(this.outputNames)}`);
     }
   }
 
-  #readFetch(name: string, value: Tensor | null, location?: Tensor.DataLocation): NativeInput | null | true {
-    const metadata = this.outputMetadata.find((output) => output.name === name) as OrtSession.ValueMetadata;
+  #readFetch(name: string, value: Tensor | null, location?: Tensor.DataLocation): NativeValue | null | true {
     if (value === null) return (location ?? this.#locationOf(name)) === 'gpu-buffer' ? true : null;
     if (value.type === 'string')
       throw inputError(`output "${name}"`, 'strings cannot be filled in place, expected null');
-    return toNative('output', value, metadata);
+    return toNative('output', value, this.#outputs.get(name)!);
   }
 }
 

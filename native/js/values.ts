@@ -4,7 +4,7 @@
  */
 import type { InferenceSession as OrtSession, Tensor } from 'onnxruntime-common';
 import { inputError } from '../../ops/common/errors.js';
-import type { NativeDeviceTensor, NativeInput, NativeOutput } from './addon.js';
+import type { NativeDeviceTensor, NativeOutput, NativeValue } from './addon.js';
 import { show } from './check-option.js';
 import { common } from './common.js';
 import { deviceHandle, deviceTensor } from './device.js';
@@ -23,7 +23,7 @@ export function describeType(metadata: ValueMetadata): string {
  * @param kind 'input' or 'output', for messages
  * @throws TypeError when the value is no tensor; LowbitError 'input' when its type, rank or a dimension does not fit
  */
-export function toNative(kind: 'input' | 'output', value: unknown, metadata: ValueMetadata): NativeInput {
+export function toNative(kind: 'input' | 'output', value: unknown, metadata: ValueMetadata): NativeValue {
   const where = `${kind} "${metadata.name}"`;
   if (!isTensorLike(value)) throw new TypeError(`${where}: is ${show(value)}, expected a Tensor.`);
   if (!metadata.isTensor) {
@@ -36,7 +36,7 @@ export function toNative(kind: 'input' | 'output', value: unknown, metadata: Val
     case 'cpu-pinned':
       return { type, dims: value.dims, data: bytesOf(where, value) };
     case 'gpu-buffer':
-      return { type, dims: value.dims, data: deviceHandle(where, value) };
+      return deviceHandle(where, value);
     case 'none':
       throw inputError(where, 'the tensor is disposed, expected a live one');
     default:
@@ -57,23 +57,28 @@ function isTensorLike(value: unknown): value is Tensor {
 }
 
 function checkFit(where: string, tensor: Tensor, metadata: OrtSession.TensorValueMetadata): void {
-  const found = `${tensor.type}[${tensor.dims.join(', ')}]`;
-  const expected = describeType(metadata);
-  if (elementNumber(tensor.type) === undefined) {
-    throw inputError(where, `is ${found}, expected one of the types ${tensorTypes.join(', ')}`);
-  }
-  if (tensor.type !== metadata.type) throw inputError(where, `is ${found}, expected the type of ${expected}`);
+  const { type, dims } = tensor;
   const { shape } = metadata;
   // No dimensions may mean a scalar or a shape that the model does not state; ONNX Runtime tells them apart itself.
-  if (shape.length === 0) return;
-  if (tensor.dims.length !== shape.length) {
-    throw inputError(where, `is ${found} of rank ${tensor.dims.length}, expected rank ${shape.length}: ${expected}`);
-  }
-  shape.forEach((dim, i) => {
-    if (typeof dim === 'number' && dim !== tensor.dims[i]) {
-      throw inputError(where, `is ${found} with ${tensor.dims[i]} at dimension ${i}, expected ${dim}: ${expected}`);
-    }
-  });
+  const fits =
+    type === metadata.type &&
+    elementNumber(type) !== undefined &&
+    (shape.length === 0 ||
+      (dims.length === shape.length && shape.every((dim, i) => typeof dim !== 'number' || dim === dims[i])));
+  if (!fits) throw misfit(where, tensor, metadata);
+}
+
+function misfit(where: string, { type, dims }: Tensor, metadata: OrtSession.TensorValueMetadata): Error {
+  const found = `is ${type}[${dims.join(', ')}]`;
+  const expected = describeType(metadata);
+  const { shape } = metadata;
+  if (elementNumber(type) === undefined)
+    return inputError(where, `${found}, expected one of the types ${tensorTypes.join(', ')}`);
+  if (type !== metadata.type) return inputError(where, `${found}, expected the type of ${expected}`);
+  if (dims.length !== shape.length)
+    return inputError(where, `${found} of rank ${dims.length}, expected rank ${shape.length}: ${expected}`);
+  const axis = shape.findIndex((dim, i) => typeof dim === 'number' && dim !== dims[i]);
+  return inputError(where, `${found} with ${dims[axis]} at dimension ${axis}, expected ${shape[axis]}: ${expected}`);
 }
 
 function bytesOf(where: string, tensor: Tensor): Uint8Array | readonly string[] {

@@ -18,9 +18,7 @@ const float32 = 1;
 let nextId = 1;
 /** y = −x, both on the device; y into `into`, or into new memory. */
 async function negate(session: NativeSession, x: NativeDeviceTensor, into: NativeDeviceTensor | true = true) {
-  const input = { type: float32, dims: [4], data: x };
-  const output = into === true ? true : { type: float32, dims: [4], data: into };
-  const [y] = await addon.run(session, nextId++, ['x'], [input], ['y'], [output], { config: [] });
+  const [y] = await addon.run(session, nextId++, ['x'], [x], ['y'], [into], { config: [] });
   return y;
 }
 
