@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- --only gemm,rows,kv,models --samples N --threads 1,2 --json FILE]`: tables on stdout, all numbers in the JSON file.
+ * `npm run bench [-- --only gemm,rows,kv,models,generate,generate-1b --samples N --threads 1,2 --json FILE]`: tables on stdout, all numbers in the JSON file.
  */
 import { writeFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
@@ -10,16 +10,19 @@ import { usageError } from '../ops/common/errors.js';
 import { table } from '../graph-rewrite/cli/ui/table.js';
 import { nativeInfo } from '../native/js/index.js';
 import { benchGemm, gemmCases, schemes, type GemmResult } from './kernels.js';
+import { benchGeneration, generationCases, type GenerationResult } from './generate.js';
 import { benchKvAttention, kvCases, type KvResult } from './kv-attention.js';
 import { measureCeiling } from './measure.js';
 import { benchModels, buildModels, type ModelResult } from './models.js';
 import { benchRowOp, rowOpCases, type RowOpResult } from './row-ops.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-const parts = ['gemm', 'rows', 'kv', 'models'] as const;
+const parts = ['gemm', 'rows', 'kv', 'models', 'generate', 'generate-1b'] as const;
+/** The last one builds a model of 4.4 GB, and is run when it is asked for. */
+const usual = parts.filter((part) => part !== 'generate-1b');
 
 const options = new Command()
-  .option('--only <parts>', `comma list of ${parts.join(', ')}`, parts.join(','))
+  .option('--only <parts>', `comma list of ${parts.join(', ')}`, usual.join(','))
   .option('--samples <n>', 'timed runs of each', '11')
   .option('--threads <list>', 'thread counts', [...new Set([1, availableParallelism()])].join(','))
   .option('--json <file>', 'where to write all numbers')
@@ -52,8 +55,12 @@ function gemmRows({ K, N, M, threads: count, times: all }: GemmResult): string[]
   });
 }
 
-const results: { gemm: GemmResult[]; rows: RowOpResult[]; kv: KvResult[]; models: ModelResult[] } = {
-  ...{ gemm: [], rows: [], kv: [], models: [] },
+const results = {
+  gemm: [] as GemmResult[],
+  rows: [] as RowOpResult[],
+  kv: [] as KvResult[],
+  models: [] as ModelResult[],
+  generations: [] as GenerationResult[],
 };
 
 if (chosen.includes('gemm')) {
@@ -116,6 +123,28 @@ if (chosen.includes('models')) {
     }),
   ]);
   console.log(table(['threads', 'phase', ...names], rows));
+}
+
+for (const part of ['generate', 'generate-1b'] as const) {
+  if (!chosen.includes(part)) continue;
+  for (const one of generationCases[part]) {
+    for (const count of one.rounds > 1 ? threads : threads.slice(-1)) {
+      process.stderr.write(`${one.title}, ${count} threads\n`);
+      results.generations.push(...(await benchGeneration(one, count, join(root, '.cache/bench'))));
+    }
+  }
+}
+if (results.generations.length > 0) {
+  console.log(
+    '\nGeneration, batch 1, through the Generator: tokens a second, resident memory before and at its peak\n',
+  );
+  const head = ['model', 'threads', 'recipe', 'prompt', 'new', 'prefill', 'decode', 'before MB', 'peak MB'];
+  const rows = results.generations.map((each) => [
+    ...[each.title, String(each.threads), each.name, String(each.promptTokens), String(each.newTokens)],
+    ...[each.prefillTokensPerSecond.toFixed(0), each.decodeTokensPerSecond.toFixed(1)],
+    ...[each.loadedBytes, each.peakBytes].map((bytes) => (bytes / 1e6).toFixed(0)),
+  ]);
+  console.log(table(head, rows));
 }
 
 const peakRssBytes = process.resourceUsage().maxRSS * 1024;

@@ -1,12 +1,12 @@
 import type { Tensor } from 'onnxruntime-common';
 import { inputError, usageError } from '../../../ops/common/errors.js';
-import { stepInputs, type Step } from './feeds.js';
+import { Scratch, stepInputs, type Step } from './feeds.js';
 import { checkIds } from './ids.js';
 import { Layout } from './layout.js';
 import { withoutGraph } from './captured-steps.js';
-import { onDevice } from './memory.js';
+import { free, onDevice } from './memory.js';
 import { Scores } from './scores.js';
-import type { StepOptions } from './session.js';
+import type { Feeds, StepOptions } from './session.js';
 import type { TextModel } from './text-model.js';
 import type { Buffers, TextSession } from './text-session.js';
 
@@ -23,7 +23,10 @@ export class Decoding {
   readonly #text: TextSession;
   readonly #layout: Layout;
   readonly #buffers: Buffers;
-  #scores: Scores | undefined;
+  readonly #scratch = new Scratch();
+  #logits: Tensor | undefined;
+  /** The same, if it has the shape that the next step's will have. */
+  #stepLogits: Tensor | undefined;
   /** Whole texts so far, for a model without a cache. */
   readonly #texts: number[][];
   #disposed = false;
@@ -100,33 +103,46 @@ export class Decoding {
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    this.#scores?.free();
+    free([this.#logits]);
     this.#text.giveBack(this.#buffers);
   }
 
   async #run(step: Step, signal: AbortSignal | undefined): Promise<Scores> {
-    this.#scores?.free();
-    this.#scores = undefined;
-    const { session, model, pickLargest: pick } = this.#text;
-    const { cache, captured } = this.#buffers;
-    const inputs = stepInputs(model, step);
+    const { session, model, pickLargest } = this.#text;
+    // The scores of a whole prompt may be larger than the cache.
+    if (this.#logits !== this.#stepLogits) free([this.#logits]);
+    const inputs = stepInputs(model, step, this.#scratch);
     const options: StepOptions = {
       ...(signal ? { signal } : {}),
       ...(onDevice(session) ? { outputLocation: 'gpu-buffer' } : {}),
-      ...(captured ? { extra: withoutGraph } : {}),
     };
-    const rows = (tokens: number) => this.#layout.lastRows(tokens);
-    if (captured && step.start > 0) {
-      const logits = await captured.run(inputs, cache, options);
-      return (this.#scores = new Scores(session, logits, this.batch, rows, { pick, owned: false }));
-    }
-    const fetches = { [model.logits]: null, ...cache.fetches() };
-    const outputs = await session.run({ ...inputs, ...cache.feeds() }, fetches, options);
+    const { captured, cache } = this.#buffers;
+    const logits =
+      captured && step.start > 0
+        ? await captured.run(inputs, cache, options)
+        : await this.#runPlain(inputs, step, options);
+    return new Scores(session, logits, this.batch, (tokens) => this.#layout.lastRows(tokens), pickLargest);
+  }
+
+  /** A run without a captured graph. Steps of one token write their scores into one tensor. */
+  async #runPlain(inputs: Feeds, { tokens }: Step, options: StepOptions): Promise<Tensor> {
+    const { session, model } = this.#text;
+    const { captured, cache } = this.#buffers;
+    const reused = tokens === 1 ? this.#stepLogits : undefined;
+    const outputs = await session.run(
+      { ...inputs, ...cache.feeds() },
+      { [model.logits]: reused ?? null, ...cache.fetches() },
+      { ...options, ...(captured ? { extra: withoutGraph } : {}) },
+    );
     cache.accept(outputs);
     const logits = outputs[model.logits] as Tensor;
-    this.#scores = new Scores(session, logits, this.batch, rows, { pick, owned: true });
+    if (logits !== reused) {
+      free([this.#logits]);
+      this.#logits = logits;
+      this.#stepLogits = tokens === 1 ? logits : undefined;
+    }
     await captured?.prepare(logits, this.batch);
-    return this.#scores;
+    return logits;
   }
 
   #checkRoom(prompts: readonly (readonly number[])[]): void {

@@ -23,10 +23,35 @@ export interface Step {
   readonly lastOnly: boolean;
 }
 
+/**
+ * Memory of int64 inputs, used again in every step: a mask of thousands of columns for each token would keep the garbage collector busy. What
+ * was made before is overwritten.
+ */
+export class Scratch {
+  readonly #buffers = new Map<string, ArrayBuffer>();
+
+  /** Values of an input as int64; the array is valid until the same input is asked for again. */
+  int64(name: string, values: ArrayLike<number>): BigInt64Array {
+    const bytes = 8 * values.length;
+    let buffer = this.#buffers.get(name);
+    if (!buffer || buffer.byteLength < bytes) {
+      buffer = new ArrayBuffer(buffer ? Math.max(bytes, 2 * buffer.byteLength) : bytes);
+      this.#buffers.set(name, buffer);
+    }
+    // Little-endian halves: a BigInt for each value would cost more than a step of a small model.
+    const halves = new Int32Array(buffer, 0, 2 * values.length);
+    for (let i = 0; i < values.length; i++) {
+      halves[2 * i] = values[i]!;
+      halves[2 * i + 1] = values[i]! < 0 ? -1 : 0;
+    }
+    return new BigInt64Array(buffer, 0, values.length);
+  }
+}
+
 /** The feeds of a step without the cache. @throws input error for an input whose type or rank text cannot fill */
-export function stepInputs(model: TextModel, step: Step): Feeds {
-  const feeds: Feeds = { [model.ids.name]: integers(model.ids, step.ids, [step.batch, step.tokens]) };
-  for (const extra of model.extras) feeds[extra.input.name] = extraTensor(extra, step);
+export function stepInputs(model: TextModel, step: Step, scratch = new Scratch()): Feeds {
+  const feeds: Feeds = { [model.ids.name]: integers(model.ids, step.ids, [step.batch, step.tokens], scratch) };
+  for (const extra of model.extras) feeds[extra.input.name] = extraTensor(extra, step, scratch);
   return feeds;
 }
 
@@ -85,41 +110,39 @@ export function zeros({ name, type }: Metadata, dims: readonly number[]): Tensor
   throw inputError(name, `is ${type}, expected a cache of float32, float16 or uint8 (quantized)`);
 }
 
-function extraTensor({ input, kind }: TextModel['extras'][number], step: Step): Tensor {
+function extraTensor({ input, kind }: TextModel['extras'][number], step: Step, scratch: Scratch): Tensor {
   const { batch, tokens, start } = step;
   const rank = input.shape.length;
   switch (kind) {
     case 'mask':
       if (rank !== 2) throw inputError(input.name, `has rank ${rank}, expected 2 (batch, all tokens)`);
-      return integers(input, step.mask, [batch, step.mask.length / batch]);
+      return integers(input, step.mask, [batch, step.mask.length / batch], scratch);
     case 'positions':
       if (rank === 1 && batch > 1)
         throw inputError(input.name, `has no batch dimension, expected one for ${batch} texts`);
-      return integers(input, step.positions, rank === 1 ? [tokens] : [batch, tokens]);
+      return integers(input, step.positions, rank === 1 ? [tokens] : [batch, tokens], scratch);
     case 'types':
-      return integers(input, new Uint8Array(batch * tokens), [batch, tokens]);
+      return integers(input, new Uint8Array(batch * tokens), [batch, tokens], scratch);
     case 'use-cache':
-      return integers(input, [start > 0 ? 1 : 0], rank === 0 ? [] : [1]);
+      return integers(input, [start > 0 ? 1 : 0], rank === 0 ? [] : [1], scratch);
     case 'keep-logits':
-      return integers(input, [step.lastOnly ? 1 : 0], rank === 0 ? [] : [1]);
+      return integers(input, [step.lastOnly ? 1 : 0], rank === 0 ? [] : [1], scratch);
     case 'cache-positions':
       return integers(
         input,
         Array.from({ length: tokens }, (_, i) => start + i),
         [tokens],
+        scratch,
       );
     default:
       return kind satisfies never;
   }
 }
 
-function integers(input: Metadata, values: ArrayLike<number>, shape: readonly number[]): Tensor {
+function integers(input: Metadata, values: ArrayLike<number>, shape: readonly number[], scratch: Scratch): Tensor {
   switch (input.type) {
-    case 'int64': {
-      const data = new BigInt64Array(values.length);
-      for (let i = 0; i < values.length; i++) data[i] = BigInt(values[i]!);
-      return new Tensor('int64', data, shape);
-    }
+    case 'int64':
+      return new Tensor('int64', scratch.int64(input.name, values), shape);
     case 'int32':
       return new Tensor('int32', Int32Array.from(values), shape);
     case 'float32':

@@ -1,6 +1,5 @@
 import type { Tensor } from 'onnxruntime-common';
 import { floatsOf } from './logits.js';
-import { free } from './memory.js';
 import { argmax } from './sample.js';
 import type { DeviceSession, ModelSession } from './session.js';
 
@@ -18,8 +17,6 @@ export class Scores {
   readonly #rows: readonly number[];
   readonly #tokens: number;
   readonly #pick: PickLargest | undefined;
-  /** Whether the tensor is for one step only. */
-  readonly #owned: boolean;
 
   /**
    * @param logits [batch, tokens, vocabulary]
@@ -30,14 +27,13 @@ export class Scores {
     logits: Tensor,
     batch: number,
     rows: (tokens: number) => readonly number[],
-    { pick, owned }: { pick: PickLargest | undefined; owned: boolean },
+    pick: PickLargest | undefined,
   ) {
     this.#session = session;
     this.#logits = logits;
     this.#tokens = logits.size / (batch * logits.dims.at(-1)!);
     this.#rows = rows(this.#tokens).map((row, b) => b * this.#tokens + row);
     this.#pick = pick;
-    this.#owned = owned;
   }
 
   /** Binary32 scores [vocabulary] of each sequence; of a tensor on a device, only these rows are downloaded. */
@@ -58,10 +54,5 @@ export class Scores {
     if (this.#logits.location !== 'gpu-buffer' || !this.#pick) return (await this.read()).map(argmax);
     const ids = await this.#pick(this.#logits);
     return this.#rows.map((row) => Number(ids[row]));
-  }
-
-  /** Gives the memory back; the scores cannot be read any more. */
-  free(): void {
-    if (this.#owned) free([this.#logits]);
   }
 }
