@@ -3,7 +3,7 @@ import { attrInt, attrInts, type Graph, type Node, type Value } from '../ir/inde
 import { integersOf } from '../match/constants.js';
 import { rowSource } from './linears.js';
 import type { Shapes } from './shapes.js';
-import type { AttentionSite, LinearSite } from './sites.js';
+import type { AttentionSite, LinearSite, OperatorForm } from './sites.js';
 
 /** Layers by the value they produce and by the rows they read. */
 export interface LinearIndex {
@@ -19,16 +19,19 @@ export function indexLinears(linears: readonly LinearSite[], shapes: Shapes): Li
   return { byOutput: new Map(linears.map((site) => [site.y, site])), byInput };
 }
 
-const operatorForms: ReadonlyMap<string, string> = new Map([
-  ['GroupQueryAttention', 'com.microsoft'],
-  ['MultiHeadAttention', 'com.microsoft'],
-  ['Attention', ''],
+const operatorForms: ReadonlyMap<string, OperatorForm> = new Map([
+  ['com.microsoft:GroupQueryAttention', 'GroupQueryAttention'],
+  ['com.microsoft:MultiHeadAttention', 'MultiHeadAttention'],
+  ['com.microsoft:Attention', 'PackedAttention'],
+  [':Attention', 'Attention'],
 ]);
 
 /** All attention blocks of a graph, as operators or taken apart. */
 export function findAttentions(graph: Graph, index: LinearIndex, shapes: Shapes): AttentionSite[] {
   return graph.nodes.flatMap((node) => {
-    if (operatorForms.get(node.opType) === node.domain) return operatorAttention(node, index, shapes);
+    const form = operatorForms.get(`${node.domain}:${node.opType}`);
+    if (form === 'PackedAttention') return packedAttention(node, index);
+    if (form) return operatorAttention(node, form, index, shapes);
     return node.is('Softmax') ? (decomposedAttention(node, index, shapes) ?? []) : [];
   });
 }
@@ -54,16 +57,25 @@ function only(sites: readonly LinearSite[]): LinearSite | undefined {
   return sites.length === 1 ? sites[0] : undefined;
 }
 
-function operatorAttention(node: Node, index: LinearIndex, shapes: Shapes): AttentionSite {
-  const form = node.opType as AttentionSite['form'];
+/** Attention that makes q, k and v itself: what it reads comes from another block. */
+function packedAttention(node: Node, index: LinearIndex): AttentionSite {
+  const o = readerOf(node.output(0)!, index);
+  const headOrderReason = `Attention "${node.name}" has the weights of q, k and v inside`;
+  return {
+    name: node.name || node.output(0)!.name,
+    node,
+    graph: node.graph,
+    form: 'PackedAttention',
+    ...given({ o }),
+    headOrderReason,
+  };
+}
+
+function operatorAttention(node: Node, form: OperatorForm, index: LinearIndex, shapes: Shapes): AttentionSite {
   const y = node.output(0);
   const [q, k, v] = [0, 1, 2].map((i) => only(linearsBehind(node.input(i), index)));
   const heads = attrInt(node, form === 'Attention' ? 'q_num_heads' : 'num_heads', 0);
-  const kvHeads = attrInt(
-    node,
-    form === 'Attention' ? 'kv_num_heads' : 'kv_num_heads',
-    form === 'MultiHeadAttention' ? heads : 0,
-  );
+  const kvHeads = attrInt(node, 'kv_num_heads', form === 'MultiHeadAttention' ? heads : 0);
   const packed = node.input(1) === undefined;
   const value = packed ? q : v;
   const o = y && readerOf(y, index);

@@ -13,8 +13,7 @@ export function growsBecause(graph: Graph, caches: readonly CachedAttention[], r
     if (!lastIndex && !attentionMask) return `no input attention_mask says how many tokens "${key.past.name}" holds`;
     if (lastIndex && !lastIndex.isGraphInput && !reader.countsMarks(lastIndex))
       return `"${lastIndex.name}" is not the number of tokens in attention_mask`;
-    if (mask && !padding)
-      return `the mask "${(mask.kind === 'added' ? mask.value : mask.condition).name}" says more than attention_mask`;
+    if (mask && !padding) return `the mask "${mask.value.name}" says more than attention_mask`;
   }
   const asks = askersOfLength(graph, caches)[0];
   return asks && `${asks.opType} "${asks.name}" asks for the size of a cache or of attention_mask`;

@@ -7,9 +7,7 @@ import { integersOf, scalarOf } from '../match/constants.js';
 import { Evaluator } from '../match/evaluate.js';
 import type { Numbers } from '../match/numbers.js';
 import type { Shapes } from './shapes.js';
-import type { CachedAttention } from './sites.js';
-
-type Mask = NonNullable<CachedAttention['mask']>;
+import type { AttentionMask } from './sites.js';
 
 /** Each query sees the keys up to its own; or those of them that attention_mask marks. */
 export type MaskMeaning = 'causal' | 'causal and padding';
@@ -41,9 +39,9 @@ export class MaskReader {
   }
 
   /** What a mask says; undefined if it says anything else, or cannot be read. */
-  meaning(mask: Mask): MaskMeaning | undefined {
-    const value = mask.kind === 'added' ? mask.value : mask.condition;
-    if (mask.kind === 'where' && !((scalarOf(mask.lowest) ?? 0) <= hidden)) return undefined;
+  meaning(mask: AttentionMask): MaskMeaning | undefined {
+    const { value, axes = [] } = mask;
+    if (mask.kind === 'where' && mask.lowest > hidden) return undefined;
     const number = largestNumber(value);
     if (number > longest) return undefined;
     const sizes = [
@@ -56,7 +54,7 @@ export class MaskReader {
     const agrees = (padded: boolean) =>
       samples.every((sample) => {
         const result = sample.evaluator.run(value);
-        return result !== undefined && saysSo(result, sample, mask.kind, padded);
+        return result !== undefined && saysSo(withAxes(result, axes), sample, mask.kind, padded);
       });
     if (agrees(false)) return 'causal';
     return this.#attentionMask && agrees(true) ? 'causal and padding' : undefined;
@@ -130,11 +128,18 @@ function resolve(
   return sizes?.every((size) => Number.isInteger(size)) ? sizes : undefined;
 }
 
+/** Puts axes of size 1 in. */
+function withAxes({ dims, values }: Numbers, axes: readonly number[]): Numbers {
+  const rest = [...dims];
+  const all = Array.from({ length: dims.length + axes.length }, (_, axis) => (axes.includes(axis) ? 1 : rest.shift()!));
+  return { dims: all, values };
+}
+
 /** Whether a mask on a sample shows each query what it should. Queries that should see nothing are not looked at. */
 function saysSo(
   { dims, values }: Numbers,
   { tokens, past, marks }: Sample,
-  kind: Mask['kind'],
+  kind: AttentionMask['kind'],
   padded: boolean,
 ): boolean {
   const [batch, heads, rows, columns] = dims;

@@ -1,5 +1,5 @@
 /** RoPE as the operator of opset 23, or made of plain nodes: x · cos + (−second half | first half) · sin. */
-import { attrInt, type Node, type Value } from '../ir/index.js';
+import { attrFloat, attrInt, type Node, type Value } from '../ir/index.js';
 import type { Shapes } from './shapes.js';
 import type { Angles } from './sites.js';
 
@@ -11,6 +11,8 @@ export interface Rotation {
   readonly sin: Value;
   /** The head size where both halves are given, else half of it. */
   readonly columns: number;
+  /** Then cos and sin are tables `[positions, columns]` of which these rows are taken. */
+  readonly positions?: Value;
   readonly nodes: readonly Node[];
 }
 
@@ -35,19 +37,24 @@ export function matchRotation(add: Node, shapes: Shapes): Rotation | undefined {
   return undefined;
 }
 
-/** Reads a RotaryEmbedding that is given the angles of its tokens; undefined if it does anything more. */
+/** Reads a RotaryEmbedding of ONNX (opset 23) or com.microsoft; undefined if it is not of whole heads in one of the two ways. */
 export function readRotaryEmbedding(node: Node, shapes: Shapes): Rotation | undefined {
-  const [x, cos, sin, positions] = node.inputs;
-  const size = shapes.lastDim(x);
-  if (!x || !cos || !sin || positions || !size || shapes.dims(x)?.length !== 4) return undefined;
-  if (attrInt(node, 'rotary_embedding_dim', 0) % size !== 0) return undefined;
+  const microsoft = node.domain === 'com.microsoft';
+  const [x] = node.inputs;
+  const [positions, cos, sin] = (microsoft ? [1, 2, 3] : [3, 1, 2]).map((i) => node.input(i));
+  const columns = shapes.lastDim(cos);
+  if (!x || !cos || !sin || !columns) return undefined;
+  if (attrFloat(node, 'scale', 1) !== 1 || attrInt(node, 'is_packed_batching', 0) !== 0) return undefined;
+  const turned = attrInt(node, 'rotary_embedding_dim', 0);
+  if (turned !== 0 && turned !== 2 * columns) return undefined;
   const kind = attrInt(node, 'interleaved', 0) === 1 ? 'interleaved' : 'half';
-  return { x, kind, cos, sin, columns: size / 2, nodes: [node] };
+  return { x, kind, cos, sin, columns, ...(positions ? { positions } : {}), nodes: [node] };
 }
 
 /** Whether two rotations are one: the same angles, perhaps computed twice. */
 export function sameRotation(a: Rotation, b: Rotation): boolean {
-  return a.kind === b.kind && a.columns === b.columns && sameValue(a.cos, b.cos) && sameValue(a.sin, b.sin);
+  const same = sameValue(a.cos, b.cos) && sameValue(a.sin, b.sin) && sameValue(a.positions, b.positions);
+  return a.kind === b.kind && a.columns === b.columns && same;
 }
 
 function sameValue(a: Value | undefined, b: Value | undefined, depth = 3): boolean {
@@ -100,8 +107,20 @@ function withoutHeadAxis(value: Value | undefined): Value | undefined {
   return at;
 }
 
-/** Where cos and sin come from: one input with positions. @returns the reason why not, as text */
-export function sourceOfAngles({ cos, sin, columns }: Rotation): Angles | string {
+/** Why positions may be others than those of the tokens: they follow from inputs that are not known to hold positions. */
+export function strangePositions(positions: Value): string | undefined {
+  const strange = [...sourceInputs(positions)].find(({ name }) => !/position|attention_mask/.test(name));
+  return strange && `positions for RoPE follow from "${strange.name}"`;
+}
+
+/** Where cos and sin come from: tables, or one input with positions. @returns the reason why not, as text */
+export function sourceOfAngles({ cos, sin, columns, positions: rows }: Rotation): Angles | string {
+  if (rows) {
+    const strange = strangePositions(rows);
+    if (strange) return strange;
+    const isTable = cos.constant()?.dims.length === 2 && sin.constant()?.dims.length === 2;
+    return isTable ? { kind: 'tables', cos, sin } : `RoPE table "${cos.name}" is no constant of rank 2`;
+  }
   const inputs = new Set([...sourceInputs(cos), ...sourceInputs(sin)]);
   const [positions] = inputs;
   if (inputs.size !== 1 || !positions || !/^int(32|64)$/.test(positions.dtype ?? '') || positions.shape?.length !== 2)

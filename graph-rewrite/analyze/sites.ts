@@ -109,13 +109,16 @@ export interface ActSite {
   readonly nodes: readonly Node[];
 }
 
+export type OperatorForm = 'GroupQueryAttention' | 'MultiHeadAttention' | 'Attention' | 'PackedAttention';
+
 /** Attention between q, k, v layers and the layer that reads its output. */
 export interface AttentionSite {
   readonly name: string;
   /** The operator, or the Softmax of attention taken apart. */
   readonly node: Node;
   readonly graph: Graph;
-  readonly form: 'decomposed' | 'GroupQueryAttention' | 'MultiHeadAttention' | 'Attention';
+  /** `PackedAttention` is the Attention of com.microsoft. */
+  readonly form: 'decomposed' | OperatorForm;
   readonly q?: LinearSite;
   readonly k?: LinearSite;
   readonly v?: LinearSite;
@@ -151,6 +154,16 @@ export type Angles =
       readonly positions: Value;
     };
 
+/** What hides keys from queries: `[B, heads, S, T + S]`, or broadcast to it once axes of size 1 are put in. */
+export type AttentionMask = {
+  /** Where the axes of size 1 go; none for a tensor of rank 4. */
+  readonly axes?: readonly number[];
+} & (
+  | { readonly kind: 'added'; readonly value: Value }
+  /** Where it is false, the scores are `lowest`. */
+  | { readonly kind: 'where'; readonly value: Value; readonly lowest: number }
+);
+
 /** Attention with a cache, from the rows of its q, k, v layers to the rows of its output, as one operator can do it. */
 export interface CachedAttention {
   readonly heads: number;
@@ -170,10 +183,7 @@ export interface CachedAttention {
   readonly attentionMask?: Value;
   readonly rotary: 'none' | 'half' | 'interleaved';
   readonly angles?: Angles;
-  /** Added to the scores, rank 4; or where it is false, the scores are `lowest`. */
-  readonly mask?:
-    | { readonly kind: 'added'; readonly value: Value }
-    | { readonly kind: 'where'; readonly condition: Value; readonly lowest: Value };
+  readonly mask?: AttentionMask;
   /** The mask says no more than `causal` and `attentionMask`. */
   readonly padding?: boolean;
   readonly scale: number;

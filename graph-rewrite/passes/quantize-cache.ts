@@ -3,20 +3,21 @@ import { internalError } from '../../ops/common/errors.js';
 import { kvRowBytes } from '../../ops/formats/kv.js';
 import { QuantKvAttention } from '../../ops/quant-kv-attention/contract.js';
 import type { CachedAttention, CacheTensor } from '../analyze/sites.js';
-import { int, ints, tensorOf, type Attribute, type Node, type Value } from '../ir/index.js';
+import { tensorOf, type Node, type Value } from '../ir/index.js';
 import { decodeOrder, type PlanCache, type PlanInput } from '../plan/plan.js';
 import { cachesKey, type CacheEntry } from './cache-metadata.js';
 import { moveShapeUses, type PassContext } from './context.js';
 import type { Pass } from './pass.js';
+import { lengths, mask, SharedInputs } from './kv-inputs.js';
 import { rotaryTables } from './rotary-tables.js';
 import { rowFormat } from './row-format.js';
-import { orderTensor, zero } from './tensors.js';
+import { orderTensor } from './tensors.js';
 
 export const quantizeCache: Pass = {
   name: 'quantize-cache',
   run(context) {
     const planned = (context.plan.caches ?? []).flatMap((cache) => (cache.decision === 'quantize' ? [cache] : []));
-    const shared = new Map<Value, Value>();
+    const shared = new SharedInputs();
     const entries = planned.flatMap((cache) => {
       const site = context.analysis.caches.find((each) => each.attention.name === cache.site);
       if (!site?.cached)
@@ -50,15 +51,16 @@ function takeOver(
   before: Node,
   planned: Planned,
   context: PassContext,
-  shared: Map<Value, Value>,
+  shared: SharedInputs,
 ): CacheEntry[] {
   const { heads, kvHeads, headSize, q, k, v } = cached;
   const { name } = before;
+  const inPlace = planned.form === 'in_place';
   const [key, value] = [cached.key, cached.value].map((tensor) => quantizeInput(tensor, cached, planned)) as [
     CacheInput,
     CacheInput,
   ];
-  const tables = rotaryTables(cached, planned.form === 'in_place', before, context, shared);
+  const tables = rotaryTables(cached, inPlace, before, context, shared.angles);
   const fused = context.plan.inputs.find(
     (input) => input.decision === 'fuse-attention' && input.producer === planned.site,
   );
@@ -72,10 +74,10 @@ function takeOver(
       ...(k && v ? { k: context.current(k), v: context.current(v) } : {}),
       ...{ past_k: key.codes, past_k_param: key.parameters },
       ...{ past_v: value.codes, past_v_param: value.parameters },
-      lengths: lengths(cached, planned, before, context, shared),
+      lengths: lengths(cached, inPlace, before, context, shared),
       ...tables,
       // A cache in place is told the same by `lengths`, and the mask has the size of all tokens.
-      mask: cached.padding && planned.form === 'in_place' ? undefined : mask(cached, before, context, shared),
+      mask: cached.mask && !(cached.padding && inPlace) ? mask(cached.mask, q, before, context, shared) : undefined,
       reorder_index: order,
     },
     {
@@ -83,7 +85,7 @@ function takeOver(
       ...{ bits: planned.bits, clip: planned.clip },
       ...{ scale: cached.scale, softcap: cached.softcap, causal: Number(cached.causal), window: cached.window },
       ...{ rotary: cached.rotary, kv_rope: planned.rope === 'post' ? 'post' : 'pre' },
-      in_place: planned.form === 'in_place' ? 1 : 0,
+      in_place: Number(inPlace),
       ...(fused ? outputFormat(fused) : {}),
     },
   );
@@ -167,60 +169,4 @@ function quantizeOutput(
     ...{ kind, bits, rope, form, past: past.name, present: name },
     ...{ past_param: parameters.name, present_param: presentParameters.name },
   };
-}
-
-/**
- * Lengths of the sequences, made once for all layers: GroupQueryAttention is given one less. A cache in place is told what a growing one
- * says by its size, by the sum of attention_mask.
- */
-function lengths(
-  { lastIndex, attentionMask }: CachedAttention,
-  { form }: Planned,
-  before: Node,
-  context: PassContext,
-  shared: Map<Value, Value>,
-): Value | undefined {
-  const source = lastIndex ?? (form === 'in_place' ? attentionMask : undefined);
-  const known = source && shared.get(source);
-  if (!source || known) return known;
-  const at = 'lowbit/kv_lengths';
-  const add = (opType: string, inputs: Value[], attributes: Record<string, Attribute> = {}) => {
-    const node = context.add({ opType, domain: '', inputs }, `${at}/${opType}`, [`${at}/${opType}_y`], before);
-    for (const [key, attribute] of Object.entries(attributes)) node.attributes.set(key, attribute);
-    return node.output(0)!;
-  };
-  const rows = () => {
-    const marks = add('Cast', [source], { to: int(6) });
-    // The axes became an input in opset 13.
-    if ((context.model.opsetImports.get('') ?? 0) < 13)
-      return add('ReduceSum', [marks], { axes: ints([1]), keepdims: int(0) });
-    return add('ReduceSum', [marks, context.constant(`${at}/axes`, tensorOf([1]))], { keepdims: int(0) });
-  };
-  const made = lastIndex
-    ? add('Add', [
-        add('Reshape', [lastIndex, context.constant(`${at}/shape`, tensorOf([-1]))]),
-        context.constant(`${at}/one`, tensorOf(Int32Array.of(1))),
-      ])
-    : rows();
-  shared.set(source, made);
-  return made;
-}
-
-/** What is added to the scores; a condition becomes 0 or the lowest score, once for all layers. */
-function mask(
-  { mask: given }: CachedAttention,
-  before: Node,
-  context: PassContext,
-  shared: Map<Value, Value>,
-): Value | undefined {
-  if (given?.kind !== 'where') return given?.value;
-  const known = shared.get(given.condition);
-  if (known) return known;
-  const visible = context.constant('lowbit/kv_visible', zero(context.typeOf(given.lowest)));
-  const inputs = [given.condition, visible, given.lowest];
-  const made = context
-    .add({ opType: 'Where', domain: '', inputs }, 'lowbit/kv_mask', ['lowbit/kv_mask_y'], before)
-    .output(0)!;
-  shared.set(given.condition, made);
-  return made;
 }

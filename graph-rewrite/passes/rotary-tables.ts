@@ -82,6 +82,6 @@ function copyWith(value: Value, copies: Map<Value, Value>, context: PassContext,
 function pairs(value: Value, columns: number, count: number, add: Add, context: PassContext): Value {
   const constant = (name: string, values: number[]) => context.constant(`lowbit/rotary/${name}`, tensorOf(values));
   const rows = add('Reshape', [value, constant('rows', [-1, columns])]);
-  if (columns === count) return rows;
+  if (columns <= count) return rows;
   return add('Slice', [rows, constant('begin', [0]), constant('end', [count]), constant('channels', [1])]);
 }

@@ -45,7 +45,10 @@ const empty: Record<GraphType, Tensor> = {
 };
 export const noBias = (type: GraphType): Tensor => empty[type];
 
-/** The number 0. */
-export const zero = (type: GraphType): Tensor => inlineTensor(type, [], new Uint8Array(type === 'float32' ? 4 : 2));
+/** One number. */
+export function number(type: GraphType, value: number): Tensor {
+  const floats = Float32Array.of(value);
+  return inlineTensor(type, [], new Uint8Array((type === 'float32' ? floats : toFloat16Array(floats)).buffer));
+}
 
 export const orderTensor = (order: Int32Array): Tensor => tensorOf(order);

@@ -21,10 +21,15 @@ function groupQuery(
     ...{ opType: 'GroupQueryAttention', domain: 'com.microsoft', name: 'attention' },
     inputs: [
       ...[...inputs, ...past, test.input('last', ['b'], 'int32'), test.input('total', [], 'int32')],
-      ...(positions ? [undefined, undefined, test.input('position_ids', ['b', 's'], 'int64')] : []),
+      ...(positions
+        ? [
+            ...['cos', 'sin'].map((name) => test.weight(name, [32, size / 2])),
+            test.input('offsets', ['b', 's'], 'int64'),
+          ]
+        : []),
     ],
     outputs: ['y', 'present.0.key', 'present.0.value'],
-    attributes: { num_heads: int(2), kv_num_heads: int(2), ...attributes },
+    attributes: { num_heads: int(2), kv_num_heads: int(2), do_rotary: int(Number(positions)), ...attributes },
   });
   node.outputs.forEach((value, i) => test.output(value!, i ? ['b', 2, 'all', size] : ['b', 's', 2 * size]));
   if (reader) test.output(test.op('Abs', [past[0]]), ['b', 2, 'past', size]);
@@ -60,7 +65,7 @@ describe('plan: key and value caches', () => {
 
   const kept: readonly [string, Model, RegExp, boolean][] = [
     ['heads of 24 channels', groupQuery({ size: 24 }), /heads have 24 channels, expected a multiple of 16/, false],
-    ['positions of their own', groupQuery({ positions: true }), /"attention" has an input 9 \("position_ids"\)/, false],
+    ['positions of their own', groupQuery({ positions: true }), /positions for RoPE follow from "offsets"/, false],
     ['smooth softmax', groupQuery({ attributes: { smooth_softmax: int(1) } }), /has smooth_softmax/, false],
     ['another reader', groupQuery({ reader: true }), /cache of .*"attention" is also read by "Abs"/, false],
     ['no cache', loadModel(zooPath('llama_nocache_dynamo18')), /^it keeps no cache$/, true],
