@@ -24,32 +24,45 @@ export interface RunShape {
 
 const cacheName = /^past_key_values\.(.*)$/;
 
-/** Tensors for runs of one shape, all of them on the device; a cache of earlier tokens holds whatever its memory held. */
+/**
+ * Tensors for runs of one shape, all of them on the device; a cache of earlier tokens holds whatever its memory held. When memory does not
+ * suffice, what was taken goes back.
+ */
 export async function decoderRun(session: InferenceSession, placer: Placer, shape: RunShape): Promise<Run> {
+  const run: Run = { feeds: {}, fetches: {}, batch: shape.batch, tokens: shape.tokens };
+  try {
+    await fill(run, session, placer, shape);
+    return run;
+  } catch (error) {
+    disposeRun(run);
+    throw error;
+  }
+}
+
+async function fill(
+  { feeds, fetches }: Run,
+  session: InferenceSession,
+  placer: Placer,
+  shape: RunShape,
+): Promise<void> {
   const { batch, tokens, past, cache } = shape;
-  const feeds: Record<string, Tensor> = {};
-  const fetches: Record<string, Tensor | null> = {};
-  const total = past + tokens;
   for (const input of session.inputMetadata) {
     if (!input.isTensor) continue;
     const slot = cacheName.exec(input.name)?.[1];
-    if (slot !== undefined) {
-      const room = cache === 'in place' ? total : past;
-      const dims = input.shape.map((dim, axis) => (axis === 0 ? batch : axis === 2 ? room : Number(dim)));
-      const tensor = await placer.allocate(input.type, dims);
-      feeds[input.name] = tensor;
-      fetches[`present.${slot}`] = cache === 'in place' ? tensor : null;
-    } else {
-      feeds[input.name] = await placer.place(await integers(input.name, shape));
+    if (slot === undefined) {
+      feeds[input.name] = await placer.place(integers(input.name, shape));
+      continue;
     }
+    const room = cache === 'in place' ? past + tokens : past;
+    const dims = input.shape.map((dim, axis) => (axis === 0 ? batch : axis === 2 ? room : Number(dim)));
+    const tensor = await placer.allocate(input.type, dims);
+    feeds[input.name] = tensor;
+    fetches[`present.${slot}`] = cache === 'in place' ? tensor : null;
   }
   const logits = session.outputMetadata.find(({ name }) => name === 'logits');
-  const width = logits?.isTensor ? Number(logits.shape.at(-1)) : 0;
-  fetches['logits'] =
-    cache === 'in place'
-      ? await placer.allocate(logits?.isTensor ? logits.type : 'float16', [batch, tokens, width])
-      : null;
-  return { feeds, fetches, batch, tokens };
+  if (!logits?.isTensor) throw new Error('decoder: there is no output "logits".');
+  const dims = [batch, tokens, Number(logits.shape.at(-1))];
+  fetches['logits'] = cache === 'in place' ? await placer.allocate(logits.type, dims) : null;
 }
 
 function integers(name: string, { batch, tokens, past }: RunShape): Tensor {

@@ -94,7 +94,7 @@ async function measure(text: string, id: number, shape: RunShape): Promise<Recor
     return { case: text, ms, best: Math.min(...times), tokensPerSecond: perSecond, peakMiB };
   } finally {
     disposeRun(run);
-    if (!values.graph) await shrink(shape);
+    await shrink(shape);
   }
 }
 
@@ -102,7 +102,7 @@ async function measure(text: string, id: number, shape: RunShape): Promise<Recor
 async function shrink(shape: RunShape): Promise<void> {
   if (provider === 'cpu') return;
   const run = await decoderRun(session, new Placer(session, provider), { ...shape, batch: 1, tokens: 1, past: 16 });
-  await runOnce(session, run, { 'memory.enable_memory_arena_shrinkage': 'gpu:0' });
+  await runOnce(session, run, { 'memory.enable_memory_arena_shrinkage': 'gpu:0', gpu_graph_id: '-1' });
   disposeRun(run);
 }
 
