@@ -13,24 +13,38 @@ if (tokens === undefined || models.length === 0) {
   process.exit(2);
 }
 const ids = readTokens(tokens);
+
+interface Measured {
+  readonly perplexity: number;
+  readonly tokensPerSecond: number;
+}
+
+async function measure(model: string, provider: 'cpu' | 'cuda'): Promise<Measured> {
+  const session = await InferenceSession.create(model, { executionProviders: [provider] });
+  try {
+    const facts = textFacts(loadModel(model));
+    const result = await perplexity(session, ids, { facts, windows: Number(windowCount) });
+    return { perplexity: result.perplexity, tokensPerSecond: result.tokens / result.seconds };
+  } finally {
+    await session.release();
+  }
+}
+
+const text = (name: string, { perplexity, tokensPerSecond }: Measured) =>
+  `${name} ${perplexity.toFixed(4)} (${tokensPerSecond.toFixed(0)} tokens/s)`;
+
 let failed = 0;
 for (const model of models) {
-  const facts = textFacts(loadModel(model));
-  const measured: Record<string, { perplexity: number; tokensPerSecond: number }> = {};
-  for (const provider of ['cpu', 'cuda'] as const) {
-    const session = await InferenceSession.create(model, { executionProviders: [provider] });
-    const result = await perplexity(session, ids, { facts, windows: Number(windowCount) });
-    await session.release();
-    measured[provider] = { perplexity: result.perplexity, tokensPerSecond: result.tokens / result.seconds };
+  try {
+    const [cpu, cuda] = [await measure(model, 'cpu'), await measure(model, 'cuda')];
+    const difference = Math.abs(cuda.perplexity / cpu.perplexity - 1);
+    const ok = difference <= largestDifference;
+    if (!ok) failed++;
+    const apart = `${(100 * difference).toFixed(4)} % apart`;
+    console.log(`${ok ? 'ok  ' : 'FAIL'} ${model}: ${text('cpu', cpu)}, ${text('cuda', cuda)}, ${apart}`);
+  } catch (error) {
+    failed++;
+    console.log(`FAIL ${model}: ${(error as Error).message.split('\n')[0]}`);
   }
-  const { cpu, cuda } = measured;
-  const difference = Math.abs(cuda!.perplexity / cpu!.perplexity - 1);
-  const ok = difference <= largestDifference;
-  if (!ok) failed++;
-  console.log(
-    `${ok ? 'ok  ' : 'FAIL'} ${model}: cpu ${cpu!.perplexity.toFixed(4)} (${cpu!.tokensPerSecond.toFixed(0)} tokens/s), ` +
-      `cuda ${cuda!.perplexity.toFixed(4)} (${cuda!.tokensPerSecond.toFixed(0)} tokens/s), ` +
-      `${(100 * difference).toFixed(4)} % apart`,
-  );
 }
 process.exitCode = failed === 0 ? 0 : 1;
