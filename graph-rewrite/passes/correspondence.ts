@@ -46,7 +46,7 @@ type Numbers = Int32Array | Float32Array | undefined;
 /** As base64, one text a part; nothing if no part has any. */
 function writeArrays(metadata: Map<string, string>, key: string, arrays: readonly Numbers[]): void {
   if (!arrays.some((array) => array)) return;
-  const encoded = arrays.map((array) => (array ? Buffer.from(array.slice().buffer).toString('base64') : ''));
+  const encoded = arrays.map((array) => (array ? encode(array) : ''));
   metadata.set(key, JSON.stringify(encoded));
 }
 
@@ -66,4 +66,30 @@ export function readCorrespondence({ metadata }: Node): Correspondence[] {
   }));
 }
 
+/** How the channels of a quantized input come from those of the float model's value. */
+export interface InputOrder {
+  /** Channel i is channel order[i]; absent for natural order. */
+  readonly order?: Int32Array | undefined;
+  /** Channel k of the float value was divided by smooth[k] before. */
+  readonly smooth?: Float32Array | undefined;
+}
+
+const inputKeys = { order: 'lowbit.order', smooth: 'lowbit.smooth' } as const;
+
+/** Writes it on the node that quantizes the input. */
+export function writeInputOrder({ metadata }: Node, { order, smooth }: InputOrder): void {
+  if (order) metadata.set(inputKeys.order, encode(order));
+  if (smooth) metadata.set(inputKeys.smooth, encode(smooth));
+}
+
+/** The inverse of {@link writeInputOrder}. */
+export function readInputOrder({ metadata }: Node): InputOrder {
+  const [order, smooth] = [metadata.get(inputKeys.order), metadata.get(inputKeys.smooth)];
+  return {
+    ...(order ? { order: new Int32Array(decode(order)) } : {}),
+    ...(smooth ? { smooth: new Float32Array(decode(smooth)) } : {}),
+  };
+}
+
+const encode = (array: Int32Array | Float32Array): string => Buffer.from(array.slice().buffer).toString('base64');
 const decode = (text: string): ArrayBuffer => new Uint8Array(Buffer.from(text, 'base64')).buffer;

@@ -7,7 +7,7 @@ import { packLinear, type PackedLinear } from '../pack/linear.js';
 import type { PlanInput } from '../plan/plan.js';
 import { listProducts, type Product, type ProductPart } from '../plan/products.js';
 import type { PassContext } from './context.js';
-import { writeCorrespondence } from './correspondence.js';
+import { writeCorrespondence, writeInputOrder } from './correspondence.js';
 import type { Pass } from './pass.js';
 import { joinBiases, noBias } from './tensors.js';
 
@@ -72,6 +72,7 @@ function swap(product: Product, context: PassContext): void {
       ...{ order: rowOrder, factors: rowSmooth },
     })),
   );
+  if (codes?.q.producer) writeInputOrder(codes.q.producer, { order: product.spec.columnOrder, smooth: product.smooth });
   let y = node.output(0)!;
   if (codes && (isFlattened(site, context.group(input).input) || isRestored(input, context)))
     y = flatten(y, N, name, site.node, context);

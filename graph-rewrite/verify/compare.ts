@@ -8,7 +8,9 @@ import { modelIo } from '../lm/facts.js';
 import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, ModelSession, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
+import { analyze } from '../analyze/index.js';
 import { quantizedFeeds } from './cache-feeds.js';
+import { errorSources, type ErrorSources } from './error-sources.js';
 import { exposeValues } from './expose.js';
 import { layerPairs } from './layers.js';
 import type { LayerPair, LayerPart } from './layers.js';
@@ -31,11 +33,12 @@ export interface CompareOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Error of one layer inside the running models: what it adds itself and what it inherits from the layers before. */
-export interface LayerError {
+/** Error of one layer. */
+export interface LayerError extends Partial<ErrorSources> {
   readonly site: string;
   /** The product that replaces it. */
   readonly node: string;
+  /** Inside the running models: what it adds itself and what it inherits from the layers before. */
   readonly sqnrDb: number;
 }
 
@@ -53,7 +56,7 @@ export interface Comparison {
 export async function compareModels(options: CompareOptions): Promise<Comparison> {
   const { reference, rewritten, layerRuns = 2 } = options;
   const scores = await compareLogits(options);
-  const pairs = layerRuns > 0 ? layerPairs(reference, rewritten) : [];
+  const pairs = layerRuns > 0 ? layerPairs(reference, rewritten, analyze(reference).linears) : [];
   const feeds = take(options.feeds, layerRuns);
   const layers: LayerError[] = [];
   const found = batches(pairs, rowsOf(feeds), options.layerBytes ?? 256 * 2 ** 20);
@@ -100,7 +103,8 @@ async function compareLayers(
   options: CompareOptions,
 ): Promise<LayerError[]> {
   const errors = new Map(batch.flatMap(({ parts }) => parts.map((part) => [part, new SignalError()] as const)));
-  const references = [...new Set(batch.flatMap(({ parts }) => parts.map((part) => part.reference)))];
+  const references = [...new Set(batch.flatMap(({ parts }) => parts.flatMap(valuesOf)))];
+  const sources = new Map<LayerPart, ErrorSources>();
   const tests = batch.map((pair) => pair.test);
   await withSessions(options, references, tests, async (runReference, runTest) => {
     for (const feed of feeds) {
@@ -113,14 +117,26 @@ async function compareLayers(
         feed,
         tests.map(({ name }) => name),
       );
-      for (const { test, parts } of batch)
-        for (const part of parts) addLayer(a[part.reference.name]!, b[test.name]!, part, errors.get(part)!);
+      for (const { node, test, parts } of batch) {
+        for (const part of parts) {
+          addLayer(a[part.reference.name]!, b[test.name]!, part, errors.get(part)!);
+          if (!part.linear || sources.has(part) || !node.is('QuantGemm', 'lowbit')) continue;
+          const { x, name } = part.linear;
+          sources.set(part, errorSources(node, part, part.linear, floatsOf(a[x.name]!, name)));
+        }
+      }
     }
   });
   return batch.flatMap(({ node, parts }) =>
-    parts.map((part) => ({ site: part.site, node: node.name, sqnrDb: errors.get(part)!.sqnrDb })),
+    parts.map((part) => ({
+      ...{ site: part.site, node: node.name, sqnrDb: errors.get(part)!.sqnrDb },
+      ...sources.get(part),
+    })),
   );
 }
+
+/** What a layer's comparison reads of the float model: its result and its input. */
+const valuesOf = ({ reference, linear }: LayerPart): Value[] => [reference, ...(linear ? [linear.x] : [])];
 
 type Run = (feed: Feeds, fetches: readonly string[]) => Promise<Record<string, Tensor>>;
 
@@ -167,7 +183,8 @@ export function batches(pairs: readonly LayerPair[], rows: number, limit: number
   const result: LayerPair[][] = [];
   let bytes = 0;
   for (const pair of pairs) {
-    const size = pair.parts.reduce((sum, part) => sum + part.channels, 0) * rows * 8;
+    const width = pair.parts.reduce((sum, { channels, linear }) => sum + 2 * channels + (linear?.K ?? 0), 0);
+    const size = width * rows * 4;
     if (result.length === 0 || bytes + size > limit) {
       result.push([]);
       bytes = 0;

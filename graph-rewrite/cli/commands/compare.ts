@@ -24,16 +24,21 @@ export async function run(context: Context, args: readonly string[], options: To
     signal: context.signal,
   });
   const { sqnrDb, klDivergence, top1Agreement, tokens } = compared;
-  const layers = compared.layers.map((each) => ({ name: each.site, node: each.node, sqnrDb: each.sqnrDb }));
+  const layers = compared.layers.map(({ site, ...each }) => ({ name: site, ...each }));
   const seconds = (performance.now() - started) / 1000;
   context.result({ reference, model, sqnrDb, klDivergence, top1Agreement, tokens, seconds, layers }, () =>
     [
       ...(layers.length > 0
         ? [
             table(
-              ['layer', 'SQNR dB'],
-              layers.map(({ name, sqnrDb: db }) => [name, db.toFixed(2)]),
+              ['layer', 'SQNR dB', 'of weights', 'of activations', 'outlier channels'],
+              layers.map(({ name, sqnrDb: db, weightError, activationError, outlierShare }) => [
+                ...[name, db.toFixed(2)],
+                ...[weightError, activationError, outlierShare].map(percent),
+              ]),
             ),
+            'SQNR: in the running models, errors of earlier layers included. Of weights, of activations: the errors that the layer itself makes',
+            'on the float model’s input, as shares of its output’s energy. Outlier channels: their share of the input’s energy.',
             '',
           ]
         : []),
@@ -43,3 +48,6 @@ export async function run(context: Context, args: readonly string[], options: To
   );
   return 0;
 }
+
+const percent = (share: number | undefined): string =>
+  share === undefined ? '-' : `${(100 * share).toPrecision(3)} %`;
