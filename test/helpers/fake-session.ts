@@ -35,7 +35,7 @@ export function countingSession(
     inputMetadata: inputs,
     outputMetadata: outputs,
     run: (feeds) => {
-      calls.push(feeds);
+      calls.push({ ...feeds }); // the loop uses one object again and again
       const ids = Array.from(feeds['input_ids']!.data as BigInt64Array, Number);
       const [batch, tokens] = feeds['input_ids']!.dims as [number, number];
       const scores = new Float32Array(ids.length * vocabulary);

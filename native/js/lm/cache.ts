@@ -1,6 +1,6 @@
 /** The key and value cache of a batch between runs. Its contents never pass through JavaScript: outputs are inputs again. */
 import type { Tensor } from 'onnxruntime-common';
-import { cacheDims, emptyPast, nextPast, zeros } from './feeds.js';
+import { cacheDims, emptyPast, zeros } from './feeds.js';
 import { free, onDevice } from './memory.js';
 import type { Feeds, ModelSession } from './session.js';
 import type { TextModel } from './text-model.js';
@@ -8,10 +8,10 @@ import type { TextModel } from './text-model.js';
 export interface Cache {
   /** Columns that it has room for; undefined: it grows. */
   readonly capacity: number | undefined;
-  /** By input name. */
-  feeds(): Feeds;
-  /** By output name: the tensor to fill, null to make one. */
-  fetches(): Record<string, Tensor | null>;
+  /** Tensors by input name. The same object in every run, to which the run's other inputs are added: a large model has hundreds. */
+  readonly feeds: Feeds;
+  /** By output name: the tensor to fill, null to make one. Likewise. */
+  readonly fetches: Record<string, Tensor | null>;
   /** Takes over what a run made. */
   accept(outputs: Readonly<Record<string, unknown>>): void;
   dispose(): void;
@@ -19,17 +19,17 @@ export interface Cache {
 
 /** A cache whose outputs are longer than its inputs by the new tokens. */
 export function growingCache(model: TextModel, batch: number): Cache {
-  let past = emptyPast(model, batch);
-  const fetches = Object.fromEntries(model.past.map(({ output }) => [output, null]));
+  const feeds = emptyPast(model, batch);
+  const dispose = () => free(model.past.map(({ input }) => feeds[input.name]));
   return {
     capacity: undefined,
-    feeds: () => past,
-    fetches: () => fetches,
+    feeds,
+    fetches: Object.fromEntries(model.past.map(({ output }) => [output, null])),
     accept: (outputs) => {
-      free(Object.values(past));
-      past = nextPast(model, outputs);
+      dispose();
+      for (const { input, output } of model.past) feeds[input.name] = outputs[output] as Tensor;
     },
-    dispose: () => free(Object.values(past)),
+    dispose,
   };
 }
 
@@ -41,19 +41,19 @@ export async function fixedCache(
   capacity: number,
 ): Promise<Cache> {
   const device = onDevice(session);
-  const past: Feeds = {};
-  const present: Record<string, Tensor> = {};
+  const feeds: Feeds = {};
+  const fetches: Record<string, Tensor | null> = {};
   for (const { input, output } of model.past) {
     const dims = cacheDims(model, input, batch, capacity);
     const buffer = device ? await device.toDevice({ type: input.type, dims }) : zeros(input, dims);
-    past[input.name] = buffer;
-    present[output] = buffer;
+    feeds[input.name] = buffer;
+    fetches[output] = buffer;
   }
   return {
     capacity,
-    feeds: () => past,
-    fetches: () => present,
+    feeds,
+    fetches,
     accept: () => undefined,
-    dispose: () => free(Object.values(past)),
+    dispose: () => free(model.past.map(({ input }) => feeds[input.name])),
   };
 }

@@ -40,11 +40,9 @@ export class CapturedSteps {
     for (const [name, tensor] of Object.entries(inputs))
       this.#inputs[name] = await this.#session.toDevice(tensor, this.#inputs[name]);
     const logits = this.#logits!;
-    await this.#session.run(
-      { ...this.#inputs, ...cache.feeds() },
-      { [this.#model.logits]: logits, ...cache.fetches() },
-      { ...options, extra: { gpu_graph_id: this.#graph } },
-    );
+    Object.assign(cache.feeds, this.#inputs);
+    cache.fetches[this.#model.logits] = logits;
+    await this.#session.run(cache.feeds, cache.fetches, { ...options, extra: { gpu_graph_id: this.#graph } });
     return logits;
   }
 

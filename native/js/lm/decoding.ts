@@ -129,11 +129,10 @@ export class Decoding {
     const { session, model } = this.#text;
     const { captured, cache } = this.#buffers;
     const reused = tokens === 1 ? this.#stepLogits : undefined;
-    const outputs = await session.run(
-      { ...inputs, ...cache.feeds() },
-      { [model.logits]: reused ?? null, ...cache.fetches() },
-      { ...options, ...(captured ? { extra: withoutGraph } : {}) },
-    );
+    Object.assign(cache.feeds, inputs);
+    cache.fetches[model.logits] = reused ?? null;
+    const runOptions = captured ? { ...options, extra: withoutGraph } : options;
+    const outputs = await session.run(cache.feeds, cache.fetches, runOptions);
     cache.accept(outputs);
     const logits = outputs[model.logits] as Tensor;
     if (logits !== reused) {
