@@ -207,7 +207,6 @@ class QuantGemm : public Kernel {
 #if LOWBIT_CUDA
   Status RunOnCuda(const TensorView (&inputs)[kInputs], void* y, int64_t rows, const KernelContext& context) const {
     const QuantGemmAttributes& at = attributes_;
-    LOWBIT_EXPECT(!inputs[kLorcDown].present, where_, ": has lorc_down, expected none on CUDA. Run it on the CPU.");
     LOWBIT_EXPECT(!dynamic(), where_, ": a_format is s8_dynamic, expected another one on CUDA. Run it on the CPU.");
     cuda::GemmArgs args;
     args.type = half_ ? cuda::DType::kF16 : cuda::DType::kF32;
@@ -230,9 +229,11 @@ class QuantGemm : public Kernel {
     args.y = y;
     args.constant_weights = constant_[kB] && constant_[kBScale] &&
                             (at.outliers == 0 || (constant_[kBOutlier] && constant_[kBOutlierScale]));
-    void* stream = nullptr;
-    LOWBIT_TRY(context.CudaStream(&stream));
-    return RunGemmOnCuda(where_, args, stream);
+    if (!inputs[kLorcDown].present) return RunGemmOnCuda(where_, args, nullptr, context);
+    const gemm::Lorc lorc = MakeLorc(inputs);
+    const cuda::LorcArgs term{
+        static_cast<int>(lorc.rank), static_cast<int>(lorc.planes), lorc.down, lorc.down_scale, lorc.up, lorc.up_scale};
+    return RunGemmOnCuda(where_, args, &term, context);
   }
 #endif
 

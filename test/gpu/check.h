@@ -90,5 +90,6 @@ struct Tally {
 void TestRows(Tally& tally, bool quick);
 void TestGemm(Tally& tally, bool quick);
 void TestKv(Tally& tally, bool quick);
+void TestLorc(Tally& tally, bool quick);
 
 }  // namespace lowbit::test

@@ -1,13 +1,14 @@
-// Runs the kernels' checks on the GPU. usage: gpu_test [--quick] [--rows|--gemm|--kv]
+// Runs the kernels' checks on the GPU. usage: gpu_test [--quick] [--rows|--gemm|--kv|--lorc]
 #include "test/gpu/check.h"
 
 int main(int argc, char** argv) {
-  bool quick = false, rows = true, gemm = true, kv = true;
+  bool quick = false, rows = true, gemm = true, kv = true, lorc = true;
   for (int i = 1; i < argc; ++i) {
     if (!std::strcmp(argv[i], "--quick")) quick = true;
-    if (!std::strcmp(argv[i], "--rows")) gemm = kv = false;
-    if (!std::strcmp(argv[i], "--gemm")) rows = kv = false;
-    if (!std::strcmp(argv[i], "--kv")) rows = gemm = false;
+    if (!std::strcmp(argv[i], "--rows")) gemm = kv = lorc = false;
+    if (!std::strcmp(argv[i], "--gemm")) rows = kv = lorc = false;
+    if (!std::strcmp(argv[i], "--kv")) rows = gemm = lorc = false;
+    if (!std::strcmp(argv[i], "--lorc")) rows = gemm = kv = false;
   }
   cudaDeviceProp device{};
   CHECK_CUDA(cudaGetDeviceProperties(&device, 0));
@@ -17,6 +18,7 @@ int main(int argc, char** argv) {
   if (rows) lowbit::test::TestRows(tally, quick);
   if (gemm) lowbit::test::TestGemm(tally, quick);
   if (kv) lowbit::test::TestKv(tally, quick);
+  if (lorc) lowbit::test::TestLorc(tally, quick);
   std::printf("%d checks passed, %d failed\n", tally.passed, tally.failed);
   return tally.failed == 0 ? 0 : 1;
 }

@@ -11,6 +11,18 @@ std::vector<KernelRow> Names() {
   return rows;
 }
 
+// y = residual + the low-rank term.
+Status RunLorcOnCuda(const std::string& where, const cuda::GemmArgs& args, cuda::LorcArgs lorc, cudaStream_t stream,
+                     const KernelContext& context) {
+  int device = 0;
+  LOWBIT_TRY(FromCuda(cudaGetDevice(&device), where));
+  Temporary inner;
+  LOWBIT_TRY(context.AllocateOnCuda(device, cuda::LorcScratchBytes(args, lorc), &inner));
+  lorc.inner = static_cast<float*>(inner.data());
+  return FromCuda(cuda::LaunchLorc(args, lorc, stream), where, " (low-rank term, M=", args.m, ", N=", args.n,
+                  ", K=", args.k, ", rank=", lorc.rank, ")");
+}
+
 }  // namespace
 
 std::vector<CudaKernelRow> QuantGemmCudaKernels() {
@@ -24,7 +36,15 @@ std::vector<CudaKernelRow> QuantGemmCudaKernels() {
   return rows;
 }
 
-Status RunGemmOnCuda(const std::string& where, const cuda::GemmArgs& args, void* stream) {
+Status RunGemmOnCuda(const std::string& where, const cuda::GemmArgs& product, const cuda::LorcArgs* lorc,
+                     const KernelContext& context) {
+  void* stream = nullptr;
+  LOWBIT_TRY(context.CudaStream(&stream));
+  cuda::GemmArgs args = product;
+  if (lorc != nullptr) {
+    LOWBIT_TRY(RunLorcOnCuda(where, args, *lorc, static_cast<cudaStream_t>(stream), context));
+    args.residual = args.y;
+  }
   int arch = 0;
   LOWBIT_TRY(FromCuda(CudaArchitecture(&arch), where));
   const cuda::GemmKernel* kernel =

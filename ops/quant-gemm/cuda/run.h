@@ -5,15 +5,17 @@
 #include <vector>
 
 #include "native/core/cuda_choice.h"
-#include "native/core/tensor_view.h"
+#include "native/core/kernel_context.h"
 #include "ops/quant-gemm/cuda/launch.h"
+#include "ops/quant-gemm/cuda/lorc.h"
 
 namespace lowbit {
 
 /// All CUDA kernels of QuantGemm. Without a device none is available.
 std::vector<CudaKernelRow> QuantGemmCudaKernels();
 
-/// Enqueues the product on `stream` and returns.
-Status RunGemmOnCuda(const std::string& where, const cuda::GemmArgs& args, void* stream);
+/// Enqueues the product on the context's stream and returns. `lorc` is its low-rank term, without scratch, or null.
+Status RunGemmOnCuda(const std::string& where, const cuda::GemmArgs& args, const cuda::LorcArgs* lorc,
+                     const KernelContext& context);
 
 }  // namespace lowbit
