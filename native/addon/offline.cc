@@ -49,8 +49,9 @@ Grid GridOf(const std::string& name) {
   if (name == "s8") return Grid::kS8;
   if (name == "e2m1") return Grid::kE2M1;
   if (name == "e3m0") return Grid::kE3M0;
+  if (name == "bnb_fp4") return Grid::kBnbFp4;
   if (name == "e4m3") return Grid::kE4M3;
-  throw std::invalid_argument("gptq: grid is \"" + name + "\", expected one of s4, s8, e2m1, e3m0, e4m3.");
+  throw std::invalid_argument("gptq: grid is \"" + name + "\", expected one of s4, s8, e2m1, e3m0, bnb_fp4, e4m3.");
 }
 
 ScaleRule ScaleRuleOf(Napi::Object js) {

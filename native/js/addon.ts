@@ -89,7 +89,7 @@ export interface GptqSpec {
   /** Body channels that share a scale; 0: the whole body. */
   readonly groupSize: number;
   readonly channelGroup: number;
-  readonly grid: 's4' | 's8' | 'e2m1' | 'e3m0' | 'e4m3';
+  readonly grid: 's4' | 's8' | 'e2m1' | 'e3m0' | 'bnb_fp4' | 'e4m3';
   /** Powers of two among the scales; see native/offline/scale_rule.h. Default: none. */
   readonly scaleConstraint?: 'none' | 'm1' | 'm2';
   /** How their exponents are rounded. Default: best. */

@@ -57,12 +57,24 @@ LOWBIT_CLONES void Minifloats(int mantissa, int lowest, float most, int bits, fl
   }
 }
 
-void OneByOne(Grid grid, float* value, const float* scale, const float* inverse, float pivot, float* error, float* loss,
-              int8_t* code) {
+// Eight magnitudes: as many thresholds as lie below a value are its code.
+LOWBIT_CLONES void Eight(const float (&magnitudes)[8], float* value, const float* scale, const float* inverse,
+                         float pivot, float* error, float* loss, int8_t* code) {
+  const Thresholds thresholds = ThresholdsOf(magnitudes);
   for (int64_t n = 0; n < kLanes; n++) {
-    const float q = RoundToGrid(value[n] * inverse[n], grid);
-    code[n] = GridCode(q, grid);
-    value[n] = Finish(value[n], q * scale[n], pivot, &error[n], &loss[n]);
+    const uint32_t x = std::bit_cast<uint32_t>(value[n] * inverse[n]);
+    const uint32_t sign = x & 0x80000000u;
+    const float magnitude = std::bit_cast<float>(x & 0x7fffffffu);
+    float q = 0.0f;
+    int32_t magnitude_code = 0;
+    for (int i = 1; i < 8; i++) {
+      const bool reached = magnitude >= thresholds.of[i];
+      q = reached ? magnitudes[i] : q;
+      magnitude_code = reached ? i : magnitude_code;
+    }
+    code[n] = static_cast<int8_t>(magnitude_code | static_cast<int32_t>(sign >> 28));
+    const float signed_q = std::bit_cast<float>(std::bit_cast<uint32_t>(q) | sign);
+    value[n] = Finish(value[n], signed_q * scale[n], pivot, &error[n], &loss[n]);
   }
 }
 
@@ -79,8 +91,10 @@ void RoundLanes(Grid grid, float* value, const float* scale, const float* invers
       return Minifloats(1, 0, 6.0f, 4, value, scale, inverse, pivot, error, loss, code);
     case Grid::kE4M3:
       return Minifloats(3, -6, 448.0f, 8, value, scale, inverse, pivot, error, loss, code);
-    case Grid::kE3M0:  // no mantissa: its ties go down, not to even
-      return OneByOne(grid, value, scale, inverse, pivot, error, loss, code);
+    case Grid::kE3M0:
+      return Eight(kE3M0Magnitudes, value, scale, inverse, pivot, error, loss, code);
+    case Grid::kBnbFp4:
+      return Eight(kBnbFp4Magnitudes, value, scale, inverse, pivot, error, loss, code);
   }
 }
 

@@ -1,4 +1,4 @@
-// Rounding of one input channel for kLanes output rows at once, as RoundToGrid and GridCode do it one by one.
+// Rounding of one input channel for kLanes output rows at once, as RoundToGrid does it one by one.
 #pragma once
 
 #include <cstdint>

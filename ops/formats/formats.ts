@@ -25,7 +25,7 @@ export const activationFormats = ['s4', 's8', 'e4m3', 'e5m2', 's4_e4m3'] as cons
 export type ActivationFormat = (typeof activationFormats)[number];
 
 /** Formats that weights may have. */
-export const weightFormats = ['s4', 's8', 'e2m1', 'e3m0', 'e4m3'] as const;
+export const weightFormats = ['s4', 's8', 'e2m1', 'e3m0', 'bnb_fp4', 'e4m3'] as const;
 export type WeightFormat = (typeof weightFormats)[number];
 
 /** The value that amax · clip maps to. */

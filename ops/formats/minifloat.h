@@ -43,6 +43,14 @@ consteval CodeValues<kCount> MinifloatValues(const Minifloat& format) {
   return values;
 }
 
+/// The same for bnb_fp4, whose codes count its values.
+consteval CodeValues<16> BnbFp4Values() {
+  constexpr float kMagnitudes[8] = {0.f, 0.0625f, 2.f, 3.f, 4.f, 6.f, 8.f, 12.f};
+  CodeValues<16> values{};
+  for (int code = 0; code < 16; ++code) values.of[code] = code < 8 ? kMagnitudes[code] : -kMagnitudes[code - 8];
+  return values;
+}
+
 /// The same for two's complement codes.
 template <int kCount>
 consteval CodeValues<kCount> IntegerValues() {

@@ -1,18 +1,26 @@
 /** Minifloat codes: sign, exponent, mantissa. `ops/formats/README.md` has the table of formats and the rounding rule. */
 import { internalError } from '../common/errors.js';
 
-/** A sign-magnitude float of 4 or 8 bits. */
-export interface Minifloat {
-  readonly bits: 4 | 8;
+/** A sign-magnitude float of 4 or 8 bits: its fields, or a list of its magnitudes by code. */
+export type Minifloat = { readonly bits: 4 | 8 } & (Fields | Magnitudes);
+
+interface Fields {
   readonly mantissaBits: number;
   readonly bias: number;
   /** Largest finite magnitude. */
   readonly max: number;
 }
 
+interface Magnitudes {
+  readonly magnitudes: readonly number[];
+  /** The last of them. */
+  readonly max: number;
+}
+
 export const minifloats = {
   e2m1: { bits: 4, mantissaBits: 1, bias: 1, max: 6 },
   e3m0: { bits: 4, mantissaBits: 0, bias: 3, max: 16 },
+  bnb_fp4: { bits: 4, magnitudes: [0, 0.0625, 2, 3, 4, 6, 8, 12], max: 12 },
   e4m3: { bits: 8, mantissaBits: 3, bias: 7, max: 448 },
   e5m2: { bits: 8, mantissaBits: 2, bias: 15, max: 57344 },
 } as const satisfies Record<string, Minifloat>;
@@ -29,12 +37,14 @@ export function minifloatValues(format: MinifloatName): Float32Array {
 function valueOf(format: Minifloat, code: number): number {
   const half = 1 << (format.bits - 1);
   const magnitude = code & (half - 1);
+  const sign = code & half ? -1 : 1;
+  if ('magnitudes' in format) return sign * format.magnitudes[magnitude]!;
   const exponent = magnitude >> format.mantissaBits;
   const fraction = (magnitude & ((1 << format.mantissaBits) - 1)) / (1 << format.mantissaBits);
   const size = exponent === 0 ? fraction * 2 ** (1 - format.bias) : (1 + fraction) * 2 ** (exponent - format.bias);
   // Above the largest finite value lie e5m2's infinity, in its usual place, and NaNs.
   const value = size <= format.max ? size : format.bias === 15 && fraction === 0 ? Infinity : NaN;
-  return code & half ? -value : value;
+  return sign * value;
 }
 
 interface Grid {
@@ -54,6 +64,7 @@ function gridOf(format: Minifloat): Grid {
 const grids: Readonly<Record<MinifloatName, Grid>> = {
   e2m1: gridOf(minifloats.e2m1),
   e3m0: gridOf(minifloats.e3m0),
+  bnb_fp4: gridOf(minifloats.bnb_fp4),
   e4m3: gridOf(minifloats.e4m3),
   e5m2: gridOf(minifloats.e5m2),
 };

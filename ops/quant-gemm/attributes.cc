@@ -17,8 +17,8 @@ struct WeightFormat {
   const char* name;
   Codes codes;
 };
-constexpr WeightFormat kWeightFormats[] = {
-    {"s4", Codes::kS4}, {"s8", Codes::kS8}, {"e2m1", Codes::kE2M1}, {"e3m0", Codes::kE3M0}, {"e4m3", Codes::kE4M3}};
+constexpr WeightFormat kWeightFormats[] = {{"s4", Codes::kS4},     {"s8", Codes::kS8},          {"e2m1", Codes::kE2M1},
+                                           {"e3m0", Codes::kE3M0}, {"bnb_fp4", Codes::kBnbFp4}, {"e4m3", Codes::kE4M3}};
 
 Status ReadWeightFormat(const std::string& where, const std::string& name, Codes* codes) {
   for (const WeightFormat& format : kWeightFormats) {
@@ -27,7 +27,7 @@ Status ReadWeightFormat(const std::string& where, const std::string& name, Codes
     return Status::Ok();
   }
   return Status::Error(ORT_INVALID_ARGUMENT, where, ": attribute weight_format is \"", name,
-                       "\", expected \"s4\", \"s8\", \"e2m1\", \"e3m0\" or \"e4m3\".");
+                       "\", expected \"s4\", \"s8\", \"e2m1\", \"e3m0\", \"bnb_fp4\" or \"e4m3\".");
 }
 
 /// Integer sums where both sides are integers; else activations become floats by table.

@@ -34,10 +34,11 @@ function viaFloat16(code: number, format: 'e4m3' | 'e5m2'): number {
 }
 
 describe('minifloat codes', () => {
-  it('e2m1 and e3m0 have the values of their tables', () => {
+  it('e2m1, e3m0 and bnb_fp4 have the values of their tables', () => {
     assert.deepEqual(magnitudes('e2m1'), [0, 0.5, 1, 1.5, 2, 3, 4, 6]);
     assert.deepEqual(magnitudes('e3m0'), [0, 0.25, 0.5, 1, 2, 4, 8, 16]);
-    for (const format of ['e2m1', 'e3m0'] as const) {
+    assert.deepEqual(magnitudes('bnb_fp4'), [0, 0.0625, 2, 3, 4, 6, 8, 12]);
+    for (const format of ['e2m1', 'e3m0', 'bnb_fp4'] as const) {
       const values = minifloatValues(format);
       for (let code = 0; code < 8; code++) assert.equal(values[code + 8], -values[code]!);
     }
@@ -119,7 +120,7 @@ describe('minifloat codes', () => {
 
   it('rows take half a byte or a byte a code', () => {
     const bytes = weightFormats.map((format) => [format, packedRowBytes(format, 33)]);
-    assert.deepEqual(Object.fromEntries(bytes), { s4: 17, s8: 33, e2m1: 17, e3m0: 17, e4m3: 33 });
+    assert.deepEqual(Object.fromEntries(bytes), { s4: 17, s8: 33, e2m1: 17, e3m0: 17, bnb_fp4: 17, e4m3: 33 });
   });
 });
 
@@ -152,6 +153,7 @@ describe('minifloat segments', () => {
   it('takes weight scales of the largest value', () => {
     assert.equal(weightScale(6, 'e2m1', 1).scale, 1);
     assert.equal(weightScale(16, 'e3m0', 1).scale, 1);
+    assert.equal(weightScale(12, 'bnb_fp4', 1).scale, 1);
     assert.equal(weightScale(448, 'e4m3', 0.5).scale, 0.5);
   });
 });

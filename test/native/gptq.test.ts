@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { fromFloat16Bits } from '../../ops/common/float16.js';
+import { minifloats, minifloatValues } from '../../ops/formats/minifloat.js';
 import type { GptqSpec } from '../../native/js/addon.js';
 import { loadNative } from '../../native/js/load.js';
 
@@ -181,20 +182,10 @@ describe('gptq', () => {
     for (let r = 0; r < 4; r++) assert.equal(codes[r * 32 + 5], 0);
   });
 
-  const minifloat = (code: number, mantissa: number, bias: number): number => {
-    const exponent = code >> mantissa;
-    const fraction = (code & ((1 << mantissa) - 1)) / (1 << mantissa);
-    const subnormal = exponent === 0 && mantissa > 0;
-    if (exponent === 0 && mantissa === 0) return 0;
-    return subnormal ? fraction * 2 ** (1 - bias) : (1 + fraction) * 2 ** (exponent - bias);
-  };
-  for (const { grid, mantissa, bias, codes, tie } of [
-    { grid: 'e2m1', mantissa: 1, bias: 1, codes: 8, tie: 'even' },
-    { grid: 'e4m3', mantissa: 3, bias: 7, codes: 127, tie: 'even' }, // code 127 is NaN
-    { grid: 'e3m0', mantissa: 0, bias: 3, codes: 8, tie: 'down' },
-  ] as const) {
+  for (const grid of ['e2m1', 'e3m0', 'bnb_fp4', 'e4m3'] as const) {
     it(`rounds to ${grid}: every value, every halfway, and in between`, async () => {
-      const values = Array.from({ length: codes }, (_, code) => minifloat(code, mantissa, bias));
+      const all = [...minifloatValues(grid)];
+      const values = all.slice(0, all.indexOf(minifloats[grid].max) + 1);
       const halves = values.slice(1).map((value, i) => (value + values[i]!) / 2);
       const next = random(3);
       const between = Array.from({ length: 500 }, () => Math.abs(next()) * values.at(-1)!);
@@ -216,7 +207,7 @@ describe('gptq', () => {
         const distances = values.map((value) => Math.abs(value - x));
         const least = Math.min(...distances);
         const nearest = values.flatMap((_, code) => (distances[code] === least ? [code] : []));
-        const expected = nearest.length === 1 || tie === 'down' || nearest[0]! % 2 === 0 ? nearest[0]! : nearest[1]!;
+        const expected = nearest.length === 1 || nearest[0]! % 2 === 0 ? nearest[0]! : nearest[1]!;
         const sign = grid === 'e4m3' ? 0x80 : 8;
         assert.equal(result.codes[i]! & 0xff, expected, `${x}`);
         const negative = result.codes[positive.length + i]! & 0xff;

@@ -73,6 +73,8 @@ const minifloatCases: readonly Case[] = [
   gemm([100, 33, 0], ['none', 0], ['e2m1', 0]),
   gemm([384, 19, 0], ['none', 0], ['e3m0', 128]),
   gemm([333, 34, 0], ['none', 0], ['e4m3', 0]),
+  gemm([256, 37, 32], ['e4m3', 0], ['bnb_fp4', 32]),
+  gemm([101, 20, 0], ['none', 0], ['bnb_fp4', 0]),
 ];
 
 /** With a low-rank term. */

@@ -41,7 +41,7 @@ function assertRule(scales: readonly number[], rule: 'm1' | 'm2', groups = K / g
 }
 
 describe('minifloat weights', () => {
-  for (const format of ['e2m1', 'e3m0', 'e4m3'] as const) {
+  for (const format of ['e2m1', 'e3m0', 'bnb_fp4', 'e4m3'] as const) {
     it(`${format}: codes and scales are the formats'`, () => {
       const { packed, parts, floats, scales } = pack({ ...base, format });
       const codes = new Int8Array(N * K);

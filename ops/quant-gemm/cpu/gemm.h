@@ -12,10 +12,12 @@
 namespace lowbit::gemm {
 
 /// kTable: activations of any 8-bit format, multiplied as floats that Args::a_values gives.
-enum class Codes : uint8_t { kS4, kS8, kFloat, kTable, kE2M1, kE3M0, kE4M3 };
+enum class Codes : uint8_t { kS4, kS8, kFloat, kTable, kE2M1, kE3M0, kBnbFp4, kE4M3 };
 
 /// Whether two weight codes share a byte.
-constexpr bool IsNibble(Codes codes) { return codes == Codes::kS4 || codes == Codes::kE2M1 || codes == Codes::kE3M0; }
+constexpr bool IsNibble(Codes codes) {
+  return codes == Codes::kS4 || codes == Codes::kE2M1 || codes == Codes::kE3M0 || codes == Codes::kBnbFp4;
+}
 
 struct Args {
   int64_t n;         // output channels
@@ -111,7 +113,6 @@ struct Table {
 
 // One table per instruction-set file.
 Table ScalarKernels();
-Table MinifloatScalarKernels();
 Table Avx2Kernels();
 Table MinifloatAvx2Kernels();
 Table MinifloatAvx512Kernels();

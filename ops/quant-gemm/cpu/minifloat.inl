@@ -1,6 +1,6 @@
 // Products in which a side has minifloat codes: both sides are decoded to floats, exactly, and multiplied as floats.
 // Included by one file per instruction set, inside its unnamed namespace, after it has defined a struct `Isa` (vectors
-// of kLanes 32-bit lanes, kRows rows of accumulators).
+// of kLanes 32-bit lanes, kRows rows of accumulators) and LOWBIT_TILE, the end of its kernels' names.
 //
 //   packed activations   float [panel][k][row of panel]
 //   weight tile          float [k of piece][column], in L1, used by every panel of the block
@@ -58,9 +58,10 @@ void PackPanels(const Args& args, const Block& block, int64_t begin, int64_t end
 }
 
 template <Codes kB>
-inline constexpr CodeValues<16> kNibbleValues = kB == Codes::kE2M1   ? MinifloatValues<16>(kE2M1)
-                                                : kB == Codes::kE3M0 ? MinifloatValues<16>(kE3M0)
-                                                                     : IntegerValues<16>();
+inline constexpr CodeValues<16> kNibbleValues = kB == Codes::kE2M1     ? MinifloatValues<16>(kE2M1)
+                                                : kB == Codes::kE3M0   ? MinifloatValues<16>(kE3M0)
+                                                : kB == Codes::kBnbFp4 ? BnbFp4Values()
+                                                                       : IntegerValues<16>();
 
 /// Decodes `codes` codes of `columns` weight rows; absent columns give zeros' values, which nothing reads.
 template <Codes kB>
@@ -214,3 +215,16 @@ constexpr GemmKernel Make(const char* name) {
   return {name,  Isa::kNeeds, kA,          kB,           20 * Isa::kRows, Isa::kRows,
           kCols, Any,         PackedBytes, ScratchBytes, PackPanels<kA>,  RunTiles<kB>};
 }
+
+constexpr GemmKernel kTable[] = {
+    Make<Codes::kTable, Codes::kE2M1>("x8e2m1_f32_" LOWBIT_TILE),
+    Make<Codes::kTable, Codes::kE3M0>("x8e3m0_f32_" LOWBIT_TILE),
+    Make<Codes::kTable, Codes::kBnbFp4>("x8bnb4_f32_" LOWBIT_TILE),
+    Make<Codes::kTable, Codes::kE4M3>("x8e4m3_f32_" LOWBIT_TILE),
+    Make<Codes::kTable, Codes::kS4>("x8s4_f32_" LOWBIT_TILE),
+    Make<Codes::kTable, Codes::kS8>("x8s8_f32_" LOWBIT_TILE),
+    Make<Codes::kFloat, Codes::kE2M1>("f32e2m1_f32_" LOWBIT_TILE),
+    Make<Codes::kFloat, Codes::kE3M0>("f32e3m0_f32_" LOWBIT_TILE),
+    Make<Codes::kFloat, Codes::kBnbFp4>("f32bnb4_f32_" LOWBIT_TILE),
+    Make<Codes::kFloat, Codes::kE4M3>("f32e4m3_f32_" LOWBIT_TILE),
+};

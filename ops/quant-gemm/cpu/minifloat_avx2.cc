@@ -48,18 +48,8 @@ struct Isa {
   }
 };
 
+#define LOWBIT_TILE "6x16__avx2"
 #include "ops/quant-gemm/cpu/minifloat.inl"
-
-constexpr GemmKernel kTable[] = {
-    Make<Codes::kTable, Codes::kE2M1>("x8e2m1_f32_6x16__avx2"),
-    Make<Codes::kTable, Codes::kE3M0>("x8e3m0_f32_6x16__avx2"),
-    Make<Codes::kTable, Codes::kE4M3>("x8e4m3_f32_6x16__avx2"),
-    Make<Codes::kTable, Codes::kS4>("x8s4_f32_6x16__avx2"),
-    Make<Codes::kTable, Codes::kS8>("x8s8_f32_6x16__avx2"),
-    Make<Codes::kFloat, Codes::kE2M1>("f32e2m1_f32_6x16__avx2"),
-    Make<Codes::kFloat, Codes::kE3M0>("f32e3m0_f32_6x16__avx2"),
-    Make<Codes::kFloat, Codes::kE4M3>("f32e4m3_f32_6x16__avx2"),
-};
 
 }  // namespace
 

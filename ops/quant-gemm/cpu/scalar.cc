@@ -1,37 +1,49 @@
 // The portable kernels: the written formula, one output at a time. Slow, and the yardstick for the others.
 #include "native/core/cpu_features.h"
 #include "native/core/float16.h"
+#include "ops/formats/minifloat.h"
 #include "ops/quant-gemm/cpu/gemm.h"
 
 namespace lowbit::gemm {
 namespace {
 
+constexpr CodeValues<16> kE2M1Values = MinifloatValues<16>(kE2M1), kE3M0Values = MinifloatValues<16>(kE3M0),
+                         kBnbFp4Values = BnbFp4Values(), kS4Values = IntegerValues<16>();
+constexpr CodeValues<256> kE4M3Values = MinifloatValues<256>(kE4M3);
+
 float LoadFloat(const void* data, int64_t index, bool half) {
   return half ? HalfToFloat(static_cast<const uint16_t*>(data)[index]) : static_cast<const float*>(data)[index];
 }
 
+/// What the code of channel k stands for.
 template <Codes kB>
-int Code(const uint8_t* row, int64_t k) {
-  if constexpr (kB == Codes::kS8) return static_cast<int8_t>(row[k]);
+float Weight(const uint8_t* row, int64_t k) {
+  if constexpr (kB == Codes::kS8) return static_cast<float>(static_cast<int8_t>(row[k]));
+  if constexpr (kB == Codes::kE4M3) return kE4M3Values.of[row[k]];
   const int nibble = row[k / 2] >> (k % 2 * 4) & 15;
-  return (nibble ^ 8) - 8;  // two's complement
+  if constexpr (kB == Codes::kE2M1) return kE2M1Values.of[nibble];
+  if constexpr (kB == Codes::kE3M0) return kE3M0Values.of[nibble];
+  if constexpr (kB == Codes::kBnbFp4) return kBnbFp4Values.of[nibble];
+  return kS4Values.of[nibble];
 }
 
-/// The unscaled sum of one segment: exact in int32 for codes, in float for float activations.
+/// The unscaled sum of one segment: exact in int32 for integer codes on both sides, else in float.
 template <Codes kA, Codes kB>
 float SegmentSum(const Args& args, int64_t row, const uint8_t* b, int64_t begin, int64_t end) {
   const int64_t first = row * (args.body + args.outliers);
-  if constexpr (kA == Codes::kFloat) {
-    float sum = 0;
-    for (int64_t k = begin; k < end; ++k) {
-      sum += LoadFloat(args.a, first + k, args.half_a) * static_cast<float>(Code<kB>(b, k));
-    }
-    return sum;
+  const int8_t* codes = static_cast<const int8_t*>(args.a) + first;
+  if constexpr (kA == Codes::kS8) {
+    int32_t sum = 0;
+    for (int64_t k = begin; k < end; ++k) sum += codes[k] * static_cast<int32_t>(Weight<kB>(b, k));
+    return static_cast<float>(sum);
   }
-  const int8_t* a = static_cast<const int8_t*>(args.a) + first;
-  int32_t sum = 0;
-  for (int64_t k = begin; k < end; ++k) sum += a[k] * Code<kB>(b, k);
-  return static_cast<float>(sum);
+  float sum = 0;
+  for (int64_t k = begin; k < end; ++k) {
+    const float a =
+        kA == Codes::kFloat ? LoadFloat(args.a, first + k, args.half_a) : args.a_values[static_cast<uint8_t>(codes[k])];
+    sum += a * Weight<kB>(b, k);
+  }
+  return sum;
 }
 
 template <Codes kA, Codes kB>
@@ -81,8 +93,18 @@ constexpr GemmKernel Make(const char* name) {
 constexpr GemmKernel kTable[] = {
     Make<Codes::kS8, Codes::kS4>("s8s4_f32_1x1__scalar"),
     Make<Codes::kS8, Codes::kS8>("s8s8_f32_1x1__scalar"),
+    Make<Codes::kTable, Codes::kS4>("x8s4_f32_1x1__scalar"),
+    Make<Codes::kTable, Codes::kS8>("x8s8_f32_1x1__scalar"),
+    Make<Codes::kTable, Codes::kE2M1>("x8e2m1_f32_1x1__scalar"),
+    Make<Codes::kTable, Codes::kE3M0>("x8e3m0_f32_1x1__scalar"),
+    Make<Codes::kTable, Codes::kBnbFp4>("x8bnb4_f32_1x1__scalar"),
+    Make<Codes::kTable, Codes::kE4M3>("x8e4m3_f32_1x1__scalar"),
     Make<Codes::kFloat, Codes::kS4>("f32s4_f32_1x1__scalar"),
     Make<Codes::kFloat, Codes::kS8>("f32s8_f32_1x1__scalar"),
+    Make<Codes::kFloat, Codes::kE2M1>("f32e2m1_f32_1x1__scalar"),
+    Make<Codes::kFloat, Codes::kE3M0>("f32e3m0_f32_1x1__scalar"),
+    Make<Codes::kFloat, Codes::kBnbFp4>("f32bnb4_f32_1x1__scalar"),
+    Make<Codes::kFloat, Codes::kE4M3>("f32e4m3_f32_1x1__scalar"),
 };
 
 }  // namespace
