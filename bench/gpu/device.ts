@@ -31,8 +31,9 @@ export function openOnDevice(
     ...(memoryLimit === undefined ? {} : { gpuMemLimit: memoryLimit }),
     extra: exactArena,
   };
+  const quiet = { logSeverityLevel: 3 as const, ...options }; // ONNX Runtime warns of shapes that it computes on the CPU
   const all: SessionOptions =
-    provider === 'cpu' ? options : { executionProviders: [cuda], preferredOutputLocation: 'gpu-buffer', ...options };
+    provider === 'cpu' ? quiet : { executionProviders: [cuda], preferredOutputLocation: 'gpu-buffer', ...quiet };
   return typeof model === 'string' ? InferenceSession.create(model, all) : InferenceSession.create(model, all);
 }
 

@@ -61,11 +61,12 @@ function decoder(recipe: string | undefined, settings: readonly string[] = []): 
   return serializeModel(buildStack(shape, 'float16', recipe === undefined ? undefined : rounded(recipe, settings)));
 }
 
-async function floats(tensor: Tensor): Promise<Float32Array> {
-  const data = (await tensor.getData()) as Uint16Array | Float32Array;
-  return tensor.type === 'float16'
-    ? fromFloat16Array(new Uint16Array(data.buffer, data.byteOffset, data.length))
-    : (data as Float32Array);
+/** The numbers of a tensor, which stays where it is: `getData()` would make it one of the host. */
+async function floats(session: InferenceSession, tensor: Tensor): Promise<Float32Array> {
+  const { type, data } = tensor.location === 'cpu' ? tensor : await session.fromDevice(tensor);
+  if (type !== 'float16') return data as Float32Array;
+  const { buffer, byteOffset, length } = data as Uint16Array;
+  return fromFloat16Array(new Uint16Array(buffer, byteOffset, length));
 }
 
 /** Largest difference by largest magnitude. */
@@ -122,12 +123,13 @@ await check('an output stays on the device and feeds the next run; a given one i
   const target = await session.toDevice({ type: 'float32', dims: [count] });
   const second = await session.run({ x: first }, { y: target });
   assert.equal(second['y'], target);
-  assert.deepEqual(await target.getData(), x);
+  assert.deepEqual(await floats(session, target), x);
   const onCpu = new Tensor('float32', new Float32Array(count), [count]);
   await session.run({ x: target }, { y: onCpu });
   assert.equal((onCpu.data as Float32Array)[7], -7);
   await session.run({ x: target }, { y: target });
-  assert.equal(((await target.getData()) as Float32Array)[7], -7);
+  assert.equal((await floats(session, target))[7], -7);
+  assert.equal(target.location, 'gpu-buffer');
   await session.release();
 });
 
@@ -136,7 +138,7 @@ async function stepLogits(model: Uint8Array, past: number, where: Provider): Pro
   const session = await openOnDevice(model, { provider: where });
   const run = await zeroRun(session, past, where);
   const results = await session.run(run.feeds, run.fetches);
-  const logits = await floats(results['logits']!);
+  const logits = await floats(session, results['logits']!);
   await session.release();
   return logits;
 }
@@ -162,15 +164,19 @@ const recipes: readonly (readonly [name: string, recipe: string | undefined, set
   ['zeroquant-fp-w4a8', 'zeroquant-fp-w4a8'],
   ['atom-w4a4kv4 in place', 'atom-w4a4kv4', ['kv.form=in_place']],
 ];
+const floatLogits = stepLogits(decoder(undefined), 40, 'cpu');
 for (const [name, recipe, settings] of recipes) {
   const model = decoder(recipe, settings);
   await check(
     `${name}: a step with the cache in place gives the CPU's logits`,
     async () => {
       const [there, here] = [await stepLogits(model, 40, provider), await stepLogits(model, 40, 'cpu')];
-      const apart = distance(there, here);
-      assert.ok(apart < 0.05, `logits are ${apart} apart`);
-      return `${apart.toExponential(1)} apart`;
+      const [apart, cost] = [distance(there, here), distance(here, await floatLogits)];
+      // Where activations become codes, a last bit of float16 flips some, whose change flips more: less than codes cost by themselves.
+      const flips = recipe !== undefined && findRecipe(recipe).activation.format !== 'none';
+      const most = flips ? cost : 0.005;
+      assert.ok(apart < most, `logits are ${apart} apart, expected less than ${most}`);
+      return `${apart.toExponential(1)} apart, ${cost.toExponential(1)} from float16`;
     },
     false,
   );
@@ -184,9 +190,9 @@ for (const [name, recipe, settings] of recipes) {
         run.feeds['input_ids'],
       );
       await runOnce(session, run);
-      const replayed = await floats(logits);
+      const replayed = await floats(session, logits);
       await runOnce(session, run, { gpu_graph_id: '-1' });
-      const apart = distance(replayed, await floats(logits));
+      const apart = distance(replayed, await floats(session, logits));
       assert.ok(apart < 1e-3, `token ${token}: logits are ${apart} apart`);
     }
     await assert.rejects(
@@ -236,7 +242,7 @@ await check('CUDA graphs of two shapes live side by side', async () => {
     for (const { count, x, y } of pairs) {
       await session.toDevice(new Tensor('float32', new Float32Array(count).fill(turn + count), [count]), x);
       await session.run({ x }, { y }, { extra: { gpu_graph_id: String(count) } });
-      assert.deepEqual(await y.getData(), new Float32Array(count).fill(-turn - count));
+      assert.deepEqual(await floats(session, y), new Float32Array(count).fill(-turn - count));
     }
   }
   await session.release();
@@ -260,7 +266,7 @@ await check('TF32 only where it is asked for', async () => {
   const onCpu = await InferenceSession.create(model);
   const exact = (await onCpu.run({ x }))['y']!.data as Float32Array;
   const [off, on] = [distance(await run(false), exact), distance(await run(true), exact)];
-  assert.ok(off < 1e-5 && on > 1e-5, `off ${off}, on ${on}`);
+  assert.ok(off < 1e-4 && on > 1e-3, `off ${off}, on ${on}`);
   return `${off.toExponential(1)} and ${on.toExponential(1)} from the CPU's`;
 });
 

@@ -20,7 +20,7 @@ interface Measured {
 }
 
 async function measure(model: string, provider: 'cpu' | 'cuda'): Promise<Measured> {
-  const session = await InferenceSession.create(model, { executionProviders: [provider] });
+  const session = await InferenceSession.create(model, { executionProviders: [provider], logSeverityLevel: 3 });
   try {
     const facts = textFacts(loadModel(model));
     const result = await perplexity(session, ids, { facts, windows: Number(windowCount) });
