@@ -17,7 +17,7 @@ in_place=atom-w4a4kv4${target:+@$target},kv.form=in_place
 stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
 wholes="float16 $four_bit $in_place"
 trained="w8a8 w4a16 atom-w4a4 atom-w4a4@sm90 zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
-jobs_known="host stack stack-graph attention gemm whole generate limit perplexity"
+jobs_known="host stack stack-graph attention gemm whole generate limit perplexity profile"
 
 # The file that write-stack gives a recipe.
 file_of() { echo "$1" | sed 's/[^[:alnum:]_.-]/_/g'; }
@@ -72,6 +72,10 @@ job() { # NAME WORK OUT
       stack "$work" "$out" "$in_place" "$deep" limit 60 --limit 24000000000 $most ;;
     perplexity)
       timeout 150 "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "$work"/trained/*.onnx ;;
+    profile)
+      for m in float16 "$four_bit" w8a8; do
+        for case in $prefill decode:16x1024; do profile "$work" "$m" "$layers" "$case"; done
+      done ;;
     *) echo "gpu-models: job '$name' is not known, expected one of: $jobs_known" >&2; return 2 ;;
   esac
 }
@@ -83,6 +87,13 @@ stack() {
   file=$(file_of "$model")-$layers
   # shellcheck disable=SC2086
   timeout "$seconds" "$node" "$root/dist/bench/gpu/stack.js" "$work/stack/$file.onnx" "$out/$kind-$file.json" $cpu "$@"
+}
+
+# profile WORK MODEL LAYERS CASE: kernels of a cold run, microseconds in all, calls, names
+profile() {
+  echo "$2 $4"
+  timeout 60 ncu --metrics gpu__time_duration.sum --csv --launch-count 150 --target-processes all "$node" "$root/dist/bench/gpu/stack.js" \
+    "$1/stack/$(file_of "$2")-$3.onnx" /dev/null --runs 1 "$4" | python3 "$root/scripts/kernel-times.py" 14
 }
 
 run() {
