@@ -17,7 +17,7 @@ in_place=atom-w4a4kv4${target:+@$target},kv.form=in_place
 stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
 wholes="float16 $four_bit $in_place"
 trained="w8a8 w4a16 atom-w4a4 atom-w4a4@sm90 zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
-jobs_known="host stack stack-graph attention gemm whole generate limit perplexity profile"
+jobs_known="host stack stack-threads stack-graph attention gemm whole generate limit perplexity profile"
 
 # The file that write-stack gives a recipe.
 file_of() { echo "$1" | sed 's/[^[:alnum:]_.-]/_/g'; }
@@ -59,6 +59,7 @@ job() { # NAME WORK OUT
   case $name in
     host) timeout 120 "$node" "$root/dist/test/gpu/host.js" $cpu ;;
     stack) for m in $stacks; do stack "$work" "$out" "$m" "$layers" stack 40 $prefill $decode; done ;;
+    stack-threads) for m in float16 "$four_bit"; do stack "$work" "$out" "$m" "$layers" threads 40 --threads 1 ${decode%% *}; done ;;
     stack-graph) for m in $stacks; do stack "$work" "$out" "$m" "$layers" graph 40 --graph $decode; done ;;
     attention) timeout 120 "$node" "$b/attention-in-ort.js" "$out/attention.json" $cpu $small --seconds "${SECONDS_EACH:-60}" ;;
     gemm) timeout 180 "$node" "$b/gemm-in-ort.js" "$work/gemm" "$out/gemm.json" $cpu $small --seconds "${SECONDS_EACH:-90}" ;;
