@@ -52,7 +52,7 @@ prepare_trained() {
 job() { # NAME WORK OUT
   local name=$1 work=$2 out=$3 b=$root/dist/bench/gpu layers=8 deep=32
   local prefill="prefill:1x2048" decode="decode:1x1024 decode:16x1024 decode:64x1024" batches="decode:1x1024 decode:16x1024 decode:64x1024 decode:128x1024"
-  local most_float=largest:20x1024 most=largest:136x1024 texts="1x512 16x512 64x512"
+  local most_float=largest:19x1024 most=largest:139x1024 texts="1x512 16x512 64x512"
   [ -n "$small" ] && layers=2 deep=3 prefill=prefill:1x32 decode="decode:1x16 decode:3x16" batches="decode:1x16 decode:2x16" &&
     most_float=largest:2x16 most=largest:3x16 texts='1x20 3x20'
   # shellcheck disable=SC2086
