@@ -66,5 +66,13 @@ function separate(model: Model): void {
 
 function madeUpStats(inputValue: string, channels: number): ChannelStats {
   const wave = Float64Array.from({ length: channels }, (_, i) => 1 + Math.sin(i * 12.9898) ** 2 * ((i * 7919) % 97));
-  return { inputValue, channels, rows: 1, meanSquare: wave, absMax: Float32Array.from(wave), absMean: wave };
+  const max = Float32Array.from(wave);
+  return {
+    inputValue,
+    channels,
+    rows: 1,
+    meanSquare: wave,
+    absMean: wave,
+    ...{ min: max.map((each) => -each), max, absMax: max },
+  };
 }

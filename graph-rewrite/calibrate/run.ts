@@ -67,8 +67,8 @@ async function collect(
   { feeds, total = 0, onProgress, signal }: CalibrateOptions,
 ): Promise<Map<string, ChannelStats>> {
   const sums = taps.map((tap) => new StatsAccumulator(tap.channels));
-  const fetches = taps.flatMap(({ squares, magnitudes, absMax, shape, samples }) => [
-    ...[squares, magnitudes, absMax, shape],
+  const fetches = taps.flatMap(({ squares, magnitudes, min, max, shape, samples }) => [
+    ...[squares, magnitudes, min, max, shape],
     ...(samples === undefined ? [] : [samples]),
   ]);
   let done = 0;
@@ -90,7 +90,8 @@ function addRun(sums: StatsAccumulator, tap: Tap, outputs: Record<string, Tensor
     rows: Number((outputs[tap.shape]!.data as BigInt64Array)[0]),
     squares: floats(tap.squares),
     magnitudes: floats(tap.magnitudes),
-    absMax: floats(tap.absMax),
+    min: floats(tap.min),
+    max: floats(tap.max),
     samples: tap.samples === undefined ? undefined : floats(tap.samples),
   });
   if (bad === undefined) return;

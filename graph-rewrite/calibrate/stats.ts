@@ -7,6 +7,9 @@ export interface ChannelStats {
   readonly rows: number;
   /** Mean of x² over all rows: the diagonal of the Hessian 2XᵀX up to a factor. */
   readonly meanSquare: Float64Array;
+  readonly min: Float32Array;
+  readonly max: Float32Array;
+  /** The larger of −min and max. */
   readonly absMax: Float32Array;
   /** Mean of |x| over the rows of a run, the largest over all runs (Atom's `abs_mean`). */
   readonly absMean: Float64Array;
@@ -19,7 +22,8 @@ export interface RunSums {
   readonly rows: number;
   readonly squares: Float32Array;
   readonly magnitudes: Float32Array;
-  readonly absMax: Float32Array;
+  readonly min: Float32Array;
+  readonly max: Float32Array;
   /** [rows, channels]. */
   readonly samples?: Float32Array | undefined;
 }
@@ -29,7 +33,8 @@ export class StatsAccumulator {
   readonly channels: number;
   readonly #squares: Float64Array;
   readonly #absMean: Float64Array;
-  readonly #absMax: Float32Array;
+  readonly #min: Float32Array;
+  readonly #max: Float32Array;
   readonly #samples: Float32Array[] = [];
   #rows = 0;
 
@@ -37,18 +42,20 @@ export class StatsAccumulator {
     this.channels = channels;
     this.#squares = new Float64Array(channels);
     this.#absMean = new Float64Array(channels);
-    this.#absMax = new Float32Array(channels);
+    this.#min = new Float32Array(channels).fill(Infinity);
+    this.#max = new Float32Array(channels).fill(-Infinity);
   }
 
   /** @returns the first channel that is not finite in this run, which is then not added */
-  add({ rows, squares, magnitudes, absMax, samples }: RunSums): number | undefined {
+  add({ rows, squares, magnitudes, min, max, samples }: RunSums): number | undefined {
     for (let c = 0; c < this.channels; c++) {
       if (!Number.isFinite(squares[c]! + magnitudes[c]!)) return c;
     }
     for (let c = 0; c < this.channels; c++) {
       this.#squares[c]! += squares[c]!;
       this.#absMean[c] = Math.max(this.#absMean[c]!, magnitudes[c]! / rows);
-      this.#absMax[c] = Math.max(this.#absMax[c]!, absMax[c]!);
+      this.#min[c] = Math.min(this.#min[c]!, min[c]!);
+      this.#max[c] = Math.max(this.#max[c]!, max[c]!);
     }
     this.#rows += rows;
     if (samples) this.#samples.push(samples);
@@ -61,7 +68,9 @@ export class StatsAccumulator {
       channels: this.channels,
       rows: this.#rows,
       meanSquare: this.#squares.map((sum) => sum / this.#rows),
-      absMax: this.#absMax,
+      min: this.#min,
+      max: this.#max,
+      absMax: this.#max.map((max, c) => Math.max(max, -this.#min[c]!)),
       absMean: this.#absMean,
       ...(this.#samples.length > 0 ? { samples: joined(this.#samples) } : {}),
     };

@@ -25,8 +25,8 @@ export class TapGraph {
     return value.dtype === 'float32' ? rows : this.add('Cast', name, [rows], { to: int(1) });
   }
 
-  /** Over all rows. Axes are an input from opset 13 (ReduceSum) or 18 (ReduceMax) on, before that an attribute. */
-  reduce(opType: 'ReduceSum' | 'ReduceMax', name: string, value: Value): Value {
+  /** Over all rows. Axes are an input from opset 13 (ReduceSum) or 18 (the others) on, before that an attribute. */
+  reduce(opType: 'ReduceSum' | 'ReduceMin' | 'ReduceMax', name: string, value: Value): Value {
     const keepdims = int(0);
     const asInput = this.#opset >= (opType === 'ReduceSum' ? 13 : 18);
     if (asInput) return this.add(opType, name, [value, this.#integers([0])], { keepdims });

@@ -9,7 +9,8 @@ export interface Tap {
   readonly channels: number;
   readonly squares: string;
   readonly magnitudes: string;
-  readonly absMax: string;
+  readonly min: string;
+  readonly max: string;
   /** Shape [rows, channels]. */
   readonly shape: string;
   /** Some rows, if they were asked for. */
@@ -23,11 +24,12 @@ export interface Taps {
 }
 
 /**
- * Adds Σx², Σ|x| and max|x| over all rows of each value as graph outputs:
+ * Adds Σx², Σ|x|, min x and max x over all rows of each value as graph outputs:
  *
  *     x ─ Reshape [rows, K] ─ Cast float ─┬─ Mul (x·x) ─ ReduceSum
- *                                         ├─ Abs ─┬─ ReduceSum
- *                                         │       └─ ReduceMax
+ *                                         ├─ Abs ─ ReduceSum
+ *                                         ├─ ReduceMin
+ *                                         ├─ ReduceMax
  *                                         └─ Shape
  *
  * Not ReduceSumSquare: ONNX Runtime has a fast path for sums over rows, and none for that.
@@ -56,7 +58,8 @@ function addTap(graph: TapGraph, value: Value, channels: number, samples: boolea
     channels,
     squares: graph.output(graph.reduce('ReduceSum', name, squares), 'float32', [channels]),
     magnitudes: graph.output(graph.reduce('ReduceSum', name, magnitudes), 'float32', [channels]),
-    absMax: graph.output(graph.reduce('ReduceMax', name, magnitudes), 'float32', [channels]),
+    min: graph.output(graph.reduce('ReduceMin', name, floats), 'float32', [channels]),
+    max: graph.output(graph.reduce('ReduceMax', name, floats), 'float32', [channels]),
     shape: graph.output(graph.add('Shape', name, [floats]), 'int64', [2]),
     ...(samples
       ? { samples: graph.output(graph.everyRow(sampleStep, name, floats), 'float32', [undefined, channels]) }

@@ -2,7 +2,6 @@
 import { inputError } from '../../ops/common/errors.js';
 import type { Analysis, AttentionSite, GateSite, LinearSite } from '../analyze/sites.js';
 import type { Model } from '../ir/index.js';
-import { ascendingOrder } from '../calibrate/rank.js';
 import type { ChannelStats } from '../calibrate/stats.js';
 import type { Recipe, SiteSettings } from '../recipes/recipe.js';
 import { lorcSettings } from '../recipes/resolve.js';
@@ -10,7 +9,7 @@ import { lorcSettings } from '../recipes/resolve.js';
 import { decideCaches } from './caches.js';
 import { fingerprint } from './fingerprint.js';
 import { decideMerges } from './merge.js';
-import { embed, headOrder, rank } from './order.js';
+import { channelOrder, embed, headOrder, rank } from './order.js';
 import {
   encodeFactors,
   encodeOrder,
@@ -71,17 +70,16 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
       mode === 'global' ? (outliers?.channels ?? 0) : 0,
       activation.groupSize || weight.groupSize,
     );
-    const rankBy = outliers?.rankBy ?? 'mean-square';
-    const shape = { ...fitted, rankBy: mode === 'global' ? rankBy : undefined };
-    return { batch, stats: all, notes, mode, producer, fitted, rankBy, shape };
+    const shape = { ...fitted, sorted: mode === 'global' ? outliers! : undefined };
+    return { batch, stats: all, notes, mode, producer, fitted, shape };
   });
   const smoothing = decideSmoothing(drafts, analysis, quantized);
-  for (const { batch, stats: all, notes, mode, producer, fitted, rankBy } of drafts) {
+  for (const { batch, stats: all, notes, mode, producer, fitted } of drafts) {
     const { activation } = batch.settings;
     const factors = smoothing.factors.get(batch);
     const smoothNote = smoothing.notes.get(batch);
     const smooth = factors ? all?.map((each) => smoothedStats(each, factors)) : all;
-    const order = makeOrders(mode, producer, batch, smooth, rankBy);
+    const order = makeOrders(mode, producer, batch, smooth);
     for (const [site, rows] of order.rows) rowOrders.set(site, rows);
     if (producer.decision === 'fuse-gate' && batch.group.producer.kind === 'gate')
       fusedGates.push(batch.group.producer.gate);
@@ -230,17 +228,16 @@ function makeOrders(
   producer: ProducerDecision,
   batch: Batch,
   all: readonly ChannelStats[] | undefined,
-  rankBy: Parameters<typeof rank>[1],
 ): Orders {
   const none: Orders = { rows: new Map(), notes: [] };
-  if (mode === 'none' || !all || producer.decision === 'float') return none;
-  const importance = rank(all, rankBy);
+  const { outliers } = batch.settings;
+  if (mode === 'none' || !outliers || !all || producer.decision === 'float') return none;
   if (mode === 'global') {
-    const columns = ascendingOrder(importance);
+    const columns = channelOrder(all, outliers);
     return { columns, rows: new Map(producer.folded.map((site) => [site, columns])), notes: [] };
   }
   const { v, heads, kvHeads, headSize, valueRow } = attentionOf(batch)!;
-  const { columns, values } = headOrder(importance, heads!, kvHeads!, headSize!);
+  const { columns, values } = headOrder(rank(all, outliers.rankBy), heads!, kvHeads!, headSize!);
   return {
     columns,
     rows: new Map([[v!, embed(values, valueRow!, v!.N)]]),

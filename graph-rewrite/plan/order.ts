@@ -2,6 +2,16 @@
 import { ascendingOrder, channelRank } from '../calibrate/rank.js';
 import type { ChannelStats } from '../calibrate/stats.js';
 import type { OutlierSettings } from '../recipes/recipe.js';
+import { clusterOrder } from './clusters.js';
+
+/** The order of an input's channels, over all inputs that share it. */
+export function channelOrder(all: readonly ChannelStats[], { order, rankBy }: OutlierSettings): Int32Array {
+  if (order === 'ascending') return ascendingOrder(rank(all, rankBy));
+  const [first, ...rest] = all as [ChannelStats, ...ChannelStats[]];
+  const min = first.min.map((value, k) => Math.min(value, ...rest.map((stats) => stats.min[k]!)));
+  const max = first.max.map((value, k) => Math.max(value, ...rest.map((stats) => stats.max[k]!)));
+  return clusterOrder(min, max);
+}
 
 /** Importance of each channel by the recipe's statistic, over all inputs that share an order (by rows, the largest for abs-max). */
 export function rank(all: readonly ChannelStats[], rankBy: OutlierSettings['rankBy']): Float64Array {

@@ -10,11 +10,10 @@ import type { ActivationFormat, WeightFormat } from '../../ops/formats/formats.j
 import { isMinifloat, minifloatValues } from '../../ops/formats/minifloat.js';
 import { amaxBits, quantizeSegment, quantizeWithScale, weightScale } from '../../ops/formats/quantize-segment.js';
 import { segmentsOf, type RowFormat, type Segment } from '../../ops/formats/segments.js';
-import { ascendingOrder } from '../calibrate/rank.js';
 import type { ChannelStats } from '../calibrate/stats.js';
 import { rowReader, sizeOf, type WeightSource } from '../pack/rows.js';
 import type { OutlierSettings, WeightSettings } from '../recipes/recipe.js';
-import { rank } from './order.js';
+import { channelOrder } from './order.js';
 import type { Batch } from './resolve-sites.js';
 import { smoothedStats } from './smooth.js';
 
@@ -22,8 +21,8 @@ import { smoothedStats } from './smooth.js';
 export interface RowShape {
   readonly groupSize: number;
   readonly outlierChannels: number;
-  /** The statistic that sorts the channels; absent for natural order. */
-  readonly rankBy?: OutlierSettings['rankBy'] | undefined;
+  /** How channels are sorted; absent for natural order. */
+  readonly sorted?: OutlierSettings | undefined;
 }
 
 export interface FoundAlpha {
@@ -90,12 +89,12 @@ function predictedError(
   samples: Float32Array,
   { settings: { activation } }: Batch,
   weights: readonly SampledWeights[],
-  { groupSize, outlierChannels, rankBy }: RowShape,
+  { groupSize, outlierChannels, sorted }: RowShape,
   factors: Float32Array,
 ): number {
   const K = factors.length;
   const smoothed = smoothedStats(stats, factors);
-  const order = rankBy ? ascendingOrder(rank([smoothed], rankBy)) : Int32Array.from({ length: K }, (_, k) => k);
+  const order = sorted ? channelOrder([smoothed], sorted) : Int32Array.from({ length: K }, (_, k) => k);
   const cut = (format: string, clip: number, groups: number) =>
     segmentsOf({ format, clip, groupSize: groups, outlierChannels } as RowFormat, K);
   const power = Float64Array.from(order, (k) => smoothed.meanSquare[k]!);

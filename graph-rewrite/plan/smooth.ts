@@ -96,6 +96,8 @@ export function smoothedStats(stats: ChannelStats, factors: Float32Array): Chann
     ...stats,
     meanSquare: stats.meanSquare.map((value, k) => value / factors[k]! ** 2),
     absMean: stats.absMean.map((value, k) => value / factors[k]!),
+    min: stats.min.map((value, k) => value / factors[k]!),
+    max: stats.max.map((value, k) => value / factors[k]!),
     absMax: stats.absMax.map((value, k) => value / factors[k]!),
   };
 }

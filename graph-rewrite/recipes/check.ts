@@ -42,7 +42,7 @@ function checkOne(at: string, path: string, value: unknown, table: readonly Fiel
 }
 
 /** Rules between settings of one layer that no operator could carry out. */
-function checkTogether(at: string, { weight, activation, outliers, smooth }: SiteSettings): void {
+function checkTogether(at: string, { weight, activation, outliers, smooth, lorc }: SiteSettings): void {
   const groups = [weight.groupSize, activation.groupSize];
   if (activation.format !== 'none' && groups.every((size) => size > 0) && groups[0] !== groups[1]) {
     throw usageError(
@@ -71,10 +71,10 @@ function checkTogether(at: string, { weight, activation, outliers, smooth }: Sit
       activation.format === 's8' &&
       groups.every((size) => size === 0) &&
       activation.clip === 1;
-    if (!plain || outliers !== null)
+    if (!plain || outliers !== null || (lorc?.rank ?? 0) > 0)
       throw usageError(
         at,
-        `activation.threshold is ${activation.threshold}, expected it with s8 weights and activations without groups, clip and outliers`,
+        `activation.threshold is ${activation.threshold}, expected it with s8 weights and activations without groups, clip, outliers and lorc`,
         'Use activation.threshold=0.',
       );
   }

@@ -89,7 +89,7 @@ export const siteFields: readonly Field[] = [
   },
   multipleOf16('outliers.channels', 'input channels kept in 8 bits, last after sorting'),
   oneOf('outliers.rankBy', 'statistic that ranks channels', 'mean-square', 'abs-mean', 'abs-max'),
-  oneOf('outliers.order', 'order of the sorted channels', 'ascending'),
+  oneOf('outliers.order', 'order of the sorted channels', 'ascending', 'range-clusters'),
   {
     path: 'smooth.alpha',
     about: 'share of the difficulty that moves from activations to weights (SmoothQuant)',

@@ -7,12 +7,14 @@ import type { Field } from './fields.js';
 import { kv4 } from './kv4.js';
 import { llmInt8 } from './llm-int8.js';
 import type { Recipe } from './recipe.js';
+import { rptqW4a8 } from './rptq-w4a8.js';
 import { smoothQuantW8a8 } from './smoothquant-w8a8.js';
 import { w4a16 } from './w4a16.js';
 import { w4a4G128 } from './w4a4-g128.js';
 import { w4a4 } from './w4a4.js';
 import { w8a8 } from './w8a8.js';
 import { zeroQuantFpW4a8, zeroQuantFpW8a8 } from './zeroquant-fp.js';
+import { zeroQuantW4a8, zeroQuantW8a8 } from './zeroquant.js';
 
 export { checkRecipe } from './check.js';
 export { defineRecipe } from './define.js';
@@ -41,6 +43,9 @@ export const recipes: readonly Recipe[] = [
   w8a8,
   smoothQuantW8a8,
   llmInt8,
+  rptqW4a8,
+  zeroQuantW8a8,
+  zeroQuantW4a8,
   w4a16,
   kv4,
   zeroQuantFpW4a8,

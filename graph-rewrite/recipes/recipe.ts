@@ -66,8 +66,11 @@ export interface OutlierSettings {
   readonly channels: number;
   /** Calibration statistic that ranks the channels. */
   readonly rankBy: 'mean-square' | 'abs-mean' | 'abs-max';
-  /** Channels are sorted by rising rank, so that groups hold channels of similar energy and outliers come last. */
-  readonly order: 'ascending';
+  /**
+   * `ascending`: channels are sorted by rising rank, so that groups hold channels of similar energy and outliers come last.
+   * `range-clusters`: clusters of similar minimum and maximum, the widest last (RPTQ); inside heads (`oReorder`) by rank all the same.
+   */
+  readonly order: 'ascending' | 'range-clusters';
 }
 
 /**

@@ -207,7 +207,6 @@ class QuantGemm : public Kernel {
 #if LOWBIT_CUDA
   Status RunOnCuda(const TensorView (&inputs)[kInputs], void* y, int64_t rows, const KernelContext& context) const {
     const QuantGemmAttributes& at = attributes_;
-    LOWBIT_EXPECT(!dynamic(), where_, ": a_format is s8_dynamic, expected another one on CUDA. Run it on the CPU.");
     cuda::GemmArgs args;
     args.type = half_ ? cuda::DType::kF16 : cuda::DType::kF32;
     args.weight_format = at.b == Codes::kS4 ? cuda::Format::kS4 : cuda::Format::kS8;
@@ -219,7 +218,7 @@ class QuantGemm : public Kernel {
     args.group_size = static_cast<int>(at.group);
     args.a_group_size = static_cast<int>(at.a_group);
     args.a = inputs[kA].data;
-    args.a_scale = weight_only() ? nullptr : inputs[kAScale].As<float>();
+    args.a_scale = at.a_floats ? nullptr : inputs[kAScale].As<float>();
     args.b = inputs[kB].data;
     args.b_scale = inputs[kBScale].As<uint16_t>();
     args.b_outlier = inputs[kBOutlier].As<int8_t>();
@@ -229,11 +228,12 @@ class QuantGemm : public Kernel {
     args.y = y;
     args.constant_weights = constant_[kB] && constant_[kBScale] &&
                             (at.outliers == 0 || (constant_[kBOutlier] && constant_[kBOutlierScale]));
-    if (!inputs[kLorcDown].present) return RunGemmOnCuda(where_, args, nullptr, context);
+    const float* threshold = dynamic() ? &at.threshold : nullptr;
+    if (!inputs[kLorcDown].present) return RunGemmOnCuda(where_, args, nullptr, threshold, context);
     const gemm::Lorc lorc = MakeLorc(inputs);
     const cuda::LorcArgs term{
         static_cast<int>(lorc.rank), static_cast<int>(lorc.planes), lorc.down, lorc.down_scale, lorc.up, lorc.up_scale};
-    return RunGemmOnCuda(where_, args, &term, context);
+    return RunGemmOnCuda(where_, args, &term, nullptr, context);
   }
 #endif
 

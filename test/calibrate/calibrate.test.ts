@@ -45,6 +45,8 @@ describe('calibrate', () => {
       const stats = (await calibrate({ model, analysis, feeds: runs, createSession: createOrtSession })).get('y')!;
       equal(stats.rows, 3);
       deepEqual([...stats.meanSquare], [35 / 3, 21 / 3, 0]);
+      deepEqual([...stats.min], [-5, -2, 0]);
+      deepEqual([...stats.max], [3, 4, 0]);
       deepEqual([...stats.absMax], [5, 4, 0]);
       deepEqual([...stats.absMean], [5, 3, 0]);
       deepEqual([...ascendingOrder(channelRank(stats, 'mean-square'))], [2, 1, 0]);

@@ -91,5 +91,6 @@ void TestRows(Tally& tally, bool quick);
 void TestGemm(Tally& tally, bool quick);
 void TestKv(Tally& tally, bool quick);
 void TestLorc(Tally& tally, bool quick);
+void TestOutlierColumns(Tally& tally, bool quick);
 
 }  // namespace lowbit::test

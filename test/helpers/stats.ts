@@ -9,7 +9,8 @@ export function randomStats(analysis: Analysis): Map<string, ChannelStats> {
     analysis.inputs.map(({ input, K }) => {
       const values = () => Float64Array.from({ length: K }, () => random.next());
       const stats = { inputValue: input.name, channels: K, rows: 100, meanSquare: values(), absMean: values() };
-      return [input.name, { ...stats, absMax: Float32Array.from(values()) }];
+      const absMax = Float32Array.from(values());
+      return [input.name, { ...stats, absMax, min: absMax.map((value) => -value), max: absMax }];
     }),
   );
 }

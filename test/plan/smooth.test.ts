@@ -28,7 +28,7 @@ function planFor(name: string, wanted: Recipe, samples = false) {
         absMax[k] = Math.max(absMax[k]!, Math.abs(x));
       });
       const meanSquare = Float64Array.from(absMax, (_, k) => (k === 3 ? 3600 : 1));
-      stats.set(value, { ...each, absMax, meanSquare, samples: rows });
+      stats.set(value, { ...each, absMax, max: absMax, min: absMax.map((most) => -most), meanSquare, samples: rows });
     }
   }
   return { stats, plan: makePlan(analysis, stats, wanted, model), analysis };

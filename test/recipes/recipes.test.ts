@@ -40,6 +40,9 @@ describe('recipes', () => {
         'w8a8',
         'smoothquant-w8a8',
         'llm-int8',
+        'rptq-w4a8',
+        'zeroquant-w8a8',
+        'zeroquant-w4a8',
         'w4a16',
         'kv4',
         'zeroquant-fp-w4a8',
@@ -71,7 +74,7 @@ describe('recipes', () => {
   it('need calibration only where channels are sorted or smoothed, or weights rounded by GPTQ', () => {
     deepEqual(
       recipes.filter(needsCalibration).map(({ name }) => name),
-      ['atom-w4a4', 'atom-w4a4kv4', 'smoothquant-w8a8', 'zeroquant-fp-w4a8', 'zeroquant-fp-w8a8'],
+      ['atom-w4a4', 'atom-w4a4kv4', 'smoothquant-w8a8', 'rptq-w4a8', 'zeroquant-fp-w4a8', 'zeroquant-fp-w8a8'],
     );
     ok(needsCalibration(withSettings(findRecipe('w8a8'), ['outliers.channels=16'])));
     ok(needsCalibration(withSettings(findRecipe('w4a16'), ['weight.rounding=gptq'])));

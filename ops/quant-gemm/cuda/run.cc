@@ -23,6 +23,17 @@ Status RunLorcOnCuda(const std::string& where, const cuda::GemmArgs& args, cuda:
                   ", K=", args.k, ", rank=", lorc.rank, ")");
 }
 
+// Float activations become codes; what their outlier columns add is in y then, and with it the residual. The codes are
+// in `scratch`.
+Status SplitColumnsOnCuda(const std::string& where, float threshold, cudaStream_t stream, const KernelContext& context,
+                          Temporary* scratch, cuda::GemmArgs* args) {
+  int device = 0;
+  LOWBIT_TRY(FromCuda(cudaGetDevice(&device), where));
+  LOWBIT_TRY(context.AllocateOnCuda(device, cuda::SplitLayout(args->m, args->k).bytes, scratch));
+  return FromCuda(cuda::LaunchSplitColumns(args, threshold, scratch->data(), stream), where,
+                  " (outlier columns, M=", args->m, ", N=", args->n, ", K=", args->k, ")");
+}
+
 }  // namespace
 
 std::vector<CudaKernelRow> QuantGemmCudaKernels() {
@@ -37,10 +48,14 @@ std::vector<CudaKernelRow> QuantGemmCudaKernels() {
 }
 
 Status RunGemmOnCuda(const std::string& where, const cuda::GemmArgs& product, const cuda::LorcArgs* lorc,
-                     const KernelContext& context) {
+                     const float* threshold, const KernelContext& context) {
   void* stream = nullptr;
   LOWBIT_TRY(context.CudaStream(&stream));
   cuda::GemmArgs args = product;
+  Temporary codes;
+  if (threshold != nullptr) {
+    LOWBIT_TRY(SplitColumnsOnCuda(where, *threshold, static_cast<cudaStream_t>(stream), context, &codes, &args));
+  }
   if (lorc != nullptr) {
     LOWBIT_TRY(RunLorcOnCuda(where, args, *lorc, static_cast<cudaStream_t>(stream), context));
     args.residual = args.y;

@@ -8,6 +8,7 @@
 #include "native/core/kernel_context.h"
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/lorc.h"
+#include "ops/quant-gemm/cuda/outlier_columns.h"
 
 namespace lowbit {
 
@@ -15,7 +16,8 @@ namespace lowbit {
 std::vector<CudaKernelRow> QuantGemmCudaKernels();
 
 /// Enqueues the product on the context's stream and returns. `lorc` is its low-rank term, without scratch, or null.
+/// With a threshold (or 0) `args.a` holds floats, quantized first without their outlier columns; null: it holds codes.
 Status RunGemmOnCuda(const std::string& where, const cuda::GemmArgs& args, const cuda::LorcArgs* lorc,
-                     const KernelContext& context);
+                     const float* threshold, const KernelContext& context);
 
 }  // namespace lowbit
