@@ -17,7 +17,7 @@ in_place=atom-w4a4kv4${target:+@$target},kv.form=in_place
 stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
 wholes="float16 $four_bit $in_place"
 trained="w8a8 w4a16 atom-w4a4 atom-w4a4@sm90 zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
-jobs_known="host stack stack-graph attention gemm whole generate limit perplexity"
+jobs_known="host stack stack-threads stack-graph attention gemm whole generate limit perplexity profile"
 
 # The file that write-stack gives a recipe.
 file_of() { echo "$1" | sed 's/[^[:alnum:]_.-]/_/g'; }
@@ -52,13 +52,14 @@ prepare_trained() {
 job() { # NAME WORK OUT
   local name=$1 work=$2 out=$3 b=$root/dist/bench/gpu layers=8 deep=32
   local prefill="prefill:1x2048" decode="decode:1x1024 decode:16x1024 decode:64x1024" batches="decode:1x1024 decode:16x1024 decode:64x1024 decode:128x1024"
-  local most_float=largest:20x1024 most=largest:136x1024 texts="1x512 16x512 64x512"
+  local most_float=largest:19x1024 most=largest:139x1024 texts="1x512 16x512 64x512"
   [ -n "$small" ] && layers=2 deep=3 prefill=prefill:1x32 decode="decode:1x16 decode:3x16" batches="decode:1x16 decode:2x16" &&
     most_float=largest:2x16 most=largest:3x16 texts='1x20 3x20'
   # shellcheck disable=SC2086
   case $name in
     host) timeout 120 "$node" "$root/dist/test/gpu/host.js" $cpu ;;
     stack) for m in $stacks; do stack "$work" "$out" "$m" "$layers" stack 40 $prefill $decode; done ;;
+    stack-threads) for m in float16 "$four_bit"; do stack "$work" "$out" "$m" "$layers" threads 40 --threads 1 ${decode%% *}; done ;;
     stack-graph) for m in $stacks; do stack "$work" "$out" "$m" "$layers" graph 40 --graph $decode; done ;;
     attention) timeout 120 "$node" "$b/attention-in-ort.js" "$out/attention.json" $cpu $small --seconds "${SECONDS_EACH:-60}" ;;
     gemm) timeout 180 "$node" "$b/gemm-in-ort.js" "$work/gemm" "$out/gemm.json" $cpu $small --seconds "${SECONDS_EACH:-90}" ;;
@@ -72,6 +73,10 @@ job() { # NAME WORK OUT
       stack "$work" "$out" "$in_place" "$deep" limit 60 --limit 24000000000 $most ;;
     perplexity)
       timeout 150 "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "$work"/trained/*.onnx ;;
+    profile)
+      for m in float16 "$four_bit" w8a8; do
+        for case in $prefill decode:16x1024; do profile "$work" "$m" "$layers" "$case"; done
+      done ;;
     *) echo "gpu-models: job '$name' is not known, expected one of: $jobs_known" >&2; return 2 ;;
   esac
 }
@@ -83,6 +88,13 @@ stack() {
   file=$(file_of "$model")-$layers
   # shellcheck disable=SC2086
   timeout "$seconds" "$node" "$root/dist/bench/gpu/stack.js" "$work/stack/$file.onnx" "$out/$kind-$file.json" $cpu "$@"
+}
+
+# profile WORK MODEL LAYERS CASE: kernels of a cold run, microseconds in all, calls, names
+profile() {
+  echo "$2 $4"
+  timeout 60 ncu --metrics gpu__time_duration.sum --csv --launch-count 150 --target-processes all "$node" "$root/dist/bench/gpu/stack.js" \
+    "$1/stack/$(file_of "$2")-$3.onnx" /dev/null --runs 1 "$4" | python3 "$root/scripts/kernel-times.py" 14
 }
 
 run() {

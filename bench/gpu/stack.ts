@@ -1,6 +1,6 @@
 /**
  * Times one decoder on one provider: prompts, and steps of one token with the cache in place, as they are and as CUDA graphs.
- * usage: node dist/bench/gpu/stack.js MODEL.onnx OUT.json [--provider cpu] [--graph] [--limit BYTES] [--runs N]
+ * usage: node dist/bench/gpu/stack.js MODEL.onnx OUT.json [--provider cpu] [--graph] [--limit BYTES] [--runs N] [--threads N]
  *          CASE…     (prefill:BATCHxTOKENS, decode:BATCHxPAST, largest:BATCHxPAST = the largest batch up to this one that fits)
  */
 import { writeFileSync } from 'node:fs';
@@ -19,6 +19,7 @@ const { values, positionals } = parseArgs({
     graph: { type: 'boolean', default: false },
     limit: { type: 'string' },
     runs: { type: 'string', default: '10' },
+    threads: { type: 'string' },
   },
 });
 const [model, out, ...cases] = positionals;
@@ -64,7 +65,8 @@ function save(): void {
 async function open(): Promise<InferenceSession> {
   const begin = performance.now();
   const limit = values.limit === undefined ? {} : { memoryLimit: Number(values.limit) };
-  const opened = await openOnDevice(model!, { provider, graph: values.graph, ...limit });
+  const options = values.threads === undefined ? {} : { options: { intraOpNumThreads: Number(values.threads) } };
+  const opened = await openOnDevice(model!, { provider, graph: values.graph, ...limit, ...options });
   log(`${label}: loaded in ${((performance.now() - begin) / 1000).toFixed(1)} s`);
   return opened;
 }

@@ -10,7 +10,7 @@ import type { Scores } from './lm/scores.js';
 import type { DeviceSession, ModelSession } from './lm/session.js';
 import { describeTextModel, type TextModel } from './lm/text-model.js';
 import { TextSession } from './lm/text-session.js';
-import { LargestOnDevice } from './largest-on-device.js';
+import { TopOnDevice } from './top-on-device.js';
 import { InferenceSession } from './session.js';
 import type { SessionOptions } from './session-options.js';
 
@@ -29,14 +29,14 @@ export interface GeneratorOptions {
 export class Generator {
   readonly #text: TextSession;
   readonly #owned: boolean;
-  readonly #picker: LargestOnDevice | undefined;
+  readonly #top: TopOnDevice | undefined;
 
   private constructor(session: ModelSession, owned: boolean, facts: TextFacts) {
     this.#owned = owned;
     const model = describeTextModel(session, facts);
     const device = onDevice(session);
-    this.#picker = device && new LargestOnDevice({ executionProviders: [{ name: 'cuda', deviceId: device.deviceId }] });
-    this.#text = new TextSession(session, model, this.#picker && ((logits) => this.#picker!.pick(logits)));
+    this.#top = device && new TopOnDevice({ executionProviders: [{ name: 'cuda', deviceId: device.deviceId }] });
+    this.#text = new TextSession(session, model, this.#top?.find);
     if ((session as Partial<DeviceSession>).cudaGraph && model.cache === 'growing')
       throw usageError(
         'cudaGraph',
@@ -103,7 +103,7 @@ export class Generator {
   /** Gives idle buffers back, and releases the session if it was made here. */
   async release(): Promise<void> {
     this.#text.dispose();
-    await this.#picker?.release();
+    await this.#top?.release();
     if (this.#owned) await this.session.release();
   }
 }

@@ -8,7 +8,7 @@ import { buildLlama } from '../../models/build-llama.js';
 import { presets } from '../../models/llama-config.js';
 import { randomSource } from '../../models/weights.js';
 import { Generator, InferenceSession, Tensor } from '../../native/js/index.js';
-import { LargestOnDevice } from '../../native/js/largest-on-device.js';
+import { TopOnDevice } from '../../native/js/top-on-device.js';
 import { describeTextModel, generate, TextSession, type GenerateOptions } from '../../native/js/lm/index.js';
 import { FakeDevice } from '../helpers/fake-device.js';
 
@@ -32,15 +32,15 @@ const models: readonly { title: string; make: () => Model; fixed: boolean }[] = 
 ];
 
 describe('native/generator on a device', () => {
-  const picker = new LargestOnDevice({});
-  after(() => picker.release());
+  const top = new TopOnDevice({});
+  after(() => top.release());
 
   async function open(make: () => Model, cudaGraph = false) {
     const made = make();
     const inner = await InferenceSession.create(serializeModel(made), quiet);
     const device = await FakeDevice.over(inner, cudaGraph);
     const described = describeTextModel(device, textFacts(made));
-    const text = new TextSession(device, described, (logits) => picker.pick(logits));
+    const text = new TextSession(device, described, top.find);
     const host = new TextSession(inner, described);
     const both = async (options: Partial<GenerateOptions> = {}) => {
       const all = { prompts, maxNewTokens: 9, ...options };
@@ -59,6 +59,8 @@ describe('native/generator on a device', () => {
       await both();
       equal(device.downloaded, 0, 'the ids were chosen on the device');
       equal(device.live, 0);
+      await both({ temperature: 1, topK: 5, topP: 0.9, seed: 4 });
+      equal(device.downloaded, 0, 'so were those that it draws from');
       await both({ temperature: 1, seed: 4 });
       // A prompt of three texts has one row of scores for each on the way; so has every step.
       equal(device.downloaded, 9 * prompts.length * vocab);
@@ -102,14 +104,15 @@ describe('native/generator on a device', () => {
     await device.release();
   });
 
-  it('finds the largest score, the first of equal ones, in float32 and float16', async () => {
+  it('finds the largest scores, the lower id of equal ones first, in float32 and float16', async () => {
     const rows = [
       [1, 5, 5, -2],
       [-3, -1, -2, -1],
     ];
     const scores = new Tensor('float32', Float32Array.from(rows.flat()), [1, 2, 4]);
-    deepEqual(await picker.pick(scores), BigInt64Array.of(1n, 1n));
+    deepEqual(await top.find(scores, 1), { ids: [1, 1], scores: Float32Array.of(5, -1) });
+    deepEqual(await top.find(scores, 3), { ids: [1, 2, 0, 1, 3, 2], scores: Float32Array.of(5, 5, 1, -1, -1, -2) });
     const half = new Tensor('float16', Uint16Array.of(0x3c00, 0x4000, 0x4000, 0xc000) as never, [1, 1, 4]);
-    deepEqual(await picker.pick(half), BigInt64Array.of(1n));
+    deepEqual(await top.find(half, 2), { ids: [1, 2], scores: Float32Array.of(2, 2) });
   });
 });

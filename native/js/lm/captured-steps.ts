@@ -37,8 +37,10 @@ export class CapturedSteps {
    * @returns the scores, overwritten by the next step
    */
   async run(inputs: Feeds, cache: Cache, options: StepOptions): Promise<Tensor> {
-    for (const [name, tensor] of Object.entries(inputs))
+    const uploads = Object.entries(inputs).map(async ([name, tensor]) => {
       this.#inputs[name] = await this.#session.toDevice(tensor, this.#inputs[name]);
+    });
+    await Promise.all(uploads);
     const logits = this.#logits!;
     Object.assign(cache.feeds, this.#inputs);
     cache.fetches[this.#model.logits] = logits;

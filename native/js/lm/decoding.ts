@@ -108,7 +108,7 @@ export class Decoding {
   }
 
   async #run(step: Step, signal: AbortSignal | undefined): Promise<Scores> {
-    const { session, model, pickLargest } = this.#text;
+    const { session, model, findTop } = this.#text;
     // The scores of a whole prompt may be larger than the cache.
     if (this.#logits !== this.#stepLogits) free([this.#logits]);
     const inputs = stepInputs(model, step, this.#scratch);
@@ -121,7 +121,7 @@ export class Decoding {
       captured && step.start > 0
         ? await captured.run(inputs, cache, options)
         : await this.#runPlain(inputs, step, options);
-    return new Scores(session, logits, this.batch, (tokens) => this.#layout.lastRows(tokens), pickLargest);
+    return new Scores(session, logits, this.batch, (tokens) => this.#layout.lastRows(tokens), findTop);
   }
 
   /** A run without a captured graph. Steps of one token write their scores into one tensor. */

@@ -1,6 +1,6 @@
 import { inputError, usageError } from '../../../ops/common/errors.js';
 import { checkPrompt, Decoding } from './decoding.js';
-import { createSampler, isGreedy, type SampleOptions, type Sampler } from './sample.js';
+import { createSampler, scoresNeeded, type SampleOptions, type Sampler } from './sample.js';
 import type { Scores } from './scores.js';
 import type { TextModel } from './text-model.js';
 import type { TextSession } from './text-session.js';
@@ -97,8 +97,8 @@ class Text {
   }
 
   /** Chooses the next token. */
-  sample(scores: Float32Array): number {
-    return this.#sample(scores, this.#everything());
+  sample(scores: Float32Array, ids?: ArrayLike<number>): number {
+    return this.#sample(scores, this.#everything(), ids);
   }
 
   /** Takes the next token, and decides whether it is the last. */
@@ -139,7 +139,11 @@ function lanes(model: TextModel, texts: readonly Text[]): Text[][] {
 
 /** The next token of each text that goes on. */
 async function chooseAll(texts: readonly Text[], scores: Scores, options: GenerateOptions): Promise<number[]> {
-  if (isGreedy(options)) return scores.largest();
+  const needed = scoresNeeded(options);
+  if (needed !== undefined) {
+    const tops = await scores.top(needed);
+    return texts.map((text, b) => (text.stopped ? 0 : text.sample(tops[b]!.scores, tops[b]!.ids)));
+  }
   const rows = await scores.read();
   return texts.map((text, b) => (text.stopped ? 0 : text.sample(rows[b]!)));
 }

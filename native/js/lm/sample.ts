@@ -16,8 +16,12 @@ export interface SampleOptions {
   readonly seed?: number;
 }
 
-/** Chooses a token id from the scores [vocabulary] of one position; `text` are the ids so far. */
-export type Sampler = (scores: Float32Array, text?: Iterable<number>) => number;
+/**
+ * Chooses a token id from the scores of one position.
+ * @param scores [vocabulary]; or those of `ids` alone, the largest first, of which there are `topK`
+ * @param text the ids so far; of no matter without a repetition penalty
+ */
+export type Sampler = (scores: Float32Array, text?: Iterable<number>, ids?: ArrayLike<number>) => number;
 
 /** Uniform numbers in [0, 1): mulberry32, a 32-bit generator whose whole state is its seed. */
 export function randomNumbers(seed: number): () => number {
@@ -37,9 +41,11 @@ export function argmax(values: Float32Array): number {
   return best;
 }
 
-/** Whether the choice is the largest score, whatever the text. */
-export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SampleOptions): boolean {
-  return temperature === 0 && repetitionPenalty === 1;
+/** How many of the largest scores a choice depends on; undefined: on all. */
+export function scoresNeeded({ temperature = 0, topK = 0, repetitionPenalty = 1 }: SampleOptions): number | undefined {
+  if (repetitionPenalty !== 1) return undefined;
+  if (temperature === 0) return 1;
+  return topK > 0 ? topK : undefined;
 }
 
 /** @throws usage error that names the setting without a meaning */
@@ -63,11 +69,14 @@ export function createSampler(options: SampleOptions = {}): Sampler {
   checkSampling(options);
   const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
   const random = randomNumbers(seed);
-  return (given, text = []) => {
+  return (given, text = [], ids) => {
+    if (ids) return ids[temperature === 0 ? 0 : draw(candidates(given, true, temperature, topP), random())]!;
     const scores = repetitionPenalty === 1 ? given : penalized(given, text, repetitionPenalty);
     if (temperature === 0) return argmax(scores);
-    const ids = topK > 0 && topK < scores.length ? largest(scores, topK) : undefined;
-    return draw(candidates(scores, ids, temperature, topP), random());
+    if (topK === 0) return draw(candidates(scores, false, temperature, topP), random());
+    const top = largest(scores, Math.min(topK, scores.length));
+    const kept = Float32Array.from(top, (id) => scores[id]!);
+    return top[draw(candidates(kept, true, temperature, topP), random())]!;
   };
 }
 
@@ -95,39 +104,39 @@ export function largest(scores: Float32Array, k: number): number[] {
 }
 
 interface Candidates {
-  /** Undefined: candidate i is id i. */
-  readonly ids: ArrayLike<number> | undefined;
+  /** Which of the scores; undefined: candidate i is score i. */
+  readonly indices: ArrayLike<number> | undefined;
   /** In proportion to the probabilities. */
   readonly weights: Float64Array;
 }
 
-/** Softmax of the scores over `ids` (undefined: all), cut to the most probable that reach `topP`. */
-function candidates(scores: Float32Array, ids: number[] | undefined, temperature: number, topP: number): Candidates {
-  const highest = scores[ids ? ids[0]! : argmax(scores)]!;
-  const weigh = (score: number) => Math.exp((score - highest) / temperature);
-  const weights = ids ? Float64Array.from(ids, (id) => weigh(scores[id]!)) : Float64Array.from(scores, weigh);
-  if (topP === 1) return { ids, weights };
+/** Softmax of the scores, cut to the most probable that reach `topP`. */
+function candidates(scores: Float32Array, sorted: boolean, temperature: number, topP: number): Candidates {
+  const highest = scores[sorted ? 0 : argmax(scores)]!;
+  const weights = Float64Array.from(scores, (score) => Math.exp((score - highest) / temperature));
+  if (topP === 1) return { indices: undefined, weights };
   const total = sum(weights);
   // Tokens below this share are together less than 1 − topP, so only the others need to be sorted.
   const least = ((1 - topP) * total) / weights.length;
   const kept: number[] = [];
   for (let i = 0; i < weights.length; i++) if (weights[i]! >= least) kept.push(i);
-  if (!ids) kept.sort((a, b) => weights[b]! - weights[a]! || a - b);
+  if (!sorted) kept.sort((a, b) => weights[b]! - weights[a]! || a - b);
   let count = 0;
   let mass = 0;
   while (count < kept.length && mass < topP * total) mass += weights[kept[count++]!]!;
-  const nucleus = kept.slice(0, count);
-  return { ids: nucleus.map((i) => (ids ? ids[i]! : i)), weights: Float64Array.from(nucleus, (i) => weights[i]!) };
+  const indices = kept.slice(0, count);
+  return { indices, weights: Float64Array.from(indices, (i) => weights[i]!) };
 }
 
-function draw({ ids, weights }: Candidates, uniform: number): number {
+/** Index of the score that a uniform number in [0, 1) falls on. */
+function draw({ indices, weights }: Candidates, uniform: number): number {
   let rest = uniform * sum(weights);
   let chosen = 0; // the last possible one, should rounding leave a rest
   for (let i = 0; i < weights.length && rest >= 0; i++) {
     rest -= weights[i]!;
     if (weights[i]! > 0) chosen = i;
   }
-  return ids ? ids[chosen]! : chosen;
+  return indices ? indices[chosen]! : chosen;
 }
 
 function sum(values: Float64Array): number {

@@ -1,7 +1,7 @@
 import type { Cache } from './cache.js';
 import { fixedCache, growingCache } from './cache.js';
 import { CapturedSteps } from './captured-steps.js';
-import type { PickLargest } from './scores.js';
+import type { FindTop } from './scores.js';
 import type { DeviceSession, ModelSession } from './session.js';
 import type { TextModel } from './text-model.js';
 
@@ -20,17 +20,17 @@ const defaultRoom = 256;
 export class TextSession {
   readonly session: ModelSession;
   readonly model: TextModel;
-  /** Finds the largest scores where they are; only for a session on a device. */
-  readonly pickLargest: PickLargest | undefined;
+  /** Finds the largest scores on the device; only for a session that has one. */
+  readonly findTop: FindTop | undefined;
   readonly #cudaGraph: boolean;
   /** A captured graph belongs to the buffers it was captured with, so the last ones are kept for a batch of the same shape. */
   #idle: Buffers | undefined;
   #graphs = 0;
 
-  constructor(session: ModelSession, model: TextModel, pickLargest?: PickLargest) {
+  constructor(session: ModelSession, model: TextModel, findTop?: FindTop) {
     this.session = session;
     this.model = model;
-    this.pickLargest = pickLargest;
+    this.findTop = findTop;
     this.#cudaGraph = (session as Partial<DeviceSession>).cudaGraph ?? false;
   }
 

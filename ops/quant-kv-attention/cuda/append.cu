@@ -1,97 +1,114 @@
 // New keys and values into the cache, bit for bit as ops/formats/README.md says, and the past into a new buffer.
 #include <algorithm>
 
+#include "ops/common/cuda/ptx.cuh"
 #include "ops/quant-kv-attention/cuda/sequence.cuh"
 
 namespace lowbit::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kMaxPairs = 8;  // of neighbouring channels a lane holds: head_dim <= 512
-
-__device__ __forceinline__ float WarpMin(float x) {
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2) x = fminf(x, __shfl_xor_sync(~0u, x, d));
-  return x;
-}
-__device__ __forceinline__ float WarpMax(float x) {
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, d));
-  return x;
-}
+constexpr float kInfinity = __builtin_inff();
 
 __device__ __forceinline__ bool HalfIsFinite(uint16_t bits) { return (bits & 0x7c00) != 0x7c00; }
 
-// A warp quantizes one row: lane l holds channels 2l, 2l + 1 of every 64.
-template <class T, int kBits>
-__device__ __forceinline__ void QuantizeKvRow(const KvArgs& args, const T* x, bool rotate, int position, uint8_t* codes,
-                                              uint16_t* params) {
+// Eight codes, the first in the lowest bits.
+template <int kBits>
+__device__ __forceinline__ void StoreCodes(uint8_t* to, const uint32_t (&code)[8]) {
+  uint32_t w[2] = {};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) w[i * kBits / 32] |= code[i] << (i * kBits % 32);
+  if constexpr (kBits == 8) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(w[0], w[1]);
+  } else {
+    *reinterpret_cast<uint32_t*>(to) = w[0];
+  }
+}
+
+// kLanes neighbouring lanes quantize one row: each has kChunks times 8 channels, those from `dim` on are missing.
+// Lanes of a warp that have no row take part with `there` false.
+template <int kBits, int kLanes, int kChunks>
+__device__ __forceinline__ void QuantizeKvRow(const KvArgs& args, bool there, const float (&v)[kChunks][8],
+                                              uint8_t* codes, uint16_t* params) {
   constexpr float kLast = (1 << kBits) - 1;
-  const int lane = threadIdx.x % 32, dim = args.head_dim;
-  float v[2 * kMaxPairs];
-  float lo = __int_as_float(0x7f800000), hi = -lo;
+  const int lane = threadIdx.x % kLanes, dim = args.head_dim;
+  float lo = kInfinity, hi = -kInfinity;
   uint32_t amax = 0;
 #pragma unroll
-  for (int i = 0; i < kMaxPairs; ++i) {
-    const int c = 64 * i + 2 * lane;
-    if (c >= dim) break;
+  for (int i = 0; i < kChunks; ++i) {
+    if ((i * kLanes + lane) * 8 >= dim) break;
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float value = rotate ? RotatedChannel(args, x, c + j, position) : Widen(x[c + j]);
-      v[2 * i + j] = value;
-      amax = max(amax, __float_as_uint(value) & 0x7fffffffu);
-      lo = fminf(lo, value);
-      hi = fmaxf(hi, value);
+    for (int j = 0; j < 8; ++j) {
+      amax = max(amax, __float_as_uint(v[i][j]) & 0x7fffffffu);
+      lo = fminf(lo, v[i][j]);
+      hi = fmaxf(hi, v[i][j]);
     }
   }
-  amax = __reduce_max_sync(~0u, amax);
-  lo = __fadd_rn(WarpMin(lo), 0.0f);
-  hi = __fadd_rn(WarpMax(hi), 0.0f);
+#pragma unroll
+  for (int d = 1; d < kLanes; d *= 2) {
+    amax = max(amax, __shfl_xor_sync(~0u, amax, d));
+    lo = fminf(lo, __shfl_xor_sync(~0u, lo, d));
+    hi = fmaxf(hi, __shfl_xor_sync(~0u, hi, d));
+  }
+  lo = __fadd_rn(lo, 0.0f);
+  hi = __fadd_rn(hi, 0.0f);
   const float range = __fsub_rn(hi, lo);
   const float step = __fmul_rn(range, args.clip_over_last);
   const float low = __fadd_rn(lo, __fmul_rn(range, args.half_unclipped));
   uint16_t scale = __half_as_ushort(__float2half_rn(step)), min = __half_as_ushort(__float2half_rn(low));
   if (min == 0x8000) min = 0;
   if (amax >= 0x7f800000u || !HalfIsFinite(scale) || !HalfIsFinite(min)) scale = min = 0x7e00;
+  if (!there) return;
   if (lane == 0) *reinterpret_cast<uint32_t*>(params) = scale | static_cast<uint32_t>(min) << 16;
   const bool zeros = scale == 0 || scale == 0x7e00;
   const float base = Widen(__ushort_as_half(min));
   const float inverse = zeros ? 0.0f : __fdiv_rn(1.0f, Widen(__ushort_as_half(scale)));
 #pragma unroll
-  for (int i = 0; i < kMaxPairs; ++i) {
-    const int c = 64 * i + 2 * lane;
+  for (int i = 0; i < kChunks; ++i) {
+    const int c = (i * kLanes + lane) * 8;
     if (c >= dim) break;
-    uint32_t code[2];
+    uint32_t code[8];
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float t = __fmul_rn(__fsub_rn(v[2 * i + j], base), inverse);
+    for (int j = 0; j < 8; ++j) {
+      const float t = __fmul_rn(__fsub_rn(v[i][j], base), inverse);
       code[j] = zeros ? 0 : __float2uint_rn(fminf(fmaxf(t, 0.0f), kLast));
     }
-    if (kBits == 8) {
-      *reinterpret_cast<uint16_t*>(codes + c) = static_cast<uint16_t>(code[0] | code[1] << 8);
-    } else {
-      codes[c / 2] = static_cast<uint8_t>(code[0] | code[1] << 4);
-    }
+    StoreCodes<kBits>(codes + c * kBits / 8, code);
   }
 }
 
-// Warps take (sequence, new token, kv head, key or value).
-template <class T, int kBits>
+// kLanes lanes take the key and the value of one (sequence, new token, kv head).
+template <class T, int kBits, int kLanes, int kChunks>
 __global__ __launch_bounds__(kThreads) void AppendKernel(const __grid_constant__ KvArgs args) {
-  const int64_t task = blockIdx.x * static_cast<int64_t>(kThreads / 32) + threadIdx.x / 32;
-  const int64_t heads = 2 * args.kv_heads, token = task / heads;
-  const int which = static_cast<int>(task % heads), head = which / 2;
-  const bool value = which & 1;
-  if (token >= static_cast<int64_t>(args.batch) * args.tokens) return;
-  const int b = static_cast<int>(token / args.tokens), s = static_cast<int>(token % args.tokens);
+  LetNextKernelStartIfAny();
+  const int64_t task = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) / kLanes;
+  const int64_t token = task / args.kv_heads;
+  const int head = static_cast<int>(task % args.kv_heads);
+  bool there = token < static_cast<int64_t>(args.batch) * args.tokens;
+  const int b = there ? static_cast<int>(token / args.tokens) : 0, s = static_cast<int>(token % args.tokens);
   const KvSequence sequence(args, b);
   const int position = sequence.start + s;
-  if (position >= sequence.length) return;
-  const T* x = static_cast<const T*>(value ? args.v : args.k) + token * args.kv_stride + head * args.head_dim;
-  const KvRows& present = value ? args.present_v : args.present_k;
-  const int64_t row = (static_cast<int64_t>(b) * args.kv_heads + head) * present.rows + position;
-  const bool rotate = !value && args.rotary != KvRotary::kNone && !args.rotate_on_read;
-  QuantizeKvRow<T, kBits>(args, x, rotate, position, present.codes + row * args.row_bytes(), present.params + 2 * row);
+  there = there && position < sequence.length;
+  const int64_t at = token * args.kv_stride + static_cast<int64_t>(head) * args.head_dim;
+  const T *key = static_cast<const T*>(args.k) + at, *value = static_cast<const T*>(args.v) + at;
+  const bool rotate = args.rotary != KvRotary::kNone && !args.rotate_on_read;
+  float keys[kChunks][8] = {}, values[kChunks][8] = {};
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int c = (i * kLanes + threadIdx.x % kLanes) * 8;
+    if (!there || c >= args.head_dim) break;
+    if (rotate) {
+      LoadTurned(args, key, c, position, keys[i]);
+    } else {
+      LoadEight(key + c, keys[i]);
+    }
+    LoadEight(value + c, values[i]);
+  }
+  const int64_t row = (static_cast<int64_t>(b) * args.kv_heads + head) * args.present_k.rows + position;
+  QuantizeKvRow<kBits, kLanes, kChunks>(args, there, keys, args.present_k.codes + row * args.row_bytes(),
+                                        args.present_k.params + 2 * row);
+  QuantizeKvRow<kBits, kLanes, kChunks>(args, there, values, args.present_v.codes + row * args.row_bytes(),
+                                        args.present_v.params + 2 * row);
 }
 
 // Rows of `units` Units: those of the past as they were, zeros behind the sequence; new tokens' rows are left alone.
@@ -134,17 +151,26 @@ cudaError_t BringOver(const KvArgs& args, const KvRows& past, const KvRows& pres
   return Copy<uint32_t>(args, past.params, present.params, past.rows, present.rows, 4, stream);
 }
 
-template <class T>
+template <class T, int kBits, int kLanes, int kChunks>
 cudaError_t Append(const KvArgs& args, cudaStream_t stream) {
-  const int64_t tasks = 2LL * args.batch * args.tokens * args.kv_heads;
+  const int64_t tasks = static_cast<int64_t>(args.batch) * args.tokens * args.kv_heads;
   if (tasks == 0) return cudaSuccess;
-  const auto blocks = static_cast<unsigned>((tasks + kThreads / 32 - 1) / (kThreads / 32));
-  if (args.bits == 4) {
-    AppendKernel<T, 4><<<blocks, kThreads, 0, stream>>>(args);
-  } else {
-    AppendKernel<T, 8><<<blocks, kThreads, 0, stream>>>(args);
-  }
+  const auto blocks = static_cast<unsigned>((tasks * kLanes + kThreads - 1) / kThreads);
+  AppendKernel<T, kBits, kLanes, kChunks><<<blocks, kThreads, 0, stream>>>(args);
   return cudaGetLastError();
+}
+
+template <class T, int kBits>
+cudaError_t AppendRows(const KvArgs& args, cudaStream_t stream) {
+  if (args.head_dim <= 64) return Append<T, kBits, 8, 1>(args, stream);
+  if (args.head_dim <= 128) return Append<T, kBits, 16, 1>(args, stream);
+  if (args.head_dim <= 256) return Append<T, kBits, 32, 1>(args, stream);
+  return Append<T, kBits, 32, 2>(args, stream);
+}
+
+template <class T>
+cudaError_t AppendType(const KvArgs& args, cudaStream_t stream) {
+  return args.bits == 4 ? AppendRows<T, 4>(args, stream) : AppendRows<T, 8>(args, stream);
 }
 
 }  // namespace
@@ -153,7 +179,7 @@ cudaError_t LaunchKvAppend(const KvArgs& args, cudaStream_t stream) {
   cudaError_t e = BringOver(args, args.past_k, args.present_k, stream);
   if (e == cudaSuccess) e = BringOver(args, args.past_v, args.present_v, stream);
   if (e != cudaSuccess) return e;
-  return args.type == DType::kF16 ? Append<__half>(args, stream) : Append<float>(args, stream);
+  return args.type == DType::kF16 ? AppendType<__half>(args, stream) : AppendType<float>(args, stream);
 }
 
 }  // namespace lowbit::cuda

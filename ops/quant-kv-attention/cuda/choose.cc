@@ -6,22 +6,54 @@
 namespace lowbit::cuda {
 namespace {
 
+// With more query rows than this, tensor cores are better filled by the other kernels.
+constexpr int kFewRows = 16;
+
+bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// What the tensor core kernels take.
+bool AcceptsHalf(const KvArgs& args) {
+  const int d = args.head_dim;
+  return args.type == DType::kF16 && (d == 32 || d == 64 || d == 80 || d == 96 || d == 128 || d == 256) &&
+         Aligned(args.present_k.codes) && Aligned(args.present_v.codes) &&
+         (args.rotary == KvRotary::kNone || (Aligned(args.cos) && Aligned(args.sin)));
+}
+
+template <int kBits>
+bool AcceptsDecode(const KvArgs& args) {
+  const int d = args.head_dim;
+  const bool turns = !args.rotate_on_read || (2 * args.pairs == d && (d == 64 || d == 128 || d == 256));
+  return args.bits == kBits && turns && AcceptsHalf(args);
+}
+template <int kBits>
+bool PrefersDecode(const KvArgs& args) {
+  return args.query_rows() <= kFewRows && AcceptsDecode<kBits>(args);
+}
+
+bool AcceptsPrefill(const KvArgs& args) {
+  const int unit = args.rotary == KvRotary::kHalf ? 8 : args.rotary == KvRotary::kInterleaved ? 4 : 1;
+  return AcceptsHalf(args) && args.pairs % unit == 0 && Aligned(args.q) && args.q_stride % 8 == 0;
+}
+
 bool Anything(const KvArgs&) { return true; }
 
 }  // namespace
 
 const KvKernel kKvKernels[] = {
-    {"kv_portable__cuda", 0, Anything, Anything, LaunchKvPortable},
+    {"kv_decode_u4_mma__sm80", 80, 1000, PrefersDecode<4>, AcceptsDecode<4>, LaunchKvDecodeU4},
+    {"kv_decode_u8_mma__sm80", 80, 1000, PrefersDecode<8>, AcceptsDecode<8>, LaunchKvDecodeU8},
+    {"kv_prefill_wgmma__sm90", 90, 90, AcceptsPrefill, AcceptsPrefill, LaunchKvPrefillSm90},
+    {"kv_portable__cuda", 0, 1000, Anything, Anything, LaunchKvPortable},
 };
 const int kKvKernelCount = sizeof(kKvKernels) / sizeof(kKvKernels[0]);
 
 const KvKernel* ChooseKvKernel(const KvArgs& args, int arch, const char* forced) {
   const KvKernel* const end = kKvKernels + kKvKernelCount;
   for (const KvKernel* k = kKvKernels; forced && k != end; ++k) {
-    if (std::strcmp(k->name, forced) == 0 && arch >= k->min_arch && k->accepts(args)) return k;
+    if (std::strcmp(k->name, forced) == 0 && Runs(*k, arch) && k->accepts(args)) return k;
   }
   const KvKernel* k = kKvKernels;
-  while (arch < k->min_arch || !k->prefers(args)) ++k;
+  while (!Runs(*k, arch) || !k->prefers(args)) ++k;
   return k;
 }
 

@@ -56,11 +56,13 @@ cudaError_t LaunchKvAppend(const KvArgs& args, cudaStream_t stream);
 // taken.
 struct KvKernel {
   const char* name;
-  int min_arch;                         // compute capability x 10
+  int min_arch, max_arch;               // compute capability x 10, inclusive
   bool (*prefers)(const KvArgs& args);  // is the right one
   bool (*accepts)(const KvArgs& args);  // gives the right result
   cudaError_t (*run)(const KvArgs& args, cudaStream_t stream);
 };
+
+constexpr bool Runs(const KvKernel& kernel, int arch) { return arch >= kernel.min_arch && arch <= kernel.max_arch; }
 
 extern const KvKernel kKvKernels[];
 extern const int kKvKernelCount;
@@ -70,6 +72,9 @@ extern const int kKvKernelCount;
 const KvKernel* ChooseKvKernel(const KvArgs& args, int arch, const char* forced);
 
 // Kernels' entry points: attention of every query over present. Asynchronous; no allocation, no synchronisation.
+cudaError_t LaunchKvDecodeU4(const KvArgs& args, cudaStream_t stream);
+cudaError_t LaunchKvDecodeU8(const KvArgs& args, cudaStream_t stream);
+cudaError_t LaunchKvPrefillSm90(const KvArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvPortable(const KvArgs& args, cudaStream_t stream);
 
 }  // namespace lowbit::cuda

@@ -69,16 +69,16 @@ __global__ __launch_bounds__(kThreads) void PortableKernel(const __grid_constant
   const KvSequence sequence(args, b);
   const int64_t head_row = (static_cast<int64_t>(b) * args.kv_heads + kv_head) * args.present_k.rows;
 
-  for (int i = threadIdx.x; i < kRows * dim; i += kThreads) {
-    const int row = first_row + i / dim, c = i % dim;
-    float value = 0.0f;
+  for (int i = threadIdx.x; i < kRows * dim / 8; i += kThreads) {
+    const int row = first_row + i / (dim / 8), c = i % (dim / 8) * 8;
     const int s = row / group, head = kv_head * group + row % group;
+    float v[8] = {};
     if (row < args.query_rows() && sequence.start + s < sequence.length) {
       const T* x = static_cast<const T*>(args.q) + (static_cast<int64_t>(b) * args.tokens + s) * args.q_stride +
                    static_cast<int64_t>(head) * dim;
-      value = RotatedChannel(args, x, c, sequence.start + s) * args.scale;
+      LoadTurned(args, x, c, sequence.start + s, v);
     }
-    query[i / dim * stride + c] = value;
+    for (int j = 0; j < 8; ++j) query[(row - first_row) * stride + c + j] = v[j] * args.scale;
   }
 
   const int row = first_row + threadIdx.x / kLanes, lane = threadIdx.x % kLanes;

@@ -75,7 +75,7 @@ std::vector<CudaKernelRow> QuantKvAttentionCudaKernels() {
   const bool device = CudaArchitecture(&arch) == cudaSuccess;
   std::vector<CudaKernelRow> rows;
   for (int i = 0; i < cuda::kKvKernelCount; ++i) {
-    rows.push_back({cuda::kKvKernels[i].name, device && arch >= cuda::kKvKernels[i].min_arch});
+    rows.push_back({cuda::kKvKernels[i].name, device && cuda::Runs(cuda::kKvKernels[i], arch)});
   }
   return rows;
 }

@@ -30,20 +30,55 @@ struct KvSpan {
   }
 };
 
-// Channel `c` of a row at x, turned by RoPE at a position: one rounding an operation.
+// Eight neighbouring elements, widened; `from` starts on 16 bytes.
+__device__ __forceinline__ void LoadEight(const __half* from, float (&v)[8]) {
+  const uint4 words = __ldg(reinterpret_cast<const uint4*>(from));
+  const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 f = __half22float2(*reinterpret_cast<const __half2*>(&w[i]));
+    v[2 * i] = f.x, v[2 * i + 1] = f.y;
+  }
+}
+__device__ __forceinline__ void LoadEight(const float* from, float (&v)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; i += 4) {
+    const float4 f = __ldg(reinterpret_cast<const float4*>(from + i));
+    v[i] = f.x, v[i + 1] = f.y, v[i + 2] = f.z, v[i + 3] = f.w;
+  }
+}
+
+// Channels [c, c + 8) of a row at x, turned by RoPE at a position: one rounding an operation. c is a multiple of 8.
 template <class T>
-__device__ __forceinline__ float RotatedChannel(const KvArgs& args, const T* x, int c, int position) {
-  const float own = Widen(x[c]);
-  if (args.rotary == KvRotary::kNone || c >= 2 * args.pairs) return own;
-  const bool half = args.rotary == KvRotary::kHalf;
-  const bool second = half ? c >= args.pairs : c & 1;
-  const int pair = half ? (second ? c - args.pairs : c) : c >> 1;
-  const int other_channel = half ? (second ? c - args.pairs : c + args.pairs) : c ^ 1;
-  const float other = Widen(x[other_channel]);
-  const int64_t at = static_cast<int64_t>(position) * args.pairs + pair;
-  const float cos = Widen(static_cast<const T*>(args.cos)[at]), sin = Widen(static_cast<const T*>(args.sin)[at]);
-  const float turned = __fmul_rn(own, cos), across = __fmul_rn(other, sin);
-  return second ? __fadd_rn(turned, across) : __fsub_rn(turned, across);
+__device__ __forceinline__ void LoadTurned(const KvArgs& args, const T* x, int c, int position, float (&v)[8]) {
+  LoadEight(x + c, v);
+  if (args.rotary == KvRotary::kNone || c >= 2 * args.pairs) return;
+  const int64_t table = static_cast<int64_t>(position) * args.pairs;
+  const T *cos = static_cast<const T*>(args.cos) + table, *sin = static_cast<const T*>(args.sin) + table;
+  if (args.rotary == KvRotary::kHalf && args.pairs % 8 == 0) {
+    const bool second = c >= args.pairs;
+    const int pair = second ? c - args.pairs : c;
+    float other[8], cosines[8], sines[8];
+    LoadEight(x + (second ? pair : c + args.pairs), other);
+    LoadEight(cos + pair, cosines);
+    LoadEight(sin + pair, sines);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float turned = __fmul_rn(v[i], cosines[i]), across = __fmul_rn(other[i], sines[i]);
+      v[i] = second ? __fadd_rn(turned, across) : __fsub_rn(turned, across);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const bool half = args.rotary == KvRotary::kHalf;
+    if (c + i >= 2 * args.pairs) break;
+    const bool second = half ? c + i >= args.pairs : i & 1;
+    const int pair = half ? (second ? c + i - args.pairs : c + i) : (c + i) / 2;
+    const float other = Widen(x[half ? (second ? pair : c + i + args.pairs) : (c + i) ^ 1]);
+    const float turned = __fmul_rn(v[i], Widen(cos[pair])), across = __fmul_rn(other, Widen(sin[pair]));
+    v[i] = second ? __fadd_rn(turned, across) : __fsub_rn(turned, across);
+  }
 }
 
 struct KvParams {

@@ -1,11 +1,14 @@
-/** The ids of the largest scores of a device tensor, without downloading the scores: a model of one node on the same device. */
+/** The largest scores of a device tensor, without downloading the others: a model of one node on the same device. */
 import type { Tensor } from 'onnxruntime-common';
 import { inputError } from '../../ops/common/errors.js';
-import { argmaxModel } from './lm/argmax-model.js';
+import { common } from './common.js';
+import { floatsOf } from './lm/logits.js';
+import type { FindTop, Top } from './lm/scores.js';
+import { topModel } from './lm/top-model.js';
 import { InferenceSession } from './session.js';
 import type { SessionOptions } from './session-options.js';
 
-export class LargestOnDevice {
+export class TopOnDevice {
   readonly #options: SessionOptions;
   readonly #sessions = new Map<string, Promise<InferenceSession>>();
 
@@ -14,18 +17,16 @@ export class LargestOnDevice {
     this.#options = options;
   }
 
-  /**
-   * @param scores [batch, tokens, vocabulary], float32 or float16
-   * @returns ids [batch · tokens]; the first of equal ones
-   */
-  async pick(scores: Tensor): Promise<BigInt64Array> {
+  /** See `FindTop`. */
+  readonly find: FindTop = async (scores: Tensor, k: number): Promise<Top> => {
     const { type } = scores;
     if (type !== 'float32' && type !== 'float16') throw inputError('logits', `is ${type}, expected float32 or float16`);
     let session = this.#sessions.get(type);
-    if (!session) this.#sessions.set(type, (session = InferenceSession.create(argmaxModel(type), this.#options)));
-    const { ids } = await (await session).run({ scores });
-    return ids!.data as BigInt64Array;
-  }
+    if (!session) this.#sessions.set(type, (session = InferenceSession.create(topModel(type), this.#options)));
+    const count = new common.Tensor('int64', BigInt64Array.of(BigInt(k)), [1]);
+    const { ids, largest } = await (await session).run({ scores, k: count });
+    return { ids: Array.from(ids!.data as BigInt64Array, Number), scores: floatsOf(largest!, 'largest') };
+  };
 
   async release(): Promise<void> {
     for (const session of this.#sessions.values()) await (await session).release();

@@ -1,0 +1,7 @@
+#include "ops/quant-kv-attention/cuda/decode_launch.cuh"
+
+namespace lowbit::cuda {
+
+cudaError_t LaunchKvDecodeU8(const KvArgs& args, cudaStream_t stream) { return LaunchDecodeBits<8>(args, stream); }
+
+}  // namespace lowbit::cuda
