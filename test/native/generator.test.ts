@@ -86,6 +86,10 @@ const cases: readonly Case[] = [
     [
       ['GroupQueryAttention', gqa],
       ['plain nodes', decomposed],
+      ['llama_kv_dynamo18', zoo('llama_kv_dynamo18')],
+      ['llama_kv_ts17', zoo('llama_kv_ts17')],
+      ['gpt2_kv_ts17', zoo('gpt2_kv_ts17')],
+      ['opt_kv_dynamo18', zoo('opt_kv_dynamo18')],
     ] as const
   ).map(([title, make]): Case => ({
     title: `a quantized cache in place, from ${title}`,
@@ -124,7 +128,7 @@ describe('native/generator', () => {
   }
 
   it('a cache in place gives the texts of one that grows', async () => {
-    for (const make of [gqa, decomposed]) {
+    for (const make of [gqa, decomposed, zoo('llama_kv_dynamo18'), zoo('gpt2_kv_ts17'), zoo('opt_kv_dynamo18')]) {
       const [growing, inPlace] = await Promise.all(
         ['growing', 'in_place'].map(async (form) => {
           const generator = await Generator.create(serializeModel(rewritten(make, 'kv4', [`kv.form=${form}`])), {
