@@ -6,13 +6,14 @@ import type { Model } from '../ir/model.js';
 import type { Node } from '../ir/node.js';
 import type { Value } from '../ir/value.js';
 
-/** Where prompts are padded, and what becomes of the cache. */
-export function cacheFacts(model: Model): Pick<TextFacts, 'padding' | 'cache'> {
+/** Where prompts are padded, whether they may be cut, and what becomes of the cache. */
+export function cacheFacts(model: Model): Pick<TextFacts, 'padding' | 'cache' | 'pieces'> {
   const pasts = model.graph.inputs.filter((value) => !value.initializer && cacheSlot(value.name) !== undefined);
   if (pasts.length === 0) return {};
   const readers = pasts.flatMap((past) => readersOf(past));
   const padding = paddingOf(model, readers);
-  return { ...(padding ? { padding } : {}), cache: formOf(readers) };
+  const pieces = piecesOf(readers);
+  return { ...(padding ? { padding } : {}), cache: formOf(readers), ...(pieces ? { pieces } : {}) };
 }
 
 /** Nodes that read a value, also through copies; shapes of it do not count. */
@@ -36,6 +37,11 @@ function paddingOf(model: Model, readers: readonly Node[]): Padding | undefined 
   const given = model.graph.inputs.some(({ name }) => name.endsWith('position_ids'));
   const counted = model.graph.nodes.some((node) => node.is('CumSum'));
   return given || counted ? 'left' : undefined;
+}
+
+function piecesOf(readers: readonly Node[]): TextFacts['pieces'] {
+  if (!readers.every((node) => isQuantized(node) || isGroupQuery(node))) return undefined;
+  return readers.some(isGroupQuery) ? 'one' : 'any';
 }
 
 function formOf(readers: readonly Node[]): CacheForm {

@@ -13,7 +13,12 @@ import { randomSource } from '../../models/weights.js';
 import { Generator, InferenceSession, type TextFacts } from '../../native/js/index.js';
 import { zooPath } from '../helpers/zoo.js';
 
-const prompts = [[7, 200, 31], [5], [9, 14, 77, 130, 2, 250, 41], [18, 3, 66, 1, 90]];
+const prompts = [
+  [7, 200, 31, 8],
+  [5, 99, 12],
+  [9, 14, 77, 130, 2, 250, 41],
+  [18, 3, 66, 1, 90],
+];
 const quiet = { intraOpNumThreads: 1, logSeverityLevel: 3 as const };
 
 const tiny = (options: LlamaOptions) => () => buildLlama(presets['tiny']!, randomSource(3), options);
@@ -46,17 +51,17 @@ async function alone(generator: Generator, maxNewTokens: number): Promise<number
 interface Case {
   readonly title: string;
   readonly make: () => Model;
-  readonly facts: Pick<TextFacts, 'padding' | 'cache'>;
+  readonly facts: Pick<TextFacts, 'padding' | 'cache' | 'pieces'>;
 }
 
 const gqa = tiny({ attention: 'gqa' });
 const decomposed = tiny({ attention: 'decomposed' });
 const cases: readonly Case[] = [
-  { title: 'GroupQueryAttention', make: gqa, facts: { padding: 'right', cache: 'shareable' } },
+  { title: 'GroupQueryAttention', make: gqa, facts: { padding: 'right', cache: 'shareable', pieces: 'one' } },
   {
     title: 'GroupQueryAttention in float16',
     make: tiny({ attention: 'gqa', dtype: 'float16' }),
-    facts: { padding: 'right', cache: 'shareable' },
+    facts: { padding: 'right', cache: 'shareable', pieces: 'one' },
   },
   { title: 'plain nodes', make: decomposed, facts: { padding: 'left', cache: 'growing' } },
   ...['llama_kv_dynamo18', 'llama_kv_dynamo23', 'llama_kv_ts14', 'gpt2_kv_dynamo18', 'gpt2_kv_ts17'].map(
@@ -70,17 +75,17 @@ const cases: readonly Case[] = [
   {
     title: 'a quantized cache with lengths',
     make: () => rewritten(gqa, 'kv4'),
-    facts: { padding: 'right', cache: 'growing' },
+    facts: { padding: 'right', cache: 'growing', pieces: 'any' },
   },
   {
     title: 'a quantized cache with a mask',
     make: () => rewritten(decomposed, 'kv4'),
-    facts: { padding: 'left', cache: 'growing' },
+    facts: { padding: 'left', cache: 'growing', pieces: 'any' },
   },
   {
     title: 'quantized layers and cache',
     make: () => rewritten(gqa, 'w8a8', ['kv.bits=8']),
-    facts: { padding: 'right', cache: 'growing' },
+    facts: { padding: 'right', cache: 'growing', pieces: 'any' },
   },
   ...(
     [
@@ -94,7 +99,7 @@ const cases: readonly Case[] = [
   ).map(([title, make]): Case => ({
     title: `a quantized cache in place, from ${title}`,
     make: () => rewritten(make, 'kv4', ['kv.form=in_place']),
-    facts: { padding: 'right', cache: 'in_place' },
+    facts: { padding: 'right', cache: 'in_place', pieces: 'any' },
   })),
   { title: 'no cache', make: zoo('llama_nocache_dynamo18'), facts: {} },
 ];
@@ -104,8 +109,9 @@ describe('native/generator', () => {
     it(`${title}: a batch equals its texts alone`, async () => {
       const model = make();
       const facts = textFacts(model);
-      const { padding, cache } = facts;
-      deepEqual({ ...(padding ? { padding } : {}), ...(cache ? { cache } : {}) }, expected);
+      const { padding, cache, pieces } = facts;
+      const actual = { ...(padding ? { padding } : {}), ...(cache ? { cache } : {}), ...(pieces ? { pieces } : {}) };
+      deepEqual(actual, expected);
       const bytes = serializeModel(model);
       const generator = await Generator.create(bytes, { facts, session: quiet });
       const expectedIds = await alone(generator, 12);
@@ -113,6 +119,12 @@ describe('native/generator', () => {
       deepEqual(
         texts.map(({ ids }) => ids),
         expectedIds,
+      );
+      const cut = await generator.generate({ prompts, maxNewTokens: 12, tokensPerRun: 8 });
+      const cutAlone = await generator.generate({ prompts: [prompts[2]!], maxNewTokens: 12, tokensPerRun: 2 });
+      deepEqual(
+        [...cut.texts, ...cutAlone.texts].map(({ ids }) => ids),
+        [...expectedIds, expectedIds[2]],
       );
       await generator.release();
       if (cache === 'in_place') return;

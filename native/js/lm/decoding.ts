@@ -5,12 +5,17 @@ import { checkIds } from './ids.js';
 import { Layout } from './layout.js';
 import { withoutGraph } from './captured-steps.js';
 import { free, onDevice } from './memory.js';
+import { checkPrompts, cutPrompts, roomError } from './prompts.js';
 import { Scores } from './scores.js';
-import type { Feeds, StepOptions } from './session.js';
-import type { TextModel } from './text-model.js';
+import type { StepOptions } from './session.js';
 import type { Buffers, TextSession } from './text-session.js';
 
 export interface DecodingOptions {
+  /**
+   * Tokens of all prompts together that one run takes, as far as the model lets prompts come in pieces: what a run needs of memory, scores of
+   * every token among it, goes with it. Default 2048.
+   */
+  readonly tokensPerRun?: number;
   /** Most tokens of a sequence, where the cache is a buffer of fixed size; rounded up to a multiple of 16. */
   readonly capacity?: number;
   readonly signal?: AbortSignal | undefined;
@@ -40,7 +45,7 @@ export class Decoding {
   }
 
   /**
-   * Runs the prompts, all in one run.
+   * Runs the prompts, in pieces if they are long.
    * @param prompts ids of each sequence; of one length if the model cannot pad
    * @returns the batch, and the scores of what comes after each prompt, until the next step
    * @throws input error for prompts that the model, its position table or the capacity have no room for
@@ -48,14 +53,20 @@ export class Decoding {
   static async start(
     text: TextSession,
     prompts: readonly (readonly number[])[],
-    { capacity, signal }: DecodingOptions = {},
+    { capacity, signal, tokensPerRun }: DecodingOptions = {},
   ): Promise<{ decoding: Decoding; scores: Scores }> {
     checkPrompts(text.model, prompts);
     const longest = Math.max(...prompts.map(({ length }) => length));
     const decoding = new Decoding(text, prompts, await text.acquire(prompts.length, longest, capacity));
     try {
       decoding.#checkRoom(prompts);
-      return { decoding, scores: await decoding.#run(decoding.#layout.prompt(prompts), signal) };
+      const [beginnings, ...pieces] = cutPrompts(text.model, prompts, tokensPerRun);
+      let step = decoding.#layout.begin(beginnings!);
+      for (const piece of pieces) {
+        await decoding.#runPlain(step, signal, false);
+        step = decoding.#layout.append(piece);
+      }
+      return { decoding, scores: decoding.#scoresOf(await decoding.#runPlain(step, signal, true)) };
     } catch (error) {
       decoding.dispose();
       throw error;
@@ -93,10 +104,17 @@ export class Decoding {
     checkIds(Array.from(ids), model.vocabulary, 'ids');
     for (let b = 0; b < this.batch; b++)
       if (!held[b] && !this.hasRoom(b)) throw roomError(`sequence ${b}`, this.#layout.used(b) + 1, this.#limits());
-    const columns = this.#buffers.captured && this.#buffers.cache.capacity;
-    if (model.past.length > 0) return this.#run(this.#layout.next(ids, held, columns), signal);
-    this.#texts.forEach((text, b) => held[b] || text.push(ids[b]!));
-    return this.#run(this.#layout.prompt(this.#texts), signal);
+    // The scores of a whole prompt may be larger than the cache.
+    if (this.#logits !== this.#stepLogits) free([this.#logits]);
+    if (model.past.length === 0) {
+      this.#texts.forEach((text, b) => held[b] || text.push(ids[b]!));
+      return this.#scoresOf(await this.#runPlain(this.#layout.begin(this.#texts), signal, true));
+    }
+    const { captured, cache } = this.#buffers;
+    const texts = Array.from(ids, (id) => [id]);
+    const step = this.#layout.append(texts, held, captured && cache.capacity);
+    if (!captured) return this.#scoresOf(await this.#runPlain(step, signal, true));
+    return this.#scoresOf(await captured.run(stepInputs(model, step, this.#scratch), cache, this.#options(signal)));
   }
 
   /** Gives the cache's memory back. */
@@ -107,38 +125,38 @@ export class Decoding {
     this.#text.giveBack(this.#buffers);
   }
 
-  async #run(step: Step, signal: AbortSignal | undefined): Promise<Scores> {
-    const { session, model, findTop } = this.#text;
-    // The scores of a whole prompt may be larger than the cache.
-    if (this.#logits !== this.#stepLogits) free([this.#logits]);
-    const inputs = stepInputs(model, step, this.#scratch);
-    const options: StepOptions = {
-      ...(signal ? { signal } : {}),
-      ...(onDevice(session) ? { outputLocation: 'gpu-buffer' } : {}),
-    };
-    const { captured, cache } = this.#buffers;
-    const logits =
-      captured && step.start > 0
-        ? await captured.run(inputs, cache, options)
-        : await this.#runPlain(inputs, step, options);
+  #scoresOf(logits: Tensor): Scores {
+    const { session, findTop } = this.#text;
     return new Scores(session, logits, this.batch, (tokens) => this.#layout.lastRows(tokens), findTop);
   }
 
-  /** A run without a captured graph. Steps of one token write their scores into one tensor. */
-  async #runPlain(inputs: Feeds, { tokens }: Step, options: StepOptions): Promise<Tensor> {
+  #options(signal: AbortSignal | undefined): StepOptions {
+    return {
+      ...(signal ? { signal } : {}),
+      ...(onDevice(this.#text.session) ? { outputLocation: 'gpu-buffer' } : {}),
+    };
+  }
+
+  /**
+   * A run without a captured graph. Steps of one token write their scores into one tensor.
+   * @param scored whether its scores are wanted
+   */
+  async #runPlain(step: Step, signal: AbortSignal | undefined, scored: boolean): Promise<Tensor> {
     const { session, model } = this.#text;
     const { captured, cache } = this.#buffers;
-    const reused = tokens === 1 ? this.#stepLogits : undefined;
-    Object.assign(cache.feeds, inputs);
-    cache.fetches[model.logits] = reused ?? null;
+    Object.assign(cache.feeds, stepInputs(model, step, this.#scratch));
+    const reused = step.tokens === 1 ? this.#stepLogits : undefined;
+    if (scored) cache.fetches[model.logits] = reused ?? null;
+    const options = this.#options(signal);
     const runOptions = captured ? { ...options, extra: withoutGraph } : options;
     const outputs = await session.run(cache.feeds, cache.fetches, runOptions);
     cache.accept(outputs);
     const logits = outputs[model.logits] as Tensor;
+    if (!scored) return logits;
     if (logits !== reused) {
       free([this.#logits]);
       this.#logits = logits;
-      this.#stepLogits = tokens === 1 ? logits : undefined;
+      this.#stepLogits = step.tokens === 1 ? logits : undefined;
     }
     await captured?.prepare(logits, this.batch);
     return logits;
@@ -155,44 +173,4 @@ export class Decoding {
   #limits(): { capacity: number | undefined; positions: number | undefined } {
     return { capacity: this.#buffers.cache.capacity, positions: this.#text.model.positions };
   }
-}
-
-/** @throws input error for a text that no run of the model can begin with */
-export function checkPrompt(model: TextModel, prompt: readonly number[], at: string): void {
-  if (prompt.length === 0) throw inputError(at, 'has no tokens, expected at least one');
-  checkIds(prompt, model.vocabulary, at);
-  const { positions } = model;
-  if (positions !== undefined && prompt.length > positions)
-    throw roomError(at, prompt.length, { positions, capacity: undefined });
-}
-
-function checkPrompts(model: TextModel, prompts: readonly (readonly number[])[]): void {
-  if (prompts.length === 0) throw inputError('prompts', 'has no texts, expected at least one');
-  const fixed = model.ids.shape[0];
-  if (typeof fixed === 'number' && fixed >= 0 && fixed !== prompts.length)
-    throw inputError('prompts', `has ${prompts.length} texts, expected ${fixed}, the batch size of the model`);
-  prompts.forEach((prompt, i) => {
-    checkPrompt(model, prompt, `prompts[${i}]`);
-    const first = prompts[0]!.length;
-    if (model.padding === undefined && prompt.length !== first)
-      throw inputError(
-        `prompts[${i}]`,
-        `has ${prompt.length} tokens, expected ${first} as in prompts[0]: how to pad this model is not known`,
-        'Give facts: textFacts(loadModel(path)), from ort-lowbit/rewriter, or run it alone.',
-      );
-  });
-}
-
-function roomError(
-  at: string,
-  needed: number,
-  { capacity = Infinity, positions = Infinity }: { capacity: number | undefined; positions: number | undefined },
-) {
-  const byTable = positions <= capacity;
-  const what = byTable ? "the rows of the model's position table" : 'the capacity of the cache';
-  return inputError(
-    at,
-    `has ${needed} tokens, expected at most ${byTable ? positions : capacity}, ${what}`,
-    byTable ? 'Shorten the text.' : 'Give a larger capacity.',
-  );
 }

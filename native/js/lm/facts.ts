@@ -26,6 +26,11 @@ export interface TextFacts {
   readonly padding?: Padding;
   /** Default: growing. */
   readonly cache?: CacheForm;
+  /**
+   * Whether a prompt may come in several runs: `any` batch, or only `one` text at a time (GroupQueryAttention). Absent: not known, so all of it
+   * in one run.
+   */
+  readonly pieces?: 'any' | 'one';
   /** Rows of the position table: the longest text. */
   readonly positions?: number;
 }

@@ -1,5 +1,6 @@
 import { inputError, usageError } from '../../../ops/common/errors.js';
-import { checkPrompt, Decoding } from './decoding.js';
+import { Decoding } from './decoding.js';
+import { checkPrompt } from './prompts.js';
 import { createSampler, scoresNeeded, type SampleOptions, type Sampler } from './sample.js';
 import type { Scores } from './scores.js';
 import type { TextModel } from './text-model.js';
@@ -16,6 +17,8 @@ export interface GenerateOptions extends SampleOptions {
   readonly stopSequences?: readonly (readonly number[])[];
   /** Called with each token as soon as it is chosen; false ends that text. */
   readonly onToken?: (text: number, id: number) => unknown;
+  /** See `DecodingOptions`. */
+  readonly tokensPerRun?: number;
   /** Ends the loop early, without an error: the tokens so far are the result. */
   readonly signal?: AbortSignal | undefined;
   /** Most tokens of a text, prompt included, where the cache is a buffer of fixed size. Default: what is asked for. */
@@ -154,7 +157,7 @@ async function runLane(
   options: GenerateOptions,
   seconds: { prefill: number; decode: number },
 ): Promise<void> {
-  const { maxNewTokens = 128, capacity, signal } = options;
+  const { maxNewTokens = 128, capacity, signal, tokensPerRun } = options;
   const longest = Math.max(...texts.map(({ prompt }) => prompt.length));
   const started = performance.now();
   let decoding: Decoding | undefined;
@@ -164,6 +167,7 @@ async function runLane(
     const start = await Decoding.start(text, prompts, {
       capacity: capacity ?? longest + maxNewTokens,
       signal,
+      ...(tokensPerRun === undefined ? {} : { tokensPerRun }),
     });
     decoding = start.decoding;
     let { scores } = start;

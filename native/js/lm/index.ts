@@ -6,6 +6,7 @@ export * from './generate.js';
 export * from './ids.js';
 export * from './layout.js';
 export * from './logits.js';
+export * from './prompts.js';
 export * from './sample.js';
 export * from './scores.js';
 export * from './session.js';

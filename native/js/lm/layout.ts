@@ -18,12 +18,15 @@ export class Layout {
   #columns = 0;
   /** Columns of padding before each sequence. */
   readonly #before: number[];
+  /** Of the newest tokens of each sequence, the last one's column among the run's. */
+  readonly #last: number[];
 
   constructor(padding: Padding, batch: number) {
     this.#padding = padding;
     this.batch = batch;
     this.#lengths = Array<number>(batch).fill(0);
     this.#before = Array<number>(batch).fill(0);
+    this.#last = Array<number>(batch).fill(0);
   }
 
   /** Tokens of each sequence in the cache. */
@@ -36,39 +39,48 @@ export class Layout {
     return this.#padding === 'left' ? this.#columns : this.#lengths[row]!;
   }
 
-  /** The prompts as one step. They are padded with id 0, which the mask hides. */
-  prompt(prompts: readonly (readonly number[])[], maskColumns?: number): Step {
-    const tokens = prompts.reduce((most, prompt) => Math.max(most, prompt.length), 0);
+  /** Beginnings of all texts. They are padded with id 0, which the mask hides. */
+  begin(texts: readonly (readonly number[])[]): Step {
+    const tokens = texts.reduce((most, text) => Math.max(most, text.length), 0);
     const ids = new Int32Array(this.batch * tokens);
     const positions = new Int32Array(this.batch * tokens);
-    prompts.forEach((prompt, row) => {
-      const before = this.#padding === 'left' ? tokens - prompt.length : 0;
+    texts.forEach((text, row) => {
+      const before = this.#padding === 'left' ? tokens - text.length : 0;
       this.#before[row] = before;
-      this.#lengths[row] = prompt.length;
-      ids.set(prompt, row * tokens + before);
-      for (let i = 0; i < prompt.length; i++) positions[row * tokens + before + i] = i;
+      this.#lengths[row] = text.length;
+      this.#last[row] = before + text.length - 1;
+      ids.set(text, row * tokens + before);
+      for (let i = 0; i < text.length; i++) positions[row * tokens + before + i] = i;
     });
     this.#columns = tokens;
-    const lastOnly = this.lastRows(tokens).every((row) => row === tokens - 1);
-    return { batch: this.batch, tokens, start: 0, ids, positions, mask: this.#mask(maskColumns), lastOnly };
+    const lastOnly = this.#last.every((row) => row === tokens - 1);
+    return { batch: this.batch, tokens, start: 0, ids, positions, mask: this.#mask(), lastOnly };
   }
 
   /**
-   * One more token for every sequence.
-   * @param held sequences that are finished: their token goes where the last one was (right) or is of no use (left), and their length stays
+   * More tokens, equally many for every sequence.
+   * @param texts the new tokens of each
+   * @param held sequences that are finished: their tokens go where the last ones were (right) or are of no use (left), and their length stays
+   * @param maskColumns how wide the mask is; default: as many columns as there are
    */
-  next(ids: ArrayLike<number>, held: readonly boolean[] = [], maskColumns?: number): Step {
+  append(texts: readonly (readonly number[])[], held: readonly boolean[] = [], maskColumns?: number): Step {
     const start = this.#columns;
-    const longest = Math.max(...this.#lengths);
-    for (let row = 0; row < this.batch; row++) if (!held[row]) this.#lengths[row]!++;
-    this.#columns = this.#padding === 'left' ? start + 1 : Math.max(longest, ...this.#lengths);
-    const positions = this.#lengths.map((length) => length - 1);
-    return { batch: this.batch, tokens: 1, start, ids, positions, mask: this.#mask(maskColumns), lastOnly: true };
+    const tokens = texts[0]!.length;
+    const positions = new Int32Array(this.batch * tokens);
+    texts.forEach((_, row) => {
+      if (!held[row]) this.#lengths[row]! += tokens;
+      this.#last[row] = tokens - 1;
+      const first = Math.max(0, this.#lengths[row]! - tokens);
+      for (let i = 0; i < tokens; i++) positions[row * tokens + i] = first + i;
+    });
+    this.#columns = this.#padding === 'left' ? start + tokens : Math.max(start, ...this.#lengths);
+    const ids = Int32Array.from(texts.flat());
+    return { batch: this.batch, tokens, start, ids, positions, mask: this.#mask(maskColumns), lastOnly: true };
   }
 
   /** Which row of a run's `tokens` rows of scores continues each sequence. */
   lastRows(tokens: number): number[] {
-    return this.#lengths.map((length) => (tokens === 1 || this.#padding === 'left' ? tokens : length) - 1);
+    return this.#last.map((row) => (tokens === 1 ? 0 : row));
   }
 
   /** [batch, columns]; with more columns than there are tokens, zeros behind. */

@@ -29,6 +29,8 @@ export interface TextModel {
   /** How prompts of different lengths share a run; undefined: they cannot. */
   readonly padding: Padding | undefined;
   readonly cache: CacheForm;
+  /** Whether a prompt may come in several runs. */
+  readonly pieces: TextFacts['pieces'];
   /** The longest text, as far as known. */
   readonly positions: number | undefined;
 }
@@ -102,6 +104,7 @@ export function describeTextModel(io: ModelIo, facts: TextFacts = {}): TextModel
       facts,
     ),
     cache: facts.cache ?? 'growing',
+    pieces: facts.pieces,
     positions: facts.positions,
   };
 }
