@@ -198,6 +198,39 @@ describe(`QuantKvAttention kernels (seed ${seed})`, () => {
     assert.deepEqual(past['past_k']!.data, expected['present_k']!.data);
     await session.release();
   });
+
+  eachArchitecture('QuantKvAttention', 'one query whose keys several tasks share gives the same bits', async () => {
+    // With one kv head, a block of queries is one task and keeps its keys together; a single query's are shared.
+    for (const change of [{}, { window: 300 }, { tokens: 256 }]) {
+      const whole: KvCase = {
+        title: 'shares',
+        tokens: 700,
+        past: 0,
+        heads: 2,
+        kvHeads: 1,
+        headDim: 32,
+        ...half,
+        ...change,
+      };
+      const { feeds } = prepareKv(whole, 'float32');
+      const session = await kvSession(whole, 'float32', feeds);
+      const expected = (await session.run(feeds)) as Outputs;
+      const cut = (tensor: Tensor, begin: number, end: number) => {
+        const width = tensor.dims[2]!;
+        const data = (tensor.data as Float32Array).subarray(begin * width, end * width);
+        return new Tensor('float32', data, [1, end - begin, width]);
+      };
+      const rows = (begin: number, end: number) =>
+        Object.fromEntries(['q', 'k', 'v'].map((name) => [name, cut(feeds[name]!, begin, end)]));
+      const last = whole.tokens - 1;
+      const first = (await session.run({ ...feeds, ...rows(0, last) })) as Outputs;
+      const names = ['k', 'k_param', 'v', 'v_param'];
+      const past = Object.fromEntries(names.map((name) => [`past_${name}`, first[`present_${name}`]!]));
+      const step = (await session.run({ ...feeds, ...past, ...rows(last, last + 1) })) as Outputs;
+      assert.deepEqual(step['y']!.data, cut(expected['y']!, last, last + 1).data);
+      await session.release();
+    }
+  });
 });
 
 const outputs: readonly [string, NonNullable<KvCase['output']>][] = [
@@ -306,6 +339,48 @@ describe('QuantKvAttention refuses', () => {
       base,
       { cos: zeros('float32', [5, 16]), sin: zeros('float32', [5, 16]) },
       /a sequence has 6 tokens, expected at most 5/,
+    ],
+    [
+      'a negative length',
+      inPlace,
+      { lengths: new Tensor('int32', Int32Array.of(-1, 4), [2]) },
+      /lengths\[0\] is -1, expected 0 … 8, the capacity/,
+    ],
+    [
+      'a length over the past and the new tokens',
+      { ...base, lengths: [6, 6] },
+      { lengths: new Tensor('int32', Int32Array.of(6, 7), [2]) },
+      /lengths\[1\] is 7, expected 0 … 6, the tokens of the past and the new ones/,
+    ],
+    [
+      'a buffer without room',
+      inPlace,
+      Object.fromEntries(
+        ['k', 'v'].flatMap((name) => [
+          [`past_${name}`, zeros('uint8', [2, 1, 0, 16])],
+          [`past_${name}_param`, zeros('float16', [2, 1, 0, 2])],
+        ]),
+      ),
+      /lengths\[0\] is 3, expected 0 … 0, the capacity/,
+    ],
+    [
+      'an empty past of another batch',
+      base,
+      { past_k: zeros('uint8', [1, 1, 0, 16]), past_k_param: zeros('float16', [1, 1, 0, 2]) },
+      /past_k has shape \[1,1,0,16\], expected \[2,1,T,16\]/,
+    ],
+    [
+      'pasts of different lengths',
+      base,
+      { past_v: zeros('uint8', [2, 1, 3, 16]), past_v_param: zeros('float16', [2, 1, 3, 2]) },
+      /past_k \[2,1,4,16\] and past_v \[2,1,3,16\] hold different numbers of tokens/,
+    ],
+    ['keys of another batch', base, { k: zeros('float32', [1, 2, 32]) }, /k has shape \[1,2,32\], expected \[2,2,32\]/],
+    [
+      'a mask that is too short',
+      { ...base, mask: [1, 1, 2] },
+      { mask: zeros('float32', [1, 1, 2, 5]) },
+      /mask has shape \[1,1,2,5\], expected \[2 or 1,2 or 1,2 or 1, 6 or more\]/,
     ],
     [
       'queries of another width',

@@ -54,8 +54,16 @@ struct Count {
 /// queries share its task.
 inline constexpr int64_t kKeyBlock = 32;
 
+/// Keys whose part of a result is computed on its own; the parts are joined in the order of the keys. Tasks may take
+/// single parts, and a result does not depend on whether they do.
+inline constexpr int64_t kPartKeys = 8 * kKeyBlock;
+
 /// Floats of 64-byte aligned scratch for `tokens` new tokens of one kv head.
 int64_t ScratchFloats(const Args& args, int64_t tokens);
+/// Floats of one part of the result of `tokens` new tokens of one kv head: weighted values, sums and maxima.
+inline int64_t PartFloats(const Args& args, int64_t tokens) {
+  return tokens * args.heads / args.kv_heads * (args.head_dim + 2);
+}
 
 /// Everything works on one kv head of one sequence. No allocation, no locks, no I/O.
 struct Kernel {
@@ -67,6 +75,12 @@ struct Kernel {
   void (*store)(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, float* scratch);
   /// Output of new tokens [begin, end), all query heads of the kv head.
   void (*attend)(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, float* scratch);
+  /// The same in two steps: parts [first, last) of the result, one after the other from `parts` on; and the output from
+  /// all `count` of them.
+  void (*attend_parts)(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, int64_t first,
+                       int64_t last, float* parts, float* scratch);
+  void (*join_parts)(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, int64_t count,
+                     const float* parts, float* scratch);
 };
 
 inline constexpr int kKernelsPerArch = 4;

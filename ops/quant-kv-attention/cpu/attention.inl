@@ -2,30 +2,38 @@
 // ops/rows/cpu/activations.inl for Exp.
 //
 // attend() is attention with a running softmax: keys and values are unpacked a block at a time into scratch, every
-// query row keeps its maximum, its sum and its weighted values. No score matrix exists beyond one block.
+// query row keeps its maximum, its sum and its weighted values. No score matrix exists beyond one block. After every
+// kPartKeys keys these are joined to the result so far and begin anew, so that parts may also come from several tasks.
 
 template <class V>
 using Vec = typename V::F;
 
+/// What the keys seen so far give each query row.
+struct Sums {
+  float* values;  // [rows, D], weighted
+  float* top;     // [rows], maximum
+  float* total;   // [rows], sum of the weights
+
+  Sums(float* memory, int64_t rows, int64_t dim) : values(memory), top(memory + rows * dim), total(top + rows) {}
+};
+
 /// Scratch, laid out for one task.
 struct Buffers {
   float* q;       // [rows, D], rotated and scaled
-  float* sums;    // [rows, D], weighted values
   float* keys;    // [kKeyBlock, D]
   float* values;  // [kKeyBlock, D]
   float* scores;  // [kKeyBlock]
-  float* top;     // [rows], running maximum
-  float* total;   // [rows], running sum
+  float* result;  // sums of all parts
 
   Buffers(const Args& args, int64_t rows, float* scratch) {
     q = scratch;
-    sums = q + rows * args.head_dim;
-    keys = sums + rows * args.head_dim;
+    keys = q + rows * args.head_dim;
     values = keys + kKeyBlock * args.head_dim;
     scores = values + kKeyBlock * args.head_dim;
-    top = scores + kKeyBlock;
-    total = top + rows;
+    result = scores + kKeyBlock;
   }
+  /// The sums of one part, behind the result.
+  float* Part(const Args& args, int64_t rows) const { return result + rows * (args.head_dim + 2); }
 };
 
 template <class V, class T>
@@ -170,7 +178,7 @@ void Cap(float cap, int64_t begin, int64_t end, float* scores) {
 
 /// Turns scores into weights against the new maximum, adds them and the weighted values to the row's sums.
 template <class V>
-void Accumulate(const Buffers& at, int64_t row, int64_t dim, int64_t begin, int64_t end) {
+void Accumulate(const Buffers& at, const Sums& part, int64_t row, int64_t dim, int64_t begin, int64_t end) {
   constexpr int64_t kW = V::kWidth;
   const float none = -__builtin_inff();
   const int64_t first = begin / kW * kW, last = (end + kW - 1) / kW * kW;
@@ -178,7 +186,7 @@ void Accumulate(const Buffers& at, int64_t row, int64_t dim, int64_t begin, int6
   for (int64_t j = end; j < last; ++j) at.scores[j] = none;
   Vec<V> high = V::Set(none);
   for (int64_t j = first; j < last; j += kW) high = V::Max(V::Load(at.scores + j), high);  // a NaN score leaves `high`
-  const float old_top = at.top[row], block_top = V::ReduceMax(high);
+  const float old_top = part.top[row], block_top = V::ReduceMax(high);
   const float top = block_top > old_top ? block_top : old_top;
   bool nan = false;
   for (int64_t j = begin; j < end; ++j) nan |= at.scores[j] != at.scores[j];
@@ -193,10 +201,10 @@ void Accumulate(const Buffers& at, int64_t row, int64_t dim, int64_t begin, int6
   }
   alignas(64) float lanes[kW];
   V::Store(lanes, Exp<V>(V::Set(old_top - base)));
-  at.top[row] = base;
-  at.total[row] = at.total[row] * lanes[0] + V::ReduceAdd(weights);
+  part.top[row] = base;
+  part.total[row] = part.total[row] * lanes[0] + V::ReduceAdd(weights);
   const Vec<V> fade = V::Set(lanes[0]);
-  float* sums = at.sums + row * dim;
+  float* sums = part.values + row * dim;
   constexpr int kAtOnce = 4;  // vectors of channels kept in registers
   const auto add = [&](int64_t d, auto count) {
     Vec<V> sum[decltype(count)::value];
@@ -221,28 +229,51 @@ void LoadQueries(const Args& args, int64_t b, int64_t kv_head, int64_t begin, in
   for (int64_t s = begin; s < end; ++s) {
     const T* from = static_cast<const T*>(args.q) + (b * args.tokens + s) * args.q_stride + kv_head * group * dim;
     for (int64_t g = 0; g < group; ++g) {
-      const int64_t row = (s - begin) * group + g;
-      float* q = at.q + row * dim;
+      float* q = at.q + ((s - begin) * group + g) * dim;
       LoadRow<V>(from + g * dim, dim, q);
       if (args.rotary != Rotary::kNone) Rotate<V, T>(args, start + s, q);
-      for (int64_t d = 0; d < dim; d += V::kWidth) {
-        V::Store(q + d, V::Mul(V::Load(q + d), scale));
-        V::Store(at.sums + row * dim + d, V::Set(0.f));
-      }
-      at.top[row] = -__builtin_inff();
-      at.total[row] = 0;
+      for (int64_t d = 0; d < dim; d += V::kWidth) V::Store(q + d, V::Mul(V::Load(q + d), scale));
+    }
+  }
+}
+
+template <class V>
+void Clear(const Sums& sums, int64_t rows, int64_t dim) {
+  for (int64_t i = 0; i < rows * dim; i += V::kWidth) V::Store(sums.values + i, V::Set(0.f));
+  for (int64_t row = 0; row < rows; ++row) {
+    sums.top[row] = -__builtin_inff();
+    sums.total[row] = 0;
+  }
+}
+
+/// Adds the sums over further keys.
+template <class V>
+void Join(const Sums& result, const Sums& part, int64_t rows, int64_t dim) {
+  const float none = -__builtin_inff();
+  for (int64_t row = 0; row < rows; ++row) {
+    if (part.top[row] == none) continue;
+    const float top = part.top[row] > result.top[row] ? part.top[row] : result.top[row];
+    alignas(64) float old_fade[V::kWidth], new_fade[V::kWidth];
+    V::Store(old_fade, Exp<V>(V::Set(result.top[row] - top)));
+    V::Store(new_fade, Exp<V>(V::Set(part.top[row] - top)));
+    result.top[row] = top;
+    result.total[row] = result.total[row] * old_fade[0] + part.total[row] * new_fade[0];
+    const Vec<V> old_factor = V::Set(old_fade[0]), new_factor = V::Set(new_fade[0]);
+    for (int64_t d = row * dim; d < (row + 1) * dim; d += V::kWidth) {
+      const Vec<V> faded = V::Mul(V::Load(result.values + d), old_factor);
+      V::Store(result.values + d, V::MulAdd(V::Load(part.values + d), new_factor, faded));
     }
   }
 }
 
 template <class V, class T>
-void StoreOutput(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, const Buffers& at) {
+void StoreOutput(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, const Sums& result) {
   const int64_t group = args.heads / args.kv_heads, dim = args.head_dim;
   for (int64_t s = begin; s < end; ++s) {
     T* to = static_cast<T*>(args.y) + ((b * args.tokens + s) * args.heads + kv_head * group) * dim;
-    const float* sums = at.sums + (s - begin) * group * dim;
+    const float* sums = result.values + (s - begin) * group * dim;
     for (int64_t g = 0; g < group; ++g) {
-      const float total = at.total[(s - begin) * group + g];
+      const float total = result.total[(s - begin) * group + g];
       const Vec<V> divisor = V::Set(total == 0 ? 1.f : total);
       for (int64_t d = 0; d < dim; d += V::kWidth) {
         V::Store(to + g * dim + d, V::Div(V::Load(sums + g * dim + d), divisor));
@@ -251,24 +282,37 @@ void StoreOutput(const Args& args, int64_t b, int64_t kv_head, int64_t begin, in
   }
 }
 
+/// The keys that new tokens [begin, queries) see, first and one behind the last; `queries` leaves padding out.
+struct Seen {
+  int64_t queries, first, last;
+
+  Seen(const Args& args, int64_t b, int64_t begin, int64_t end) {
+    const int64_t start = args.Start(b), length = args.lengths[b];
+    queries = end < length - start ? end : length - start;
+    last = args.causal && start + queries < length ? start + queries : length;
+    first = args.window > 0 && start + begin >= args.window ? start + begin - args.window + 1 : 0;
+    if (begin >= queries) first = last = 0;
+  }
+};
+
+/// The sums of new tokens [begin, seen.queries) over the keys of one part.
 template <class V, class T, int kBits>
-void Attend(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, float* scratch) {
+void AttendPart(const Args& args, int64_t b, int64_t kv_head, int64_t begin, const Seen& seen, int64_t number,
+                const Buffers& at, const Sums& part) {
   const int64_t group = args.heads / args.kv_heads, dim = args.head_dim;
   const int64_t start = args.Start(b), length = args.lengths[b];
-  const Buffers at(args, (end - begin) * group, scratch);
-  LoadQueries<V, T>(args, b, kv_head, begin, end, at);
   const int64_t head_row = (b * args.kv_heads + kv_head) * args.present_k.rows;
-  const int64_t queries = end < length - start ? end : length - start;  // later ones are padding
-  const int64_t last_key = args.causal && start + queries < length ? start + queries : length;
-  const int64_t first_key = args.window > 0 && start + begin >= args.window ? start + begin - args.window + 1 : 0;
-  for (int64_t block = first_key / kKeyBlock * kKeyBlock; block < last_key && begin < queries; block += kKeyBlock) {
+  int64_t block = number * kPartKeys, last_key = block + kPartKeys;
+  if (block < seen.first) block = seen.first / kKeyBlock * kKeyBlock;
+  if (last_key > seen.last) last_key = seen.last;
+  for (; block < last_key; block += kKeyBlock) {
     const int64_t count = last_key - block < kKeyBlock ? last_key - block : kKeyBlock;
     Unpack<V, kBits>(args, args.present_k, head_row + block, count, at.keys);
     Unpack<V, kBits>(args, args.present_v, head_row + block, count, at.values);
     if (args.rotate_on_read) {
       for (int64_t j = 0; j < count; ++j) Rotate<V, T>(args, block + j, at.keys + j * dim);
     }
-    for (int64_t s = begin; s < queries; ++s) {
+    for (int64_t s = begin; s < seen.queries; ++s) {
       const int64_t position = start + s;
       const int64_t seen_end = args.causal && position + 1 < length ? position + 1 : length;
       const int64_t seen_begin = args.window > 0 && position >= args.window ? position - args.window + 1 : 0;
@@ -284,18 +328,61 @@ void Attend(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t
           const int64_t offset = b * args.mask_batch_stride + head * args.mask_head_stride + s * args.mask_row_stride;
           AddMask<V>(static_cast<const T*>(args.mask) + offset + block, from, to, at.scores);
         }
-        Accumulate<V>(at, row, dim, from, to);
+        Accumulate<V>(at, part, row, dim, from, to);
       }
     }
   }
-  StoreOutput<V, T>(args, b, kv_head, begin, end, at);
+}
+
+template <class V, class T, int kBits>
+void Attend(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, float* scratch) {
+  const int64_t rows = (end - begin) * args.heads / args.kv_heads, dim = args.head_dim;
+  const Buffers at(args, rows, scratch);
+  const Sums result(at.result, rows, dim), part(at.Part(args, rows), rows, dim);
+  const Seen seen(args, b, begin, end);
+  LoadQueries<V, T>(args, b, kv_head, begin, end, at);
+  Clear<V>(result, rows, dim);
+  for (int64_t number = seen.first / kPartKeys; number * kPartKeys < seen.last; ++number) {
+    Clear<V>(part, rows, dim);
+    AttendPart<V, T, kBits>(args, b, kv_head, begin, seen, number, at, part);
+    Join<V>(result, part, rows, dim);
+  }
+  StoreOutput<V, T>(args, b, kv_head, begin, end, result);
+}
+
+template <class V, class T, int kBits>
+void AttendParts(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, int64_t first, int64_t last,
+                 float* parts, float* scratch) {
+  const int64_t rows = (end - begin) * args.heads / args.kv_heads, dim = args.head_dim;
+  const Buffers at(args, rows, scratch);
+  const Seen seen(args, b, begin, end);
+  LoadQueries<V, T>(args, b, kv_head, begin, end, at);
+  for (int64_t number = first; number < last; ++number, parts += rows * (dim + 2)) {
+    const Sums part(parts, rows, dim);
+    Clear<V>(part, rows, dim);
+    AttendPart<V, T, kBits>(args, b, kv_head, begin, seen, number, at, part);
+  }
+}
+
+template <class V, class T>
+void JoinParts(const Args& args, int64_t b, int64_t kv_head, int64_t begin, int64_t end, int64_t count,
+               const float* parts, float* scratch) {
+  const int64_t rows = (end - begin) * args.heads / args.kv_heads, dim = args.head_dim;
+  const Sums result(scratch, rows, dim);
+  Clear<V>(result, rows, dim);
+  for (int64_t number = 0; number < count; ++number) {
+    Join<V>(result, Sums(const_cast<float*>(parts) + number * rows * (dim + 2), rows, dim), rows, dim);
+  }
+  StoreOutput<V, T>(args, b, kv_head, begin, end, result);
 }
 
 /// The kernel records of one architecture.
-#define LOWBIT_KV_KERNELS(V, arch, needs)                                                    \
-  {                                                                                          \
-    {"f32u4_f32__" arch, needs, false, 4, Store<V, float, 4>, Attend<V, float, 4>},          \
-        {"f32u8_f32__" arch, needs, false, 8, Store<V, float, 8>, Attend<V, float, 8>},      \
-        {"f16u4_f16__" arch, needs, true, 4, Store<V, uint16_t, 4>, Attend<V, uint16_t, 4>}, \
-        {"f16u8_f16__" arch, needs, true, 8, Store<V, uint16_t, 8>, Attend<V, uint16_t, 8>}, \
+#define LOWBIT_KV_KERNEL(V, T, half, bits, name, needs) \
+  { name, needs, half, bits, Store<V, T, bits>, Attend<V, T, bits>, AttendParts<V, T, bits>, JoinParts<V, T> }
+#define LOWBIT_KV_KERNELS(V, arch, needs)                                  \
+  {                                                                        \
+    LOWBIT_KV_KERNEL(V, float, false, 4, "f32u4_f32__" arch, needs),       \
+        LOWBIT_KV_KERNEL(V, float, false, 8, "f32u8_f32__" arch, needs),   \
+        LOWBIT_KV_KERNEL(V, uint16_t, true, 4, "f16u4_f16__" arch, needs), \
+        LOWBIT_KV_KERNEL(V, uint16_t, true, 8, "f16u8_f16__" arch, needs), \
   }

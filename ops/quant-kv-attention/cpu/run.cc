@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "native/core/scratch.h"
@@ -14,6 +15,8 @@ namespace {
 constexpr int64_t kQueryFloats = 8192;
 /// Tokens that one task stores.
 constexpr int64_t kStoreTokens = 64;
+/// Where keys are shared among tasks: some more tasks than threads, as not all threads begin at once.
+constexpr int64_t kTasksPerThread = 2;
 
 thread_local Scratch scratch_of_thread;
 
@@ -42,6 +45,56 @@ void BringOver(const Args& args, const Cache& past, const Cache& present, int64_
   const int64_t start = args.Start(b), length = args.lengths[b];
   BringOver(past.codes, past.rows, present.codes, present.rows, head, args.row_bytes, begin, end, start, length);
   BringOver(past.params, past.rows, present.params, present.rows, head, int64_t{2}, begin, end, start, length);
+}
+
+/// Threads that a session may have.
+int64_t Threads() {
+  static const int64_t threads = std::max<int64_t>(1, std::thread::hardware_concurrency());
+  return threads;
+}
+
+struct Cut {
+  int64_t tokens, blocks;  // new tokens of a task, and how many such blocks a head has
+  int64_t parts;           // of the longest sequence
+  int64_t shares;          // tasks that share the parts of a block of a head
+};
+
+/// Attention for few heads and queries: the keys of each are shared among several tasks.
+Status AttendShared(const Kernel& kernel, const Args& args, int64_t batch, const Cut& cut,
+                    const KernelContext& context) {
+  const int64_t all = batch * args.kv_heads * cut.blocks, part_floats = PartFloats(args, cut.tokens);
+  const int64_t floats = ScratchFloats(args, cut.tokens);
+  Temporary memory;
+  LOWBIT_TRY(context.Allocate(static_cast<size_t>(all * cut.parts * part_floats) * sizeof(float), &memory));
+  auto* const sums = static_cast<float*>(memory.data());
+  std::atomic<bool> out_of_memory{false};
+  const auto each = [&](int64_t work, const auto& run) {
+    float* scratch = scratch_of_thread.Floats(floats);
+    if (scratch == nullptr) {
+      out_of_memory = true;
+      return;
+    }
+    const int64_t head = work / cut.blocks, begin = work % cut.blocks * cut.tokens;
+    const int64_t end = std::min(args.tokens, begin + cut.tokens);
+    run(head / args.kv_heads, head % args.kv_heads, begin, end, sums + work * cut.parts * part_floats, scratch);
+  };
+  LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(all * cut.shares), [&](size_t task) {
+    const int64_t share = static_cast<int64_t>(task) % cut.shares;
+    const int64_t first = cut.parts * share / cut.shares, last = cut.parts * (share + 1) / cut.shares;
+    each(static_cast<int64_t>(task) / cut.shares,
+         [&](int64_t b, int64_t head, int64_t begin, int64_t end, float* parts, float* scratch) {
+           parts += first * PartFloats(args, end - begin);
+           kernel.attend_parts(args, b, head, begin, end, first, last, parts, scratch);
+         });
+  }));
+  LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(all), [&](size_t task) {
+    each(static_cast<int64_t>(task),
+         [&](int64_t b, int64_t head, int64_t begin, int64_t end, const float* parts, float* scratch) {
+           kernel.join_parts(args, b, head, begin, end, cut.parts, parts, scratch);
+         });
+  }));
+  if (out_of_memory) return Status::Error(ORT_FAIL, "out of memory for ", floats * 4, " bytes of scratch.");
+  return Status::Ok();
 }
 
 }  // namespace
@@ -88,6 +141,12 @@ Status RunAttention(const Kernel& kernel, const Args& args, int64_t batch, const
       std::clamp<int64_t>(kQueryFloats / (args.head_dim * group), 1, std::max<int64_t>(1, args.tokens));
   const int64_t blocks = Ceil(args.tokens, tokens);
   const int64_t floats = ScratchFloats(args, tokens);
+  const int64_t longest = *std::max_element(args.lengths, args.lengths + batch);
+  const int64_t parts = Ceil(longest, kPartKeys), tasks = all_heads * blocks;
+  const int64_t shares = std::min(parts, Ceil(kTasksPerThread * Threads(), std::max<int64_t>(1, tasks)));
+  if (tasks > 0 && tasks < Threads() && shares > 1) {
+    return AttendShared(kernel, args, batch, {tokens, blocks, parts, shares}, context);
+  }
   LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(all_heads * blocks), [&](size_t task) {
     float* scratch = scratch_of_thread.Floats(floats);
     if (scratch == nullptr) {

@@ -65,7 +65,7 @@ const Kernel* ScalarKernels() { return kTable; }
 
 int64_t ScratchFloats(const Args& args, int64_t tokens) {
   const int64_t rows = tokens * args.heads / args.kv_heads;
-  return 2 * (rows + kKeyBlock) * args.head_dim + kKeyBlock + 2 * rows;
+  return (rows + 2 * kKeyBlock) * args.head_dim + kKeyBlock + 2 * PartFloats(args, tokens);
 }
 
 }  // namespace lowbit::kv
