@@ -163,6 +163,28 @@ describe('generate', () => {
     deepEqual((await run(countingSession(10), { prompts: [[1]], signal })).texts[0]!.ids, []);
   });
 
+  it('lets texts that have ended leave when half of the batch is of no use', async () => {
+    const session = countingSession(10);
+    const { texts } = await run(
+      session,
+      { prompts: [[1], [2], [3]], stopIds: [5], maxNewTokens: 6 },
+      { padding: 'right' },
+    );
+    deepEqual(
+      texts.map(({ ids }) => ids),
+      [[2, 3, 4], [3, 4], [4]],
+    );
+    deepEqual(
+      session.calls.map((feeds) => [feeds['input_ids']!.dims[0], feeds['past_key_values.0.key']!.dims[0]]),
+      [
+        [3, 3],
+        [3, 3],
+        [3, 3],
+        [1, 1],
+      ],
+    );
+  });
+
   it('ends where the position table does', async () => {
     const { texts } = await run(countingSession(10), { prompts: [[1, 2]], maxNewTokens: 9 }, { positions: 4 });
     deepEqual(texts[0], { ids: [3, 4, 5], stopped: 'context', promptTokens: 2 });

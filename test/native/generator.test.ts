@@ -156,7 +156,10 @@ describe('native/generator', () => {
   });
 
   it('texts that end early leave the others alone', async () => {
-    for (const make of [gqa, decomposed, () => rewritten(gqa, 'kv4'), () => rewritten(decomposed, 'kv4')]) {
+    const quantized = [gqa, decomposed].flatMap((make) =>
+      ['growing', 'in_place'].map((form) => () => rewritten(make, 'kv4', [`kv.form=${form}`])),
+    );
+    for (const make of [gqa, decomposed, ...quantized]) {
       const model = make();
       const generator = await Generator.create(serializeModel(model), { facts: textFacts(model), session: quiet });
       const expected = await alone(generator, 16);

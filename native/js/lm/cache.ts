@@ -1,5 +1,5 @@
 /** The key and value cache of a batch between runs. Its contents never pass through JavaScript: outputs are inputs again. */
-import type { Tensor } from 'onnxruntime-common';
+import { Tensor } from 'onnxruntime-common';
 import { cacheDims, emptyPast, zeros } from './feeds.js';
 import { free, onDevice } from './memory.js';
 import type { Feeds, ModelSession } from './session.js';
@@ -14,7 +14,29 @@ export interface Cache {
   readonly fetches: Record<string, Tensor | null>;
   /** Takes over what a run made. */
   accept(outputs: Readonly<Record<string, unknown>>): void;
+  /** Leaves only these sequences, ascending. @returns false, and does nothing, where its memory is not the host's */
+  keep(sequences: readonly number[]): boolean;
   dispose(): void;
+}
+
+const namesOf = (model: TextModel): string[] => model.past.map(({ input }) => input.name);
+
+/**
+ * Moves the sequences that stay to the front of their tensors, in the same memory.
+ * @param tensors [batch, kv heads, columns, …] on the host, by name; replaced
+ */
+function keepRows(tensors: Record<string, Tensor>, names: readonly string[], rows: readonly number[]): boolean {
+  const movable = names.every((name) => tensors[name]!.location === 'cpu' && tensors[name]!.dims.length === 4);
+  if (!movable) return false;
+  for (const name of names) {
+    const { type, dims, data, size } = tensors[name]!;
+    const values = data as Uint8Array;
+    const width = size / dims[0]!;
+    rows.forEach((row, i) => values.copyWithin(i * width, row * width, (row + 1) * width));
+    const kept = values.subarray(0, rows.length * width);
+    tensors[name] = new Tensor(type as 'uint8', kept, [rows.length, ...dims.slice(1)]);
+  }
+  return true;
 }
 
 /** A cache whose outputs are longer than its inputs by the new tokens. */
@@ -29,6 +51,7 @@ export function growingCache(model: TextModel, batch: number): Cache {
       dispose();
       for (const { input, output } of model.past) feeds[input.name] = outputs[output] as Tensor;
     },
+    keep: (sequences) => keepRows(feeds, namesOf(model), sequences),
     dispose,
   };
 }
@@ -54,6 +77,11 @@ export async function fixedCache(
     feeds,
     fetches,
     accept: () => undefined,
+    keep: (sequences) => {
+      if (!keepRows(feeds, namesOf(model), sequences)) return false;
+      for (const { input, output } of model.past) fetches[output] = feeds[input.name]!;
+      return true;
+    },
     dispose: () => free(model.past.map(({ input }) => feeds[input.name])),
   };
 }

@@ -33,7 +33,7 @@ export class Decoding {
   /** The same, if it has the shape that the next step's will have. */
   #stepLogits: Tensor | undefined;
   /** Whole texts so far, for a model without a cache. */
-  readonly #texts: number[][];
+  #texts: number[][];
   #disposed = false;
 
   private constructor(text: TextSession, prompts: readonly (readonly number[])[], buffers: Buffers) {
@@ -115,6 +115,20 @@ export class Decoding {
     const step = this.#layout.append(texts, held, captured && cache.capacity);
     if (!captured) return this.#scoresOf(await this.#runPlain(step, signal, true));
     return this.#scoresOf(await captured.run(stepInputs(model, step, this.#scratch), cache, this.#options(signal)));
+  }
+
+  /**
+   * Lets the other sequences leave the batch; those that stay are numbered anew. Scores of the step before cannot be read any more.
+   * @param sequences at least one, ascending
+   * @returns false, and does nothing, where that would mean copying: on a device; or where the model has a fixed batch size
+   */
+  keep(sequences: readonly number[]): boolean {
+    const { model } = this.#text;
+    if (typeof model.ids.shape[0] === 'number' || !this.#buffers.cache.keep(sequences)) return false;
+    this.#layout.keep(sequences);
+    this.#texts = sequences.map((row) => this.#texts[row]!);
+    this.#stepLogits = undefined;
+    return true;
   }
 
   /** Gives the cache's memory back. */

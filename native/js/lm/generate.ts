@@ -171,19 +171,22 @@ async function runLane(
     });
     decoding = start.decoding;
     let { scores } = start;
+    let active = [...texts];
     for (;;) {
-      const ids = await chooseAll(texts, scores, options);
-      texts.forEach((each, b) => {
+      const ids = await chooseAll(active, scores, options);
+      active.forEach((each, b) => {
         if (each.stopped) return;
         each.push(ids[b]!);
         if (!each.stopped && !decoding!.hasRoom(b)) each.stopped = 'context';
       });
       firstAt ??= performance.now();
-      const held = texts.map(({ stopped }) => stopped !== undefined);
-      if (signal?.aborted || held.every(Boolean)) break;
+      const going = [...active.keys()].filter((b) => !active[b]!.stopped);
+      if (signal?.aborted || going.length === 0) break;
+      // Texts that have ended are carried along until half of the batch is of no use.
+      if (2 * going.length <= active.length && decoding.keep(going)) active = going.map((b) => active[b]!);
       scores = await decoding.step(
-        texts.map(({ ids }) => ids.at(-1) ?? 0),
-        { held, signal },
+        active.map(({ ids }) => ids.at(-1) ?? 0),
+        { held: active.map(({ stopped }) => stopped !== undefined), signal },
       );
     }
   } catch (error) {

@@ -10,23 +10,25 @@ import type { Padding } from './facts.js';
 import type { Step } from './feeds.js';
 
 export class Layout {
-  readonly batch: number;
   readonly #padding: Padding;
   /** Tokens of each sequence in the cache. */
-  readonly #lengths: number[];
+  #lengths: number[];
   /** Columns of the cache. */
   #columns = 0;
   /** Columns of padding before each sequence. */
-  readonly #before: number[];
+  #before: number[];
   /** Of the newest tokens of each sequence, the last one's column among the run's. */
-  readonly #last: number[];
+  #last: number[];
 
   constructor(padding: Padding, batch: number) {
     this.#padding = padding;
-    this.batch = batch;
     this.#lengths = Array<number>(batch).fill(0);
     this.#before = Array<number>(batch).fill(0);
     this.#last = Array<number>(batch).fill(0);
+  }
+
+  get batch(): number {
+    return this.#lengths.length;
   }
 
   /** Tokens of each sequence in the cache. */
@@ -76,6 +78,14 @@ export class Layout {
     this.#columns = this.#padding === 'left' ? start + tokens : Math.max(start, ...this.#lengths);
     const ids = Int32Array.from(texts.flat());
     return { batch: this.batch, tokens, start, ids, positions, mask: this.#mask(maskColumns), lastOnly: true };
+  }
+
+  /** Leaves only these rows, in this order. */
+  keep(rows: readonly number[]): void {
+    const kept = (values: readonly number[]) => rows.map((row) => values[row]!);
+    this.#lengths = kept(this.#lengths);
+    this.#before = kept(this.#before);
+    this.#last = kept(this.#last);
   }
 
   /** Which row of a run's `tokens` rows of scores continues each sequence. */
