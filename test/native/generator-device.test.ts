@@ -9,7 +9,13 @@ import { presets } from '../../models/llama-config.js';
 import { randomSource } from '../../models/weights.js';
 import { Generator, InferenceSession, Tensor } from '../../native/js/index.js';
 import { TopOnDevice } from '../../native/js/top-on-device.js';
-import { describeTextModel, generate, TextSession, type GenerateOptions } from '../../native/js/lm/index.js';
+import {
+  describeTextModel,
+  generate,
+  TextSession,
+  type GenerateOptions,
+  type ModelSession,
+} from '../../native/js/lm/index.js';
 import { FakeDevice } from '../helpers/fake-device.js';
 
 const quiet = { intraOpNumThreads: 1, logSeverityLevel: 3 as const };
@@ -86,6 +92,27 @@ describe('native/generator on a device', () => {
       await device.release();
     });
   }
+
+  it('a session that fills no given outputs has its cache copied', async () => {
+    const made = model('gqa', ['kv.form=in_place']);
+    const inner = await InferenceSession.create(serializeModel(made), quiet);
+    const described = describeTextModel(inner, textFacts(made));
+    const { inputNames, outputNames, inputMetadata, outputMetadata } = inner;
+    const plain: ModelSession = {
+      ...{ inputNames, outputNames, inputMetadata, outputMetadata },
+      run: (feeds, fetches) => inner.run(feeds, Object.keys(fetches)),
+      release: () => inner.release(),
+    };
+    const [expected, actual] = [
+      await generate(new TextSession(inner, described), { prompts, maxNewTokens: 9 }),
+      await generate(new TextSession(plain, described), { prompts, maxNewTokens: 9 }),
+    ];
+    deepEqual(
+      actual.texts.map(({ ids }) => ids),
+      expected.texts.map(({ ids }) => ids),
+    );
+    await inner.release();
+  });
 
   it('a run that fails or is aborted leaves no memory', async () => {
     const { device, text } = await open(() => model('gqa', ['kv.form=in_place']));

@@ -3,6 +3,7 @@
  * attention and the form of its cache.
  */
 import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
+import { InferenceSession as OrtSession } from 'onnxruntime-node';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { applyPlan, findRecipe, loadModel, makePlan, textFacts, withSettings } from '../../graph-rewrite/index.js';
 import type { Model } from '../../graph-rewrite/ir/index.js';
@@ -11,6 +12,7 @@ import { buildLlama, type LlamaOptions } from '../../models/build-llama.js';
 import { presets } from '../../models/llama-config.js';
 import { randomSource } from '../../models/weights.js';
 import { Generator, InferenceSession, type TextFacts } from '../../native/js/index.js';
+import type { ModelSession } from '../../native/js/lm/index.js';
 import { zooPath } from '../helpers/zoo.js';
 
 const prompts = [
@@ -175,6 +177,27 @@ describe('native/generator', () => {
         expected.map((ids, i) => ids.slice(0, lengths[i])),
       );
       await generator.release();
+    }
+  });
+
+  it('runs with a session of onnxruntime-node', async () => {
+    for (const make of [gqa, decomposed]) {
+      const model = make();
+      const bytes = serializeModel(model);
+      const facts = textFacts(model);
+      const own = await Generator.create(bytes, { facts, session: quiet });
+      const session = await OrtSession.create(bytes, quiet);
+      const theirs = await Generator.create(session as unknown as ModelSession, { facts });
+      const [expected, actual] = [
+        await own.generate({ prompts, maxNewTokens: 12 }),
+        await theirs.generate({ prompts, maxNewTokens: 12, signal: new AbortController().signal }),
+      ];
+      deepEqual(
+        actual.texts.map(({ ids }) => ids),
+        expected.texts.map(({ ids }) => ids),
+      );
+      await own.release();
+      await session.release();
     }
   });
 

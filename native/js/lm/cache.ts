@@ -1,7 +1,7 @@
 /** The key and value cache of a batch between runs. Its contents never pass through JavaScript: outputs are inputs again. */
 import { Tensor } from 'onnxruntime-common';
 import { cacheDims, emptyPast, zeros } from './feeds.js';
-import { free, onDevice } from './memory.js';
+import { fillsOutputs, free, onDevice } from './memory.js';
 import type { Feeds, ModelSession } from './session.js';
 import type { TextModel } from './text-model.js';
 
@@ -56,7 +56,10 @@ export function growingCache(model: TextModel, batch: number): Cache {
   };
 }
 
-/** A cache of `capacity` columns that runs read and write in place: each buffer is a past and its present at once. */
+/**
+ * A cache of `capacity` columns that runs read and write in place: each buffer is a past and its present at once. With a session that does not
+ * fill given outputs it is copied in every run.
+ */
 export async function fixedCache(
   session: ModelSession,
   model: TextModel,
@@ -64,22 +67,25 @@ export async function fixedCache(
   capacity: number,
 ): Promise<Cache> {
   const device = onDevice(session);
+  const inPlace = fillsOutputs(session);
   const feeds: Feeds = {};
   const fetches: Record<string, Tensor | null> = {};
   for (const { input, output } of model.past) {
     const dims = cacheDims(model, input, batch, capacity);
     const buffer = device ? await device.toDevice({ type: input.type, dims }) : zeros(input, dims);
     feeds[input.name] = buffer;
-    fetches[output] = buffer;
+    fetches[output] = inPlace ? buffer : null;
   }
   return {
     capacity,
     feeds,
     fetches,
-    accept: () => undefined,
+    accept: (outputs) => {
+      if (!inPlace) for (const { input, output } of model.past) feeds[input.name] = outputs[output] as Tensor;
+    },
     keep: (sequences) => {
       if (!keepRows(feeds, namesOf(model), sequences)) return false;
-      for (const { input, output } of model.past) fetches[output] = feeds[input.name]!;
+      if (inPlace) for (const { input, output } of model.past) fetches[output] = feeds[input.name]!;
       return true;
     },
     dispose: () => free(model.past.map(({ input }) => feeds[input.name])),

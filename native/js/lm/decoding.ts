@@ -4,7 +4,7 @@ import { Scratch, stepInputs, type Step } from './feeds.js';
 import { checkIds } from './ids.js';
 import { Layout } from './layout.js';
 import { withoutGraph } from './captured-steps.js';
-import { free, onDevice } from './memory.js';
+import { fillsOutputs, free, onDevice } from './memory.js';
 import { checkPrompts, cutPrompts, roomError } from './prompts.js';
 import { Scores } from './scores.js';
 import type { StepOptions } from './session.js';
@@ -159,7 +159,7 @@ export class Decoding {
     const { session, model } = this.#text;
     const { captured, cache } = this.#buffers;
     Object.assign(cache.feeds, stepInputs(model, step, this.#scratch));
-    const reused = step.tokens === 1 ? this.#stepLogits : undefined;
+    const reused = step.tokens === 1 && fillsOutputs(session) ? this.#stepLogits : undefined;
     if (scored) cache.fetches[model.logits] = reused ?? null;
     const options = this.#options(signal);
     const runOptions = captured ? { ...options, extra: withoutGraph } : options;

@@ -1,6 +1,7 @@
 import type { Cache } from './cache.js';
 import { fixedCache, growingCache } from './cache.js';
 import { CapturedSteps } from './captured-steps.js';
+import { fillsOutputs } from './memory.js';
 import type { FindTop } from './scores.js';
 import type { DeviceSession, ModelSession } from './session.js';
 import type { TextModel } from './text-model.js';
@@ -41,7 +42,8 @@ export class TextSession {
    */
   async acquire(batch: number, longest: number, capacity?: number): Promise<Buffers> {
     const { session, model } = this;
-    const grows = model.cache === 'growing' || (model.cache === 'shareable' && capacity === undefined);
+    const shared = fillsOutputs(session) && capacity !== undefined;
+    const grows = model.cache === 'growing' || (model.cache === 'shareable' && !shared);
     if (grows && !this.#cudaGraph) return { batch, cache: growingCache(model, batch), captured: undefined };
     // Coarser for a captured graph, so that more batches are of the same shape.
     const step = this.#cudaGraph ? 256 : 16;
