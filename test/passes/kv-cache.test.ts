@@ -6,6 +6,7 @@ import { deepEqual, equal, ok } from 'node:assert/strict';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { applyPlan, findRecipe, loadModel, makePlan, saveModel, withSettings } from '../../graph-rewrite/index.js';
 import type { Model } from '../../graph-rewrite/ir/index.js';
+import { perplexity, textFacts } from '../../graph-rewrite/lm/index.js';
 import type { Feeds } from '../../graph-rewrite/lm/session.js';
 import type { PlanInput } from '../../graph-rewrite/plan/plan.js';
 import { readCaches } from '../../graph-rewrite/passes/cache-metadata.js';
@@ -166,6 +167,24 @@ describe('passes: a quantized cache', () => {
       deepEqual(await logitsOf(folder.path('small.onnx'), [7, 1, 1, 1], 16), growing);
     });
   }
+
+  it('has the same perplexity in place', async () => {
+    const measured = [];
+    for (const form of ['growing', 'in_place']) {
+      const model = await rewritten(tiny({ attention: 'decomposed' }), [`kv.form=${form}`]);
+      const session = await InferenceSession.create(folder.path('small.onnx'), { logSeverityLevel: 3 });
+      const options = { length: 8, windows: 3, facts: textFacts(model) };
+      measured.push(
+        await perplexity(
+          session,
+          Int32Array.from({ length: 40 }, (_, i) => (i * 37) % 200),
+          options,
+        ),
+      );
+      await session.release();
+    }
+    equal(measured[0]!.nll, measured[1]!.nll);
+  });
 
   it('goes together with quantized layers, merged or not', async () => {
     for (const merge of ['true', 'false']) {

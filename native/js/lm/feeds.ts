@@ -55,24 +55,27 @@ export function stepInputs(model: TextModel, step: Step, scratch = new Scratch()
   return feeds;
 }
 
-/** Feeds of one run of one sequence: new tokens after `start` others, whose cache is left out at the start. */
+/**
+ * Feeds of one run of one sequence: new tokens after `start` others, whose cache is left out at the start. A cache in place then gets room for
+ * these tokens alone.
+ */
 export function stepFeeds(model: TextModel, ids: ArrayLike<number>, start = 0, past?: Feeds): Feeds {
   const tokens = ids.length;
   const positions = Array.from({ length: tokens }, (_, i) => start + i);
   const mask = new Uint8Array(start + tokens).fill(1);
   return {
     ...stepInputs(model, { batch: 1, tokens, start, ids, positions, mask, lastOnly: false }),
-    ...(past ?? emptyPast(model, 1)),
+    ...(past ?? emptyPast(model, 1, model.cache === 'in_place' ? tokens : 0)),
   };
 }
 
-/** The cache of `batch` sequences without tokens. */
-export function emptyPast(model: TextModel, batch: number): Feeds {
+/** The cache of `batch` sequences without tokens, with room for some if it is one in place. */
+export function emptyPast(model: TextModel, batch: number, room = 0): Feeds {
   return Object.fromEntries(
     model.past.map(({ input }) => {
-      const dims = cacheDims(model, input, batch, 0);
+      const dims = cacheDims(model, input, batch, room);
       // A fixed length (Optimum writes none, some exports 1) cannot be fed empty; the sequence axis of a cache is the last but one.
-      const empty = dims.includes(0) ? dims : dims.map((size, axis) => (axis === dims.length - 2 ? 0 : size));
+      const empty = dims.includes(room) ? dims : dims.map((size, axis) => (axis === dims.length - 2 ? room : size));
       return [input.name, zeros(input, empty)];
     }),
   );
