@@ -4,6 +4,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { Tensor } from '../native/js/index.js';
+import { weightBits } from '../ops/formats/formats.js';
 import type { InputSpec, OpSpec } from '../models/op-model.js';
 import { timeNodes, type NodeCase, type Timing } from './measure.js';
 
@@ -72,9 +73,9 @@ const constant = (
 });
 
 interface Scheme {
-  readonly weight: 's4' | 's8';
+  readonly weight: 's4' | 's8' | 'e2m1' | 'e4m3';
   readonly weightGroup: number;
-  readonly activation: 's4' | 's8' | 'none';
+  readonly activation: 's4' | 's8' | 'e4m3' | 'none';
   readonly activationGroup: number;
   readonly outliers: number;
 }
@@ -91,8 +92,16 @@ export const schemes: Readonly<Record<string, Scheme>> = {
   'W4A4 g128': { weight: 's4', weightGroup: group, activation: 's4', activationGroup: group, outliers: 0 },
   'W4A8 g128': { weight: 's4', weightGroup: group, activation: 's8', activationGroup: 0, outliers: 0 },
   W8A8: { weight: 's8', weightGroup: 0, activation: 's8', activationGroup: 0, outliers: 0 },
+  'W4A8 float g128': { weight: 'e2m1', weightGroup: group, activation: 'e4m3', activationGroup: 0, outliers: 0 },
+  'W8A8 float g128': { weight: 'e4m3', weightGroup: group, activation: 'e4m3', activationGroup: 0, outliers: 0 },
   'W4A16 g128': { weight: 's4', weightGroup: group, activation: 'none', activationGroup: 0, outliers: 0 },
 };
+
+/** Codes of a format of a byte; for e4m3 even ones, which are numbers. */
+function codesOf(format: 's4' | 's8' | 'e2m1' | 'e4m3', count: number): Int8Array {
+  const all = codes(count, format === 's4' ? 7 : 127);
+  return format === 'e4m3' ? all.map((code) => code & ~1) : all;
+}
 
 function ours({ weight, weightGroup, activation, activationGroup, outliers }: Scheme, { K, N, M }: GemmCase): NodeCase {
   const body = K - outliers;
@@ -103,9 +112,9 @@ function ours({ weight, weightGroup, activation, activationGroup, outliers }: Sc
     inputs: [
       { name: 'a', dtype: floats ? 'float32' : 'int8', dims: ['M', K] },
       floats ? undefined : { name: 'a_scale', dtype: 'float32', dims: ['M', scales] },
-      weight === 's4'
+      weightBits(weight) === 4
         ? constant('b', 'uint8', [N, body / 2], bytes((N * body) / 2))
-        : constant('b', 'int8', [N, body], codes(N * body, 127)),
+        : constant('b', 'int8', [N, body], codesOf(weight, N * body)),
       constant(
         'b_scale',
         'float16',
@@ -124,7 +133,7 @@ function ours({ weight, weightGroup, activation, activationGroup, outliers }: Sc
     ownConstants: true,
   };
   if (floats) return { spec, feeds: { a: new Tensor('float32', noise(M * K), [M, K]) } };
-  const a = new Tensor('int8', codes(M * K, activation === 's4' ? 7 : 127), [M, K]);
+  const a = new Tensor('int8', codesOf(activation, M * K), [M, K]);
   return { spec, feeds: { a, a_scale: new Tensor('float32', noise(M * scales).map(Math.abs), [M, scales]) } };
 }
 

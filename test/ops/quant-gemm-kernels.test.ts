@@ -52,6 +52,8 @@ const floatCases: readonly Case[] = [
   gemm([384, 100, 0], ['none', 0], ['s4', 128]),
   gemm([1040, 17, 0], ['none', 0], ['s8', 0]),
   gemm([1088, 19, 0], ['none', 0], ['s8', 32]),
+  gemm([1088, 20, 0], ['none', 0], ['s8', 32]),
+  gemm([192, 36, 0], ['none', 0], ['s4', 64]),
 ];
 
 /** Minifloat codes on one side or both: sums in float32. */
@@ -73,6 +75,10 @@ const minifloatCases: readonly Case[] = [
   gemm([100, 33, 0], ['none', 0], ['e2m1', 0]),
   gemm([384, 19, 0], ['none', 0], ['e3m0', 128]),
   gemm([333, 34, 0], ['none', 0], ['e4m3', 0]),
+  gemm([333, 36, 0], ['none', 0], ['e4m3', 0]),
+  gemm([160, 20, 0], ['e4m3', 0], ['e4m3', 32]),
+  gemm([208, 20, 16], ['e4m3', 96], ['e2m1', 96]),
+  gemm([75, 4, 16], ['e5m2', 0], ['s8', 0]),
   gemm([256, 37, 32], ['e4m3', 0], ['bnb_fp4', 32]),
   gemm([101, 20, 0], ['none', 0], ['bnb_fp4', 0]),
 ];
@@ -342,17 +348,19 @@ describe('QuantGemm policies', () => {
   });
 
   eachArchitecture('QuantGemm', 'NaN codes give NaN in their row or column, and nowhere else', async () => {
-    const one = gemm([100, 19, 0], ['e5m2', 0], ['e4m3', 0]);
+    const one = gemm([100, 20, 0], ['e5m2', 0], ['e4m3', 0]);
     const codes = codesOf(one, 'float32', random);
     (codes.a as Int8Array)[2 * one.K + 98] = 0x7f;
     (codes.b as Int8Array)[17 * one.K + 99] = 0xff - 256;
     const fed: QuantGemmInputs = { ...codes, ...randomScales(one, random), bias: new Float32Array(0) };
     const session = await opSession(specOf(one, 'float32', fed));
-    const { y } = await session.run(feedsOf(one, 'float32', fed, 7));
-    floatsOf(y!).forEach((value, i) => {
-      const [m, n] = [Math.floor(i / one.N), i % one.N];
-      assert.equal(Number.isNaN(value), m === 2 || n === 17, `y[${m},${n}] is ${value}`);
-    });
+    for (const M of [3, 7]) {
+      const { y } = await session.run(feedsOf(one, 'float32', fed, M));
+      floatsOf(y!).forEach((value, i) => {
+        const [m, n] = [Math.floor(i / one.N), i % one.N];
+        assert.equal(Number.isNaN(value), m === 2 || n === 17, `y[${m},${n}] of ${M} rows is ${value}`);
+      });
+    }
     await session.release();
   });
 

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "native/core/cpu_features.h"
+#include "ops/quant-gemm/cpu/avx512_lanes.h"
 #include "ops/quant-gemm/cpu/gemm.h"
 
 namespace lowbit::gemm {
@@ -25,22 +26,16 @@ struct Isa {
   static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F MulAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 
-  static __mmask16 First(int64_t lanes) { return static_cast<__mmask16>((1u << lanes) - 1); }
-  static __mmask64 FirstBytes(int64_t bytes) { return bytes >= 64 ? ~0ull : (1ull << bytes) - 1; }
-
   static float LoadOne(const void* data, int64_t index, bool half) {
     return half ? _mm512_cvtss_f32(
                       _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(1, static_cast<const uint16_t*>(data) + index)))
                 : static_cast<const float*>(data)[index];
   }
   static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
-    if (!half) return _mm512_maskz_loadu_ps(First(lanes), static_cast<const float*>(data) + index);
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(First(lanes), static_cast<const uint16_t*>(data) + index));
+    return LoadLanes(data, index, lanes, half);
   }
   static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
-    if (!half) return _mm512_mask_storeu_ps(static_cast<float*>(data) + index, First(lanes), value);
-    const __m256i rounded = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    _mm256_mask_storeu_epi16(static_cast<uint16_t*>(data) + index, First(lanes), rounded);
+    StoreLanes(data, index, lanes, half, value);
   }
 
   /// acc[r][c] += sum over quads of weights (u8) times activations (s8).
@@ -120,9 +115,8 @@ struct Isa {
   static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
   static I LoadBytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
   static I LoadBytes(const uint8_t* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
-  /// Not _mm_prefetch: GCC takes a function that does nothing else for one without effect and drops its calls.
-  static void Prefetch(const void* from) { asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(from))); }
-  static F LoadFirst(const float* from, int64_t lanes) { return _mm512_maskz_loadu_ps(First(lanes), from); }
+  static void Prefetch(const void* from) { gemm::Prefetch(from); }
+  static F LoadFirst(const float* from, int64_t lanes) { return _mm512_maskz_loadu_ps(FirstLanes(lanes), from); }
 
   /// Calls use(index, quad) for the quads of unsigned codes in a word of weights, in product order.
   template <Codes kB, class Use>
@@ -233,7 +227,7 @@ struct Isa {
                          int64_t columns) {
     for (int64_t g = 0; g < count; g += 16) {
       const int64_t groups = count - g < 16 ? count - g : 16;
-      const __mmask16 mask = First(groups);
+      const __mmask16 mask = FirstLanes(groups);
       for (int64_t half = 0; half < width; half += 16) {
         I rows[16];
         const uint16_t* at = from + half * row + g;

@@ -115,6 +115,7 @@ struct Table {
 Table ScalarKernels();
 Table Avx2Kernels();
 Table MinifloatAvx2Kernels();
+Table FloatRowAvx512Kernels();
 Table MinifloatAvx512Kernels();
 Table Avx512VnniKernels();
 

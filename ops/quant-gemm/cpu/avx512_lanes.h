@@ -1,0 +1,32 @@
+// Lanes of the graph type, float32 or float16, with AVX-512. For instruction-set files only.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace lowbit::gemm {
+namespace {
+
+inline __mmask16 FirstLanes(int64_t lanes) { return static_cast<__mmask16>((1u << lanes) - 1); }
+inline __mmask64 FirstBytes(int64_t bytes) { return bytes >= 64 ? ~0ull : (1ull << bytes) - 1; }
+
+/// Fetches a line into the second-level cache. Not _mm_prefetch: GCC takes a function that does nothing else for one
+/// without effect and drops its calls.
+inline void Prefetch(const void* from) { asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(from))); }
+
+/// The first `lanes` (at most 16) of the values from `index` on, zeros behind them.
+inline __m512 LoadLanes(const void* data, int64_t index, int64_t lanes, bool half) {
+  if (!half) return _mm512_maskz_loadu_ps(FirstLanes(lanes), static_cast<const float*>(data) + index);
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(FirstLanes(lanes), static_cast<const uint16_t*>(data) + index));
+}
+
+/// Writes the first `lanes`, rounded once.
+inline void StoreLanes(void* data, int64_t index, int64_t lanes, bool half, __m512 value) {
+  if (!half) return _mm512_mask_storeu_ps(static_cast<float*>(data) + index, FirstLanes(lanes), value);
+  const __m256i rounded = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_mask_storeu_epi16(static_cast<uint16_t*>(data) + index, FirstLanes(lanes), rounded);
+}
+
+}  // namespace
+}  // namespace lowbit::gemm
