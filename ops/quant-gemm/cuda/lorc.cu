@@ -1,5 +1,5 @@
-// Two small products. The first is bound by reading activations, so a warp holds several of their rows against one row
-// of `down` and multiplies 16 channels a lane: exactly, by dp4a, where codes are integers. The second is bound by y.
+// Two small products. The first is bound by reading its operands, so a block holds some tokens against some rows of
+// `down`, 16 channels a lane: exactly, by dp4a, where codes are integers. The second is bound by y.
 #include <cuda_fp8.h>
 
 #include "ops/common/cuda/numeric.cuh"
@@ -11,6 +11,7 @@ namespace {
 constexpr int kChunk = 16;  // channels a lane multiplies at once; groups are multiples of it
 constexpr int kWarps = 8;
 constexpr int kFewTokens = 16;
+constexpr int64_t kManyValues = 1 << 14;
 
 // 16 codes, four a word.
 struct Codes {
@@ -75,66 +76,84 @@ __device__ __forceinline__ float DotFloat8(const Codes& a, const Codes& b) {
   return sum;
 }
 
-// Channels [k, k + count) of a row of activations times codes of `down`.
+// Activations of channels [k, k + 16) of a token, and their products with codes of `down`.
 template <class T, Format kFormat, bool kAligned>
-__device__ __forceinline__ float Dot(const GemmArgs& args, int64_t m, int k, int count, bool outlier, const Codes& b) {
-  const int64_t at = m * args.k + k;
-  if constexpr (kFormat == Format::kNone) {
-    const T* a = static_cast<const T*>(args.a) + at;
+struct Chunk {
+  Codes codes;
+
+  __device__ __forceinline__ Chunk(const GemmArgs& args, int64_t m, int k, int count, bool outlier)
+      : codes(LoadCodes<kAligned>(static_cast<const int8_t*>(args.a) + m * args.k + k, count)) {
+    if (kFormat == Format::kS4E4M3 && !outlier) codes = TwosComplement(codes);
+  }
+  __device__ __forceinline__ float Dot(const Codes& b, bool outlier) const {
+    if (kFormat == Format::kE4M3 && !outlier) return DotFloat8<__NV_E4M3>(codes, b);
+    if (kFormat == Format::kE5M2 && !outlier) return DotFloat8<__NV_E5M2>(codes, b);
+    return DotIntegers(codes, b);
+  }
+};
+
+template <class T, bool kAligned>
+struct Chunk<T, Format::kNone, kAligned> {
+  float value[kChunk];
+
+  __device__ __forceinline__ Chunk(const GemmArgs& args, int64_t m, int k, int count, bool) {
+    const T* a = static_cast<const T*>(args.a) + m * args.k + k;
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) value[i] = kAligned || i < count ? Widen(a[i]) : 0.0f;
+  }
+  __device__ __forceinline__ float Dot(const Codes& b, bool) const {
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      if (kAligned || i < count) sum += Widen(a[i]) * SignedByte(b.word[i / 4], i % 4);
-    }
+    for (int i = 0; i < kChunk; ++i) sum += value[i] * SignedByte(b.word[i / 4], i % 4);
     return sum;
-  } else {
-    const Codes a = LoadCodes<kAligned>(static_cast<const int8_t*>(args.a) + at, count);
-    if (outlier || kFormat == Format::kS8) return DotIntegers(a, b);
-    if constexpr (kFormat == Format::kS4E4M3) return DotIntegers(TwosComplement(a), b);
-    if constexpr (kFormat == Format::kE4M3) return DotFloat8<__NV_E4M3>(a, b);
-    return DotFloat8<__NV_E5M2>(a, b);
   }
-}
+};
 
-// inner[m, c] = Σ a · down for kTokens tokens, unscaled by down's scales. kSlices warps share the channels of a code.
-template <class T, Format kFormat, bool kAligned, int kTokens, int kSlices>
+// inner[m, c] = Σ a · down for kTokens tokens and kCodes rows of down, unscaled by down's scales. The warps share the
+// channels.
+template <class T, Format kFormat, bool kAligned, int kTokens, int kCodes>
 __global__ __launch_bounds__(kWarps * 32) void DownKernel(const __grid_constant__ GemmArgs args,
                                                           const __grid_constant__ LorcArgs lorc) {
-  __shared__ float slices[kWarps][kTokens];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int code = blockIdx.y * (kWarps / kSlices) + warp / kSlices;
+  __shared__ float parts[kWarps][kTokens * kCodes];
+  const int lane = threadIdx.x % 32, first = blockIdx.y * kCodes;
   const int64_t m0 = static_cast<int64_t>(blockIdx.x) * kTokens;
   const int body = args.body(), body_chunks = (body + kChunk - 1) / kChunk;
   const int chunks = body_chunks + (args.outliers + kChunk - 1) / kChunk;
-  float sum[kTokens] = {};
-  if (code < lorc.codes()) {
-    const int8_t* down = lorc.down + static_cast<int64_t>(code) * args.k;
-    for (int c = warp % kSlices * 32 + lane; c < chunks; c += kSlices * 32) {
-      const bool outlier = c >= body_chunks;
-      const int k = outlier ? body + (c - body_chunks) * kChunk : c * kChunk;
-      const int count = min(kChunk, (outlier ? args.k : body) - k);
-      const int scale = outlier ? args.a_scales() - 1 : args.a_group_size ? k / args.a_group_size : 0;
-      const Codes b = LoadCodes<kAligned>(down + k, count);
+  float sum[kTokens][kCodes] = {};
+  for (int c = threadIdx.x; c < chunks; c += kWarps * 32) {
+    const bool outlier = c >= body_chunks;
+    const int k = outlier ? body + (c - body_chunks) * kChunk : c * kChunk;
+    const int count = min(kChunk, (outlier ? args.k : body) - k);
+    const int scale = outlier ? args.a_scales() - 1 : args.a_group_size ? k / args.a_group_size : 0;
+    Codes b[kCodes];
 #pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        const int64_t m = min(m0 + t, args.m - 1);
-        const float dot = Dot<T, kFormat, kAligned>(args, m, k, count, outlier, b);
-        sum[t] += kFormat == Format::kNone ? dot : dot * __ldg(args.a_scale + m * args.a_scales() + scale);
-      }
+    for (int i = 0; i < kCodes; ++i) {
+      const int row = min(first + i, lorc.codes() - 1);
+      b[i] = LoadCodes<kAligned>(lorc.down + static_cast<int64_t>(row) * args.k + k, count);
+    }
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      const int64_t m = min(m0 + t, args.m - 1);
+      const Chunk<T, kFormat, kAligned> a(args, m, k, count, outlier);
+      const float a_scale = kFormat == Format::kNone ? 1.0f : __ldg(args.a_scale + m * args.a_scales() + scale);
+#pragma unroll
+      for (int i = 0; i < kCodes; ++i) sum[t][i] += a.Dot(b[i], outlier) * a_scale;
     }
   }
 #pragma unroll
   for (int t = 0; t < kTokens; ++t) {
-    for (int d = 16; d > 0; d /= 2) sum[t] += __shfl_xor_sync(~0u, sum[t], d);
-    if (lane == 0) slices[warp][t] = sum[t];
+#pragma unroll
+    for (int i = 0; i < kCodes; ++i) {
+      for (int d = 16; d > 0; d /= 2) sum[t][i] += __shfl_xor_sync(~0u, sum[t][i], d);
+      if (lane == 0) parts[threadIdx.x / 32][t * kCodes + i] = sum[t][i];
+    }
   }
-  if constexpr (kSlices > 1) __syncthreads();
-  __syncwarp();
-  if (warp % kSlices == 0 && lane < kTokens && m0 + lane < args.m && code < lorc.codes()) {
-    float total = 0;
-    for (int s = 0; s < kSlices; ++s) total += slices[warp + s][lane];
-    lorc.inner[(m0 + lane) * lorc.codes() + code] = total;
-  }
+  __syncthreads();
+  const int t = threadIdx.x / kCodes, code = first + threadIdx.x % kCodes;
+  if (t >= kTokens || m0 + t >= args.m || code >= lorc.codes()) return;
+  float total = 0;
+  for (int w = 0; w < kWarps; ++w) total += parts[w][threadIdx.x];
+  lorc.inner[(m0 + t) * lorc.codes() + code] = total;
 }
 
 // y[m, n] = residual[m, n] + Σ_c inner[m, c] · up[n, c] for kTokens tokens by as many channels as threads.
@@ -186,17 +205,21 @@ __global__ __launch_bounds__(128) void UpKernel(const __grid_constant__ GemmArgs
   }
 }
 
+template <class T, Format kFormat, bool kAligned, int kTokens, int kCodes>
+cudaError_t LaunchDown(const GemmArgs& args, const LorcArgs& lorc, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>((args.m + kTokens - 1) / kTokens), (lorc.codes() + kCodes - 1) / kCodes);
+  DownKernel<T, kFormat, kAligned, kTokens, kCodes><<<grid, kWarps * 32, 0, stream>>>(args, lorc);
+  return cudaGetLastError();
+}
+
+// The more a block does, the less it reads twice; few tokens need all blocks there can be.
 template <class T, Format kFormat, bool kAligned>
 cudaError_t LaunchDown(const GemmArgs& args, const LorcArgs& lorc, cudaStream_t stream) {
-  constexpr int kSlices = 4, kTokens = 8;
-  if (args.m <= kFewTokens) {
-    const dim3 grid(static_cast<unsigned>(args.m), (lorc.codes() * kSlices + kWarps - 1) / kWarps);
-    DownKernel<T, kFormat, kAligned, 1, kSlices><<<grid, kWarps * 32, 0, stream>>>(args, lorc);
-  } else {
-    const dim3 grid(static_cast<unsigned>((args.m + kTokens - 1) / kTokens), (lorc.codes() + kWarps - 1) / kWarps);
-    DownKernel<T, kFormat, kAligned, kTokens, 1><<<grid, kWarps * 32, 0, stream>>>(args, lorc);
+  if (args.m <= kFewTokens) return LaunchDown<T, kFormat, kAligned, 1, 4>(args, lorc, stream);
+  if constexpr (kFormat == Format::kS8 || kFormat == Format::kS4E4M3) {  // floats would take too many registers
+    if (args.m * lorc.codes() >= kManyValues) return LaunchDown<T, kFormat, kAligned, 8, 8>(args, lorc, stream);
   }
-  return cudaGetLastError();
+  return LaunchDown<T, kFormat, kAligned, 4, 4>(args, lorc, stream);
 }
 
 template <class T, Format kFormat>
