@@ -17,17 +17,22 @@ export function findCaches(attentions: readonly AttentionSite[], shapes: Shapes)
   });
   const taken = found.flatMap(({ found }) => (typeof found === 'string' ? [] : [found]));
   const graph = taken[0]?.key.past.graph;
-  const facts = graph && maskFacts(graph, taken, shapes);
+  const float = found.find(({ found, hasCache }) => hasCache && typeof found === 'string')?.attention;
+  const facts = graph && maskFacts(graph, taken, float, shapes);
   return found.map(({ attention, hasCache, found }) => ({
     ...{ attention, hasCache },
     ...(typeof found === 'string' ? { reason: found } : { cached: facts!.get(found)! }),
   }));
 }
 
-/** What masks mean, and whether the caches need to grow: facts about all attentions of a graph together. */
+/**
+ * What masks mean, and whether the caches need to grow: facts about all attentions of a graph together.
+ * @param float one whose cache stays as it is
+ */
 function maskFacts(
   graph: Graph,
   taken: readonly CachedAttention[],
+  float: AttentionSite | undefined,
   shapes: Shapes,
 ): ReadonlyMap<CachedAttention, CachedAttention> {
   const attentionMask = graph.inputs.find(({ name, shape }) => name === 'attention_mask' && shape?.length === 2);
@@ -42,7 +47,7 @@ function maskFacts(
       ...(mask && meaning !== 'causal' ? { mask } : {}),
     };
   });
-  const grows = growsBecause(graph, known, reader);
+  const grows = float ? `the float cache of "${float.name}" grows` : growsBecause(graph, known, reader);
   return new Map(taken.map((each, i) => [each, grows ? { ...known[i]!, growsBecause: grows } : known[i]!]));
 }
 

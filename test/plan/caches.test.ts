@@ -63,6 +63,20 @@ describe('plan: key and value caches', () => {
     ok(cache?.decision === 'quantize' && cache.rope === 'none');
   });
 
+  it('cannot stay in place where something asks for their size', () => {
+    const inPlace = withSettings(kv4, ['kv.form=in_place']);
+    const asked = new TestGraph(21, groupQuery().graph);
+    const past = asked.graph.inputs.find(({ name }) => name.endsWith('key'))!;
+    asked.output(asked.op('Size', [asked.op('Shape', [past], { name: 'asking' })]), [], 'int64');
+    asked.output(asked.op('MatMul', [asked.input('x', ['n', 64]), asked.weight('w', [64, 64])], { name: 'layer' }));
+    const w8a8 = withSettings(findRecipe('w8a8'), ['kv.bits=4', 'kv.form=in_place']);
+    const [cache] = planOf(asked.model, w8a8).caches!;
+    ok(cache?.decision === 'keep');
+    match(cache.reason, /^it cannot stay in place: Shape "asking" asks for the size of a cache/);
+    const [good] = planOf(groupQuery(), inPlace).caches!;
+    ok(good?.decision === 'quantize' && good.form === 'in_place' && good.notes.includes('in place'));
+  });
+
   const kept: readonly [string, Model, RegExp, boolean][] = [
     ['heads of 24 channels', groupQuery({ size: 24 }), /heads have 24 channels, expected a multiple of 16/, false],
     ['positions of their own', groupQuery({ positions: true }), /positions for RoPE follow from "offsets"/, false],
