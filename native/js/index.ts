@@ -6,10 +6,12 @@ import { common } from './common.js';
 
 export { InferenceSession } from './session.js';
 export { Generator, type GeneratorOptions } from './generator.js';
-export { Decoding, type DecodingOptions } from './lm/decoding.js';
+export type { Decoding, DecodingOptions } from './lm/decoding.js';
 export type { TextFacts } from './lm/facts.js';
 export type { GeneratedText, GenerateOptions, Generation, StopReason } from './lm/generate.js';
 export type { SampleOptions } from './lm/sample.js';
+export type { Scores } from './lm/scores.js';
+export type { ModelSession } from './lm/session.js';
 export type { RunOptions, SessionOptions } from './session-options.js';
 export type { CpuProviderOptions, CudaProviderOptions } from './providers.js';
 export { describeOps, forceKernel, nativeInfo } from './info.js';

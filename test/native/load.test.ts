@@ -77,7 +77,7 @@ describe('native/load', () => {
   });
 
   it('exports exactly this', () => {
-    const names = ['InferenceSession', 'Tensor', 'describeOps', 'env', 'forceKernel', 'nativeInfo'];
+    const names = ['Generator', 'InferenceSession', 'Tensor', 'describeOps', 'env', 'forceKernel', 'nativeInfo'];
     assert.deepEqual(Object.keys(host).sort(), names);
   });
 
