@@ -61,6 +61,8 @@ function positionRows(model: Model): number | undefined {
   const rotary = model.graph.nodes.map((node) => {
     if (node.opType === 'GroupQueryAttention' && attrInt(node, 'do_rotary', 0) === 1) return rowsOf(node.input(7));
     if (node.opType === 'QuantKvAttention') return rowsOf(node.input(8));
+    // com.microsoft's has the positions in front of the tables, ONNX's behind them.
+    if (node.opType === 'RotaryEmbedding') return rowsOf(node.input(node.domain === '' ? 1 : 2));
     if (node.opType !== 'RotaryEmbedding') return undefined;
     // ONNX's takes a table only together with positions.
     return node.domain ? rowsOf(node.input(2)) : node.input(3) && rowsOf(node.input(1));
