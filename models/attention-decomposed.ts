@@ -13,11 +13,8 @@ export function decomposedAttention(builder: GraphBuilder, ids: Value, mask: Val
   const { heads, kvHeads, headDim } = config;
   const visible = visibleKeys(builder, ids, mask);
   const rotate = rotation(builder);
-  const lowest = builder.constant(
-    'lowest',
-    scalar(builder, builder.dtype === 'float32' ? -3.4028234663852886e38 : -65504),
-  );
-  const scale = builder.constant('scale', scalar(builder, 1 / Math.sqrt(headDim)));
+  const lowest = builder.constant('lowest', score(builder));
+  const scale = builder.constant('scale', score(builder, 1 / Math.sqrt(headDim)));
 
   return (layer, x, past) => {
     const at = `model.layers.${layer}.self_attn`;
@@ -34,27 +31,28 @@ export function decomposedAttention(builder: GraphBuilder, ids: Value, mask: Val
       builder.op('Concat', `${path}/${part}/Concat`, [past[part], fresh], { axis: int(2) }, `present.${layer}.${part}`);
     const key = append('key', newKey);
     const value = append('value', split('v', kvHeads));
-    const keys = builder.op('Transpose', `${path}/key/Transpose`, [repeat(builder, `${path}/key`, key)], {
+    const keys = builder.op('Transpose', `${path}/key/Transpose`, [repeatHeads(builder, `${path}/key`, key)], {
       perm: ints([0, 1, 3, 2]),
     });
     const product = builder.op('MatMul', `${path}/scores/MatMul`, [query, keys]);
     const scores = builder.op('Mul', `${path}/scores/Mul`, [product, scale]);
     const masked = builder.op('Where', `${path}/scores/Where`, [visible, scores, lowest]);
     const weights = builder.op('Softmax', `${path}/Softmax`, [masked], { axis: int(-1) });
-    const mixed = builder.op('MatMul', `${path}/MatMul`, [weights, repeat(builder, `${path}/value`, value)]);
+    const mixed = builder.op('MatMul', `${path}/MatMul`, [weights, repeatHeads(builder, `${path}/value`, value)]);
     const rows = builder.op('Transpose', `${path}/Transpose`, [mixed], { perm: ints([0, 2, 1, 3]) });
     const shape = builder.constant('merge_heads', tensorOf([0, 0, heads * headDim]));
     return { y: builder.op('Reshape', `${path}/Reshape`, [rows, shape]), key, value };
   };
 }
 
-function scalar(builder: GraphBuilder, value: number) {
+/** A number of the model's type; by default the lowest, which hides a key. */
+export function score(builder: GraphBuilder, value = builder.dtype === 'float32' ? -3.4028234663852886e38 : -65504) {
   const data = builder.dtype === 'float32' ? Float32Array.of(value) : Uint16Array.of(toFloat16Bits(value));
   return inlineTensor(builder.dtype, [], new Uint8Array(data.buffer));
 }
 
 /** bool [batch, 1, sequence, total]: which keys each new token may see: its own position and before, where the mask is not 0. */
-function visibleKeys(builder: GraphBuilder, ids: Value, mask: Value): Value {
+export function visibleKeys(builder: GraphBuilder, ids: Value, mask: Value): Value {
   const zero = builder.constant('zero', tensorOf([0], []));
   const one = builder.constant('one', tensorOf([1], []));
   const length = (name: string, of: Value) =>
@@ -107,7 +105,7 @@ function rotation(builder: GraphBuilder): (path: string, x: Value) => Value {
 }
 
 /** [batch, kv heads, total, head dim] → [batch, heads, total, head dim], each head as often as query heads share it. */
-function repeat(builder: GraphBuilder, path: string, x: Value): Value {
+export function repeatHeads(builder: GraphBuilder, path: string, x: Value): Value {
   const { heads, kvHeads, headDim } = builder.config;
   if (heads === kvHeads) return x;
   const grouped = builder.op('Unsqueeze', `${path}/Unsqueeze`, [x, builder.constant('axis_2', tensorOf([2]))]);

@@ -7,7 +7,7 @@ import type { GraphBuilder } from './graph-builder.js';
 import { ropeTables } from './rope.js';
 
 /** Prepares what all layers share (lengths from the mask, rotary tables) and returns the layer's part. */
-export function groupQueryAttention(builder: GraphBuilder, mask: Value): Attention {
+export function groupQueryAttention(builder: GraphBuilder, _ids: Value, mask: Value): Attention {
   const { config, graph } = builder;
   const one = builder.constant('one', tensorOf([1]));
   const sum = builder.op('ReduceSum', '/model/lengths/ReduceSum', [mask, one], { keepdims: int(0) });

@@ -5,15 +5,26 @@ import type { Value } from '../graph-rewrite/ir/value.js';
 import { tensorOf } from '../graph-rewrite/ir/tensor.js';
 import { decomposedAttention } from './attention-decomposed.js';
 import { groupQueryAttention } from './attention-gqa.js';
+import { multiHeadAttention, onnxAttention } from './attention-operators.js';
 import { GraphBuilder } from './graph-builder.js';
 import { checkConfig, type LlamaConfig } from './llama-config.js';
 import { plain, type FloatType, type WeightSource } from './weights.js';
 
 /**
  * `gqa`: com.microsoft GroupQueryAttention with packed q/k/v and fused norms, as the onnxruntime-genai builder does; fast.
+ * `mha`: com.microsoft MultiHeadAttention and fused norms, as that builder does where it has no GroupQueryAttention.
+ * `onnx`: the Attention and RotaryEmbedding of opset 23.
  * `decomposed`: standard operators only, opset 18, as PyTorch exports.
  */
-export type AttentionForm = 'gqa' | 'decomposed';
+export const attentionForms = ['gqa', 'mha', 'onnx', 'decomposed'] as const;
+export type AttentionForm = (typeof attentionForms)[number];
+
+const opsets: Record<AttentionForm, Record<string, number>> = {
+  gqa: { '': 21, 'com.microsoft': 1 },
+  mha: { '': 21, 'com.microsoft': 1 },
+  onnx: { '': 23 },
+  decomposed: { '': 18 },
+};
 
 export interface LlamaOptions {
   dtype?: FloatType;
@@ -28,7 +39,7 @@ export type Attention = (
 ) => { y: Value; key: Value; value: Value };
 
 /**
- * Builds a decoder. Inputs: input_ids, attention_mask (over past and new tokens), position_ids (decomposed only),
+ * Builds a decoder. Inputs: input_ids, attention_mask (over past and new tokens), position_ids (not for gqa),
  * past_key_values.N.key/value [batch, kv heads, past, head dim]; outputs: logits for every position, present.N.key/value.
  * Weights stay where they are until the model is saved.
  * @throws LowbitError for impossible shapes and missing weights
@@ -36,17 +47,24 @@ export type Attention = (
 export function buildLlama(config: LlamaConfig, weights: WeightSource, options: LlamaOptions = {}): Model {
   checkConfig(config);
   const dtype = options.dtype ?? 'float32';
-  const fused = (options.attention ?? 'gqa') === 'gqa';
+  const form = options.attention ?? 'gqa';
+  const fused = 'com.microsoft' in opsets[form];
   const model = new Model({
     irVersion: 10,
-    opsetImports: Object.entries(fused ? { '': 21, 'com.microsoft': 1 } : { '': 18 }),
+    opsetImports: Object.entries(opsets[form]),
     producerName: 'ort-lowbit',
     graphName: 'llama',
   });
   const builder = new GraphBuilder(model.graph, config, weights, dtype);
   const ids = builder.input('input_ids', 'int64', ['batch', 'sequence']);
   const mask = builder.input('attention_mask', 'int64', ['batch', 'total']);
-  const attention = fused ? groupQueryAttention(builder, mask) : decomposedAttention(builder, ids, mask);
+  const prepare = {
+    gqa: groupQueryAttention,
+    mha: multiHeadAttention,
+    onnx: onnxAttention,
+    decomposed: decomposedAttention,
+  };
+  const attention = prepare[form](builder, ids, mask);
 
   const embedding = weights('model.embed_tokens.weight', [config.vocab, config.hidden]);
   const table = builder.graph.addInitializer('model.embed_tokens.weight', plain(embedding, dtype));

@@ -4,7 +4,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { usageError } from '../ops/common/errors.js';
 import { reportFailure } from '../graph-rewrite/cli/failure.js';
 import { saveModel } from '../graph-rewrite/onnx/write.js';
-import { buildLlama, type AttentionForm } from './build-llama.js';
+import { attentionForms, buildLlama, type AttentionForm } from './build-llama.js';
 import { checkConfig, optionName, presets, readConfig, type LlamaConfig } from './llama-config.js';
 import { randomSource, safetensorsSource, type FloatType } from './weights.js';
 
@@ -47,8 +47,8 @@ command
   .option('--seed <n>', 'seed of the random weights', '1')
   .addOption(new Option('--dtype <type>', 'element type').choices(['float32', 'float16']).default('float32'))
   .addOption(
-    new Option('--attention <form>', 'fused operator (fast) or standard operators')
-      .choices(['gqa', 'decomposed'])
+    new Option('--attention <form>', 'which operators attention is made of; gqa is fast')
+      .choices(attentionForms)
       .default('gqa'),
   )
   .option('--force', 'replace existing files')

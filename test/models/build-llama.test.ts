@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { InferenceSession } from 'onnxruntime-node';
 
-import { buildLlama, type LlamaOptions } from '../../models/build-llama.js';
+import { attentionForms, buildLlama, type LlamaOptions } from '../../models/build-llama.js';
 import { presets, readConfig, type LlamaConfig } from '../../models/llama-config.js';
 import { bookwormFolder } from '../../models/bookworm.js';
 import { randomSource, safetensorsSource } from '../../models/weights.js';
@@ -38,15 +38,16 @@ describe('models we build', () => {
     ['heads that do not fill the hidden size', { ...tiny, headDim: 32, heads: 6, kvHeads: 3 }],
   ];
   for (const [name, config] of shapes) {
-    it(`both forms compute the same: ${name}`, async () => {
+    it(`all forms compute the same: ${name}`, async () => {
       const standard = await logitsOf(config, { attention: 'decomposed' });
       assert.equal(standard.length, ids.length * config.vocab);
       assert.ok(largestDifference(standard, new Float32Array(standard.length)) > 0.5, 'logits are not all small');
-      assert.ok(largestDifference(await logitsOf(config), standard) < 1e-4);
+      for (const attention of ['gqa', 'mha', 'onnx'] as const)
+        assert.ok(largestDifference(await logitsOf(config, { attention }), standard) < 1e-4, attention);
     });
   }
 
-  for (const attention of ['gqa', 'decomposed'] as const) {
+  for (const attention of attentionForms) {
     it(`${attention}: token by token gives what all at once gives`, async () => {
       const whole = await logitsOf(tiny, { attention });
       const steps = await logitsOf(tiny, { attention }, [4, 1, 1, 2]);
