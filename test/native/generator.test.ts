@@ -201,6 +201,27 @@ describe('native/generator', () => {
     }
   });
 
+  it('goes on with several tokens as if they had been in the prompt', async () => {
+    for (const make of [gqa, decomposed, () => rewritten(gqa, 'kv4'), zoo('llama_nocache_dynamo18')]) {
+      const model = make();
+      const generator = await Generator.create(serializeModel(model), { facts: textFacts(model), session: quiet });
+      for (const batch of [1, 2]) {
+        const [beginning, more] = [
+          prompts.slice(0, batch),
+          [prompts[2]!.slice(0, 3), prompts[3]!.slice(0, 3)].slice(0, batch),
+        ];
+        const whole = await generator.start(beginning.map((prompt, b) => [...prompt, ...more[b]!]));
+        const pieces = await generator.start(beginning, { capacity: 64 });
+        const scores = await pieces.decoding.append(more);
+        deepEqual(await scores.largest(), await whole.scores.largest());
+        deepEqual(pieces.decoding.lengths, whole.decoding.lengths);
+        await rejects(pieces.decoding.append(more.map(() => [])), /ids\[0\]: has 0 tokens, expected at least one/);
+        for (const { decoding } of [whole, pieces]) decoding.dispose();
+      }
+      await generator.release();
+    }
+  });
+
   it('a rewritten model says itself what the loop must know', async () => {
     const model = rewritten(gqa, 'w8a8');
     const session = await InferenceSession.create(serializeModel(model), quiet);
@@ -290,6 +311,12 @@ describe('native/generator', () => {
       const { decoding } = await generator.start([[1], [2]]);
       await rejects(decoding.step([1]), /^LowbitError: ids: has 1 tokens, expected 2, one for each sequence/);
       await rejects(decoding.step([1, 99999]), /^LowbitError: ids: has token id 99999, the model's vocabulary has/);
+      await rejects(
+        decoding.append([[1, 2], [3]]),
+        /^LowbitError: ids\[1\]: has 1 tokens, expected at least one and as/,
+      );
+      await rejects(decoding.step([1, 2], { signal: AbortSignal.abort(new Error('enough')) }), /enough/);
+      await rejects(decoding.step([1, 2]), /decoding: it was disposed/);
       decoding.dispose();
       await generator.release();
     });

@@ -5,7 +5,7 @@ import { checkIds } from './ids.js';
 import { Layout } from './layout.js';
 import { withoutGraph } from './captured-steps.js';
 import { fillsOutputs, free, onDevice } from './memory.js';
-import { checkPrompts, cutPrompts, roomError } from './prompts.js';
+import { checkPrompts, cutPrompts, roomError, takesPieces } from './prompts.js';
 import { Scores } from './scores.js';
 import type { StepOptions } from './session.js';
 import type { Buffers, TextSession } from './text-session.js';
@@ -88,7 +88,7 @@ export class Decoding {
   }
 
   /**
-   * Appends a token to each sequence and runs the model on them.
+   * Appends a token to each sequence and runs the model on them. A step that fails ends the decoding.
    * @param ids one for each sequence; any for those in `held`
    * @param held sequences that are finished: they do not become longer, and their scores mean nothing
    * @returns the scores of what comes next, until the next step
@@ -97,24 +97,34 @@ export class Decoding {
     ids: ArrayLike<number>,
     { held = [], signal }: { held?: readonly boolean[]; signal?: AbortSignal | undefined } = {},
   ): Promise<Scores> {
-    if (this.#disposed) throw usageError('decoding', 'it was disposed, expected a live one');
-    if (ids.length !== this.batch)
-      throw inputError('ids', `has ${ids.length} tokens, expected ${this.batch}, one for each sequence`);
-    const { model } = this.#text;
-    checkIds(Array.from(ids), model.vocabulary, 'ids');
-    for (let b = 0; b < this.batch; b++)
-      if (!held[b] && !this.hasRoom(b)) throw roomError(`sequence ${b}`, this.#layout.used(b) + 1, this.#limits());
-    // The scores of a whole prompt may be larger than the cache.
-    if (this.#logits !== this.#stepLogits) free([this.#logits]);
-    if (model.past.length === 0) {
-      this.#texts.forEach((text, b) => held[b] || text.push(ids[b]!));
-      return this.#scoresOf(await this.#runPlain(this.#layout.begin(this.#texts), signal, true));
-    }
-    const { captured, cache } = this.#buffers;
     const texts = Array.from(ids, (id) => [id]);
-    const step = this.#layout.append(texts, held, captured && cache.capacity);
-    if (!captured) return this.#scoresOf(await this.#runPlain(step, signal, true));
-    return this.#scoresOf(await captured.run(stepInputs(model, step, this.#scratch), cache, this.#options(signal)));
+    this.#check(texts, held);
+    return this.#advance(texts, held, signal);
+  }
+
+  /**
+   * Appends several tokens to each sequence, such as the next question of a conversation: in one run where the model takes pieces of texts,
+   * else one by one.
+   * @param texts for each sequence equally many ids
+   * @returns the scores of what comes after them, until the next step
+   */
+  async append(
+    texts: readonly (readonly number[])[],
+    { signal }: { signal?: AbortSignal | undefined } = {},
+  ): Promise<Scores> {
+    this.#check(texts, []);
+    const { model } = this.#text;
+    if (model.past.length === 0 || takesPieces(model, this.batch)) return this.#advance(texts, [], signal);
+    const last = texts[0]!.length - 1;
+    for (let i = 0; i < last; i++)
+      await this.step(
+        Array.from(texts, (text) => text[i]!),
+        { signal },
+      );
+    return this.step(
+      Array.from(texts, (text) => text[last]!),
+      { signal },
+    );
   }
 
   /**
@@ -137,6 +147,45 @@ export class Decoding {
     this.#disposed = true;
     free([this.#logits]);
     this.#text.giveBack(this.#buffers);
+  }
+
+  #check(texts: readonly (readonly number[])[], held: readonly boolean[]): void {
+    if (this.#disposed) throw usageError('decoding', 'it was disposed, expected a live one');
+    if (texts.length !== this.batch)
+      throw inputError('ids', `has ${texts.length} tokens, expected ${this.batch}, one for each sequence`);
+    const count = texts[0]!.length;
+    texts.forEach((ids, b) => {
+      checkIds(ids, this.#text.model.vocabulary, 'ids');
+      if (ids.length !== count || count === 0)
+        throw inputError(`ids[${b}]`, `has ${ids.length} tokens, expected at least one and as many as ids[0]`);
+      const used = this.#layout.used(b) + count;
+      if (!held[b] && used > this.limit) throw roomError(`sequence ${b}`, used, this.#limits());
+    });
+  }
+
+  /** Runs the model on new tokens, equally many for each sequence. */
+  async #advance(
+    texts: readonly (readonly number[])[],
+    held: readonly boolean[],
+    signal: AbortSignal | undefined,
+  ): Promise<Scores> {
+    const { model } = this.#text;
+    const { captured, cache } = this.#buffers;
+    // The scores of a whole prompt may be larger than the cache.
+    if (this.#logits !== this.#stepLogits) free([this.#logits]);
+    try {
+      if (model.past.length === 0) {
+        this.#texts.forEach((text, b) => held[b] || text.push(...texts[b]!));
+        return this.#scoresOf(await this.#runPlain(this.#layout.begin(this.#texts), signal, true));
+      }
+      const replayed = texts[0]!.length === 1 ? captured : undefined;
+      const step = this.#layout.append(texts, held, replayed && cache.capacity);
+      if (!replayed) return this.#scoresOf(await this.#runPlain(step, signal, true));
+      return this.#scoresOf(await replayed.run(stepInputs(model, step, this.#scratch), cache, this.#options(signal)));
+    } catch (error) {
+      this.dispose(); // what the cache holds is not known any more
+      throw error;
+    }
   }
 
   #scoresOf(logits: Tensor): Scores {

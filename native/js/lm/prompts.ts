@@ -3,9 +3,14 @@ import { inputError, usageError, type LowbitError } from '../../../ops/common/er
 import { checkIds } from './ids.js';
 import type { TextModel } from './text-model.js';
 
+/** Whether a batch may take several tokens behind others in one run. */
+export function takesPieces({ pieces, past }: TextModel, batch: number): boolean {
+  return past.length > 0 && (pieces === 'any' || (pieces === 'one' && batch === 1));
+}
+
 /** Prompts in the order of their runs: beginnings of all, then pieces that are equally long, the last token of each in the last one. */
 export function cutPrompts(
-  { pieces, past }: TextModel,
+  model: TextModel,
   prompts: readonly (readonly number[])[],
   tokensPerRun = 2048,
 ): (readonly number[])[][] {
@@ -13,8 +18,7 @@ export function cutPrompts(
     throw usageError('tokensPerRun', `is ${tokensPerRun}, expected at least 1`);
   const lengths = prompts.map(({ length }) => length);
   const all = prompts.length * Math.max(...lengths);
-  const mayCut = past.length > 0 && (pieces === 'any' || (pieces === 'one' && prompts.length === 1));
-  if (!mayCut || all <= tokensPerRun) return [[...prompts]];
+  if (!takesPieces(model, prompts.length) || all <= tokensPerRun) return [[...prompts]];
   const size = Math.max(1, Math.floor(tokensPerRun / prompts.length));
   const count = Math.floor((Math.min(...lengths) - 1) / size);
   const ends = Array.from({ length: count + 1 }, (_, i) => (count - i) * size);
