@@ -13,9 +13,10 @@ cpu=${SMALL:+--provider cpu}
 target=${TARGET-sm90}
 four_bit=atom-w4a4${target:+@$target}
 in_place=atom-w4a4kv4${target:+@$target},kv.form=in_place
+in_place_post=$in_place,kv.rope=post
 # Recipes of the layer stack, of the whole model, and of the trained one (with settings).
 stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
-wholes="float16 $four_bit $in_place"
+wholes="float16 $four_bit $in_place $in_place_post"
 trained="w8a8 w4a16 atom-w4a4 atom-w4a4@sm90 zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
 jobs_known="host stack stack-threads stack-graph attention gemm whole generate limit perplexity profile"
 
@@ -70,7 +71,7 @@ job() { # NAME WORK OUT
       done ;;
     limit)
       stack "$work" "$out" float16 "$deep" limit 60 --limit 24000000000 $most_float
-      stack "$work" "$out" "$in_place" "$deep" limit 60 --limit 24000000000 $most ;;
+      for m in "$in_place" "$in_place_post"; do stack "$work" "$out" "$m" "$deep" limit 60 --limit 24000000000 $most; done ;;
     perplexity)
       timeout 150 "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "$work"/trained/*.onnx ;;
     profile)
