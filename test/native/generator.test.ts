@@ -65,7 +65,11 @@ const cases: readonly Case[] = [
     make: tiny({ attention: 'gqa', dtype: 'float16' }),
     facts: { padding: 'right', cache: 'shareable', pieces: 'one' },
   },
-  { title: 'plain nodes', make: decomposed, facts: { padding: 'left', cache: 'growing' } },
+  ...(['decomposed', 'mha', 'onnx'] as const).map((attention): Case => ({
+    title: `attention of the form ${attention}`,
+    make: tiny({ attention }),
+    facts: { padding: 'left', cache: 'growing' },
+  })),
   ...['llama_kv_dynamo18', 'llama_kv_dynamo23', 'llama_kv_ts14', 'gpt2_kv_dynamo18', 'gpt2_kv_ts17'].map(
     (name): Case => ({ title: name, make: zoo(name), facts: { padding: 'left', cache: 'growing' } }),
   ),
@@ -93,6 +97,8 @@ const cases: readonly Case[] = [
     [
       ['GroupQueryAttention', gqa],
       ['plain nodes', decomposed],
+      ['MultiHeadAttention', tiny({ attention: 'mha' })],
+      ['Attention', tiny({ attention: 'onnx' })],
       ['llama_kv_dynamo18', zoo('llama_kv_dynamo18')],
       ['llama_kv_ts17', zoo('llama_kv_ts17')],
       ['gpt2_kv_ts17', zoo('gpt2_kv_ts17')],
