@@ -17,7 +17,11 @@ export function quantizeBefore(pass: readonly HessianGroup[], model: Model, plan
     const base = { site: name, role, ...(layer === undefined ? {} : { layer }), K, N };
     return { ...base, decision: 'keep' as const, reason: 'comes later', expected: true };
   });
-  applyPlan(model, { ...plan, inputs, sites, caches: [] }, analyze(model), weights);
+  // Attention stays as it is, so a node behind it quantizes what it would quantize itself.
+  const apart = inputs.map((input) =>
+    input.decision === 'fuse-attention' ? { ...input, decision: 'quantize' as const } : input,
+  );
+  applyPlan(model, { ...plan, inputs: apart, sites, caches: [] }, analyze(model), weights);
 }
 
 /** The inputs of the plan up to the decoder block of the pass. */

@@ -6,7 +6,8 @@ import type { Feeds } from '../lm/session.js';
 import { readCaches } from '../passes/cache-metadata.js';
 
 /**
- * Turns feeds of the float model into feeds of the rewritten one: empty caches become empty quantized ones.
+ * Turns feeds of the float model into feeds of the rewritten one: empty caches become empty quantized ones, with room for the tokens of the run
+ * if they stay in place.
  * @throws input error for a cache that holds tokens: its codes would not be those of a text that was run in pieces
  */
 export function quantizedFeeds(rewritten: Model): (feeds: Feeds) => Feeds {
@@ -14,7 +15,8 @@ export function quantizedFeeds(rewritten: Model): (feeds: Feeds) => Feeds {
   const inputs = new Map(rewritten.graph.inputs.map((value) => [value.name, value]));
   return (feeds) => {
     const changed = { ...feeds };
-    for (const { past, past_param: parameters } of entries) {
+    const room = Math.max(0, ...Object.values(feeds).map(({ dims }) => (dims.length === 2 ? dims[1]! : 0)));
+    for (const { past, past_param: parameters, form } of entries) {
       const given = feeds[past];
       const rowBytes = inputs.get(past)?.shape?.[3];
       if (!given || typeof rowBytes !== 'number') continue;
@@ -25,8 +27,10 @@ export function quantizedFeeds(rewritten: Model): (feeds: Feeds) => Feeds {
           'Record feeds that begin with an empty cache.',
         );
       const [batch = 1, heads = 1] = given.dims;
-      changed[past] = new Tensor('uint8', new Uint8Array(0), [batch, heads, 0, rowBytes]);
-      changed[parameters] = new Tensor('float16', new Uint16Array(0), [batch, heads, 0, 2]);
+      const rows = form === 'in_place' ? room : 0;
+      const all = batch * heads * rows;
+      changed[past] = new Tensor('uint8', new Uint8Array(all * rowBytes), [batch, heads, rows, rowBytes]);
+      changed[parameters] = new Tensor('float16', new Uint16Array(all * 2), [batch, heads, rows, 2]);
     }
     return changed;
   };

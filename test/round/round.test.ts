@@ -145,6 +145,11 @@ describe('rounding a model by GPTQ', () => {
       equal(same, parts[0]!.planned.layer === 0, `product ${i}`);
     });
     for (const { name, gptq } of layers) ok(gptq!.loss < gptq!.nearestLoss, name);
+    // Caches stay float meanwhile, also where attention would quantize for the layer behind it.
+    const cached = prepare('gptq.hessian=sequential', 'kv.bits=4', 'kv.form=in_place');
+    ok(cached.plan.inputs.some(({ decision }) => decision === 'fuse-attention'));
+    const third = await roundWeights({ ...cached, folder: folder.path('c') });
+    deepEqual(bytesOf(cached, third.weights), second);
   });
 
   it('leaves layers inside subgraphs to round to nearest, and says so', () => {
