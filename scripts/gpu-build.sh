@@ -19,6 +19,7 @@ compile() {
         -gencode=arch=compute_"$arch",code=sm_"$arch" -c "$source" -o "$object"
       return ;;
     *avx512vnni*) flags='-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c' ;;
+    *avx512bf16*) flags='-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx2 -mfma -mf16c' ;;
     *avx512*) flags='-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c' ;;
     *avx2*) flags='-mavx2 -mfma -mf16c' ;;
   esac

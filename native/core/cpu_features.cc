@@ -10,7 +10,7 @@ namespace {
 #if defined(__x86_64__)
 struct CpuId {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  explicit CpuId(unsigned leaf) { __get_cpuid_count(leaf, 0, &eax, &ebx, &ecx, &edx); }
+  explicit CpuId(unsigned leaf, unsigned part = 0) { __get_cpuid_count(leaf, part, &eax, &ebx, &ecx, &edx); }
 };
 
 uint64_t SavedStates() {
@@ -32,6 +32,7 @@ uint32_t Detect() {
   const bool avx512 = Has(extended.ebx, 16) && Has(extended.ebx, 17) && Has(extended.ebx, 30) && Has(extended.ebx, 31);
   if (zmm && avx512 && (features & kCpuAvx2)) features |= kCpuAvx512;
   if ((features & kCpuAvx512) && Has(extended.ecx, 11)) features |= kCpuAvx512Vnni;
+  if ((features & kCpuAvx512) && extended.eax >= 1 && Has(CpuId(7, 1).eax, 5)) features |= kCpuAvx512Bf16;
   return features;
 }
 #else

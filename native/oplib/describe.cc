@@ -74,7 +74,8 @@ std::string Describe() {
   static constexpr struct {
     uint32_t bit;
     const char* name;
-  } kFeatures[] = {{kCpuAvx2, "avx2"}, {kCpuAvx512, "avx512"}, {kCpuAvx512Vnni, "avx512vnni"}};
+  } kFeatures[] = {
+      {kCpuAvx2, "avx2"}, {kCpuAvx512, "avx512"}, {kCpuAvx512Vnni, "avx512vnni"}, {kCpuAvx512Bf16, "avx512bf16"}};
 
   std::ostringstream out;
   out << "{\"version\":\"" LOWBIT_VERSION "\",";

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "native/core/cpu_features.h"
+#include "ops/quant-gemm/cpu/avx2_lanes.h"
 #include "ops/quant-gemm/cpu/gemm.h"
 
 namespace lowbit::gemm {
@@ -30,30 +31,14 @@ struct Isa {
   /// Not _mm_prefetch: GCC takes a function that does nothing else for one without effect and drops its calls.
   static void Prefetch(const void* from) { asm volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(from))); }
 
-  /// The first `bytes` bytes, zeros behind them. Never reads further.
-  static I LoadBytes(const void* from, int64_t bytes) {
-    if (bytes >= 32) return LoadI(from);
-    alignas(32) char copy[32] = {};
-    if (bytes > 0) __builtin_memcpy(copy, from, static_cast<size_t>(bytes));
-    return LoadI(copy);
-  }
   static float LoadOne(const void* data, int64_t index, bool half) {
     return half ? _cvtsh_ss(static_cast<const uint16_t*>(data)[index]) : static_cast<const float*>(data)[index];
   }
   static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
-    if (!half) return _mm256_castsi256_ps(LoadBytes(static_cast<const float*>(data) + index, lanes * 4));
-    return _mm256_cvtph_ps(_mm256_castsi256_si128(LoadBytes(static_cast<const uint16_t*>(data) + index, lanes * 2)));
+    return LoadLanes(data, index, lanes, half);
   }
   static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
-    alignas(32) char copy[32];
-    const int64_t size = half ? 2 : 4;
-    if (half) {
-      const __m128i rounded = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-      _mm_store_si128(reinterpret_cast<__m128i*>(copy), rounded);
-    } else {
-      _mm256_store_ps(reinterpret_cast<float*>(copy), value);
-    }
-    __builtin_memcpy(static_cast<char*>(data) + index * size, copy, static_cast<size_t>(lanes * size));
+    StoreLanes(data, index, lanes, half, value);
   }
 
   static I Broadcast(const int8_t* quad) {

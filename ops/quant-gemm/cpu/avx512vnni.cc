@@ -116,7 +116,6 @@ struct Isa {
   static I LoadBytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
   static I LoadBytes(const uint8_t* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
   static void Prefetch(const void* from) { gemm::Prefetch(from); }
-  static F LoadFirst(const float* from, int64_t lanes) { return _mm512_maskz_loadu_ps(FirstLanes(lanes), from); }
 
   /// Calls use(index, quad) for the quads of unsigned codes in a word of weights, in product order.
   template <Codes kB, class Use>

@@ -117,6 +117,7 @@ Table Avx2Kernels();
 Table MinifloatAvx2Kernels();
 Table FloatRowAvx512Kernels();
 Table MinifloatAvx512Kernels();
+Table MinifloatAvx512Bf16Kernels();
 Table Avx512VnniKernels();
 
 }  // namespace lowbit::gemm

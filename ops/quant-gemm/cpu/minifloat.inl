@@ -1,19 +1,25 @@
-// Products in which a side has minifloat codes: both sides are decoded to floats, exactly, and multiplied as floats.
+// Products in which a side has minifloat codes: both sides are decoded, exactly, and multiplied with float sums.
 // Included by one file per instruction set, inside its unnamed namespace, after it has defined a struct `Isa` (vectors
 // of kLanes 32-bit lanes, kRows rows of accumulators) and LOWBIT_TILE, the end of its kernels' names.
 //
-//   packed activations   float [panel][k][row of panel]
-//   weight tile          float [k of piece][column], in L1, used by every panel of the block
+// A 32-bit lane holds a unit of Isa::kCodes decoded codes: one as a float, or two neighbours as bfloat16.
+//
+//   packed activations   unit [panel][unit of row][row of panel]
+//   weight tile          unit [unit of piece][column], in L1, used by every panel of the block
 //   sums                 float [row][column] of the tile
 
 constexpr int64_t kCols = 2 * Isa::kLanes;
 constexpr int64_t kPiece = 64;  // codes; starts at multiples of 16 inside a weight row
 
-inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+#include "ops/quant-gemm/cpu/finish.inl"
+
+/// Units of so many codes. Segments of odd length are alone in a row.
+constexpr int64_t Units(int64_t codes) { return (codes + Isa::kCodes - 1) / Isa::kCodes; }
+inline int64_t RowUnits(const Args& args) { return Units(args.body) + Units(args.outliers); }
 
 /// Where things are in a task's scratch.
 struct Scratch {
-  float* tile;      // [kPiece][kCols]
+  float* tile;      // [Units(kPiece)][kCols]
   uint32_t* words;  // [kPiece / 4][kCols]: four bytes of every column
   float* scales;    // [segment][kCols], the outlier scale last
   float* sums;      // [row][kCols]
@@ -21,7 +27,7 @@ struct Scratch {
   Scratch(void* memory, const Args& args, int64_t rows) {
     char* at = static_cast<char*>(memory);
     tile = reinterpret_cast<float*>(at);
-    at += kPiece * kCols * 4;
+    at += Units(kPiece) * kCols * 4;
     words = reinterpret_cast<uint32_t*>(at);
     at += kPiece / 4 * kCols * 4;
     scales = reinterpret_cast<float*>(at);
@@ -42,16 +48,20 @@ void PackPanels(const Args& args, const Block& block, int64_t begin, int64_t end
   const Panels panels(block.rows, Isa::kRows);
   for (int64_t p = begin; p < end; ++p) {
     const int64_t first = panels.Begin(p), rows = panels.Size(p);
-    float* panel = static_cast<float*>(packed) + first * channels;
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = (block.row + first + r) * channels;
-      float* out = panel + r;
+      const int8_t* codes = static_cast<const int8_t*>(args.a) + row;
+      float* out = static_cast<float*>(packed) + first * RowUnits(args) + r;
+      const auto pack = [&](int64_t count, const auto& value) LOWBIT_INLINE {
+        for (int64_t k = 0; k < count; k += Isa::kCodes, out += rows) {
+          *out = Isa::Join(value(k), k + 1 < count ? value(k + 1) : 0.0f);
+        }
+      };
       if constexpr (kA == Codes::kFloat) {
-        for (int64_t k = 0; k < channels; ++k) out[k * rows] = LoadOne(args.a, row + k, args.half_a);
+        pack(args.body, [&](int64_t k) LOWBIT_INLINE { return LoadOne(args.a, row + k, args.half_a); });
       } else {
-        const int8_t* codes = static_cast<const int8_t*>(args.a) + row;
-        for (int64_t k = 0; k < args.body; ++k) out[k * rows] = args.a_values[static_cast<uint8_t>(codes[k])];
-        for (int64_t k = args.body; k < channels; ++k) out[k * rows] = codes[k];
+        pack(args.body, [&](int64_t k) LOWBIT_INLINE { return args.a_values[static_cast<uint8_t>(codes[k])]; });
+        pack(args.outliers, [&](int64_t k) LOWBIT_INLINE { return static_cast<float>(codes[args.body + k]); });
       }
     }
   }
@@ -62,6 +72,13 @@ inline constexpr CodeValues<16> kNibbleValues = kB == Codes::kE2M1     ? Miniflo
                                                 : kB == Codes::kE3M0   ? MinifloatValues<16>(kE3M0)
                                                 : kB == Codes::kBnbFp4 ? BnbFp4Values()
                                                                        : IntegerValues<16>();
+
+/// The values of the lowest codes of words.
+template <Codes kB>
+typename Isa::F Decode(typename Isa::I word) {
+  if constexpr (IsNibble(kB)) return Isa::Lookup(kNibbleValues<kB>, word);
+  return kB == Codes::kE4M3 ? Isa::FromE4M3(word) : Isa::FromS8(word);
+}
 
 /// Decodes `codes` codes of `columns` weight rows; absent columns give zeros' values, which nothing reads.
 template <Codes kB>
@@ -84,13 +101,14 @@ void FillTile(const Scratch& scratch, const uint8_t* b, int64_t b_row, int64_t c
     for (int64_t k = 0; k < codes; k += kPerWord, words += kCols) {
       typename Isa::I word = Isa::LoadI(words);
       const int64_t count = Min(kPerWord, codes - k);
-      for (int64_t j = 0; j < count; ++j, tile += kCols) {
-        if constexpr (IsNibble(kB)) {
-          Isa::StoreF(tile, Isa::Lookup(kNibbleValues<kB>, word));
-          word = Isa::template ShiftRight<4>(word);
+      for (int64_t j = 0; j < count; j += Isa::kCodes, tile += kCols) {
+        const typename Isa::F value = Decode<kB>(word);
+        word = Isa::template ShiftRight<32 / kPerWord>(word);
+        if constexpr (Isa::kCodes == 2) {
+          Isa::StoreF(tile, Isa::Join(value, Decode<kB>(word)));
+          word = Isa::template ShiftRight<32 / kPerWord>(word);
         } else {
-          Isa::StoreF(tile, kB == Codes::kE4M3 ? Isa::FromE4M3(word) : Isa::FromS8(word));
-          word = Isa::template ShiftRight<8>(word);
+          Isa::StoreF(tile, value);
         }
       }
     }
@@ -109,19 +127,20 @@ void WithRows(int64_t rows, const Fn& fn) {
   fn(Rows<kMax>{});
 }
 
-/// sums += (panel · tile) · weight scale · activation scale, for one piece. `a_scale` may be nullptr (floats).
+/// sums += (panel · tile) · weight scale · activation scale, for one piece of `units`. `a_scale` may be nullptr
+/// (floats).
 template <int kR>
-void ComputePiece(const float* panel, const float* tile, int64_t codes, const float* scale, const float* a_scale,
+void ComputePiece(const float* panel, const float* tile, int64_t units, const float* scale, const float* a_scale,
                   int64_t a_scale_row, float* sums) {
   using F = typename Isa::F;
   F acc[kR][2];
   Unroll<kR>([&](auto r) LOWBIT_INLINE { acc[r.value][0] = acc[r.value][1] = Isa::SetF(0); });
-  for (int64_t k = 0; k < codes; ++k, tile += kCols, panel += kR) {
+  for (int64_t k = 0; k < units; ++k, tile += kCols, panel += kR) {
     const F b0 = Isa::LoadF(tile), b1 = Isa::LoadF(tile + Isa::kLanes);
     Unroll<kR>([&](auto r) LOWBIT_INLINE {
       const F a = Isa::SetF(panel[r.value]);
-      acc[r.value][0] = Isa::MulAdd(a, b0, acc[r.value][0]);
-      acc[r.value][1] = Isa::MulAdd(a, b1, acc[r.value][1]);
+      acc[r.value][0] = Isa::MulAddUnits(a, b0, acc[r.value][0]);
+      acc[r.value][1] = Isa::MulAddUnits(a, b1, acc[r.value][1]);
     });
   }
   const F scale0 = Isa::LoadF(scale), scale1 = Isa::LoadF(scale + Isa::kLanes);
@@ -134,22 +153,24 @@ void ComputePiece(const float* panel, const float* tile, int64_t codes, const fl
   });
 }
 
-/// One segment of `codes` codes, in pieces. `channel` is its first in a row, `b` its first byte of the first column.
+/// One segment of `codes` codes, in pieces. `unit` is its first in a packed row, `b` its first byte of the first
+/// column.
 template <Codes kB>
 void ComputeSegment(const Args& args, const Block& block, const Scratch& scratch, const uint8_t* b, int64_t b_row,
-                    int64_t channel, int64_t codes, const float* scale, int64_t a_scale_index, const float* packed) {
-  const int64_t columns = Min(kCols, args.n - block.n_begin), channels = args.body + args.outliers;
+                    int64_t unit, int64_t codes, const float* scale, int64_t a_scale_index, const float* packed) {
+  const int64_t columns = Min(kCols, args.n - block.n_begin), row_units = RowUnits(args);
   const Panels panels(block.rows, Isa::kRows);
   for (int64_t k = 0; k < codes; k += kPiece) {
     const int64_t count = Min(kPiece, codes - k);
     FillTile<kB>(scratch, b + (IsNibble(kB) ? k / 2 : k), b_row, columns, count);
     for (int64_t p = 0; p < panels.count; ++p) {
       const int64_t first = panels.Begin(p), rows = panels.Size(p);
-      const float* panel = packed + first * channels + (channel + k) * rows;
+      const float* panel = packed + first * row_units + (unit + k / Isa::kCodes) * rows;
       const float* a_scale =
           args.a_scale == nullptr ? nullptr : args.a_scale + (block.row + first) * args.a_scale_row + a_scale_index;
       WithRows<Isa::kRows>(rows, [&]<int kR>(Rows<kR>) {
-        ComputePiece<kR>(panel, scratch.tile, count, scale, a_scale, args.a_scale_row, scratch.sums + first * kCols);
+        ComputePiece<kR>(panel, scratch.tile, Units(count), scale, a_scale, args.a_scale_row,
+                         scratch.sums + first * kCols);
       });
     }
   }
@@ -159,24 +180,6 @@ void ComputeSegment(const Args& args, const Block& block, const Scratch& scratch
 inline void FillScales(float* scales, const uint16_t* from, int64_t row, int64_t count, int64_t columns) {
   for (int64_t c = 0; c < kCols; ++c) {
     for (int64_t g = 0; g < count; ++g) scales[g * kCols + c] = c < columns ? Isa::HalfToFloat(from[c * row + g]) : 0.f;
-  }
-}
-
-/// sums + bias + residual, rounded once to the graph type.
-inline void Finish(const Args& args, const Block& block, const float* sums) {
-  const int64_t columns = Min(kCols, args.n - block.n_begin);
-  for (int64_t r = 0; r < block.rows; ++r, sums += kCols) {
-    const int64_t index = (block.row + r) * args.n + block.n_begin;
-    for (int64_t c = 0; c < columns; ++c) {
-      float y = sums[c];
-      if (args.bias != nullptr) y += LoadOne(args.bias, block.n_begin + c, args.half);
-      if (args.residual != nullptr) y += LoadOne(args.residual, index + c, args.half);
-      if (args.half) {
-        static_cast<uint16_t*>(args.y)[index + c] = Isa::FloatToHalf(y);
-      } else {
-        static_cast<float*>(args.y)[index + c] = y;
-      }
-    }
   }
 }
 
@@ -192,21 +195,21 @@ void RunTiles(const Args& args, const Block& all, const void* packed, void* memo
     for (int64_t s = 0; s < args.segments; ++s) {
       const int64_t channel = s * args.segment;
       ComputeSegment<kB>(args, block, scratch, args.b + n * args.b_row + (IsNibble(kB) ? channel / 2 : channel),
-                         args.b_row, channel, args.segment, scratch.scales + s * args.b_scale_step * kCols,
-                         s * args.a_scale_step, floats);
+                         args.b_row, channel / Isa::kCodes, args.segment,
+                         scratch.scales + s * args.b_scale_step * kCols, s * args.a_scale_step, floats);
     }
     if (args.outliers > 0) {
       float* scale = scratch.scales + args.segments * kCols;
       FillScales(scale, args.b_outlier_scale + n, 1, 1, columns);
       const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.b_outlier_row;
-      ComputeSegment<Codes::kS8>(args, block, scratch, b, args.b_outlier_row, args.body, args.outliers, scale,
+      ComputeSegment<Codes::kS8>(args, block, scratch, b, args.b_outlier_row, Units(args.body), args.outliers, scale,
                                  args.a_scale_row - 1, floats);
     }
-    Finish(args, block, scratch.sums);
+    Finish<kCols>(args, block, scratch.sums);
   }
 }
 
-inline int64_t PackedBytes(const Args& args, int64_t rows) { return rows * (args.body + args.outliers) * 4; }
+inline int64_t PackedBytes(const Args& args, int64_t rows) { return rows * RowUnits(args) * 4; }
 inline int64_t ScratchBytes(const Args& args, int64_t rows) { return Scratch(nullptr, args, rows).bytes; }
 inline bool Any(const Shape&) { return true; }
 
@@ -228,3 +231,6 @@ constexpr GemmKernel kTable[] = {
     Make<Codes::kFloat, Codes::kBnbFp4>("f32bnb4_f32_" LOWBIT_TILE),
     Make<Codes::kFloat, Codes::kE4M3>("f32e4m3_f32_" LOWBIT_TILE),
 };
+
+/// Units of two codes hold codes only.
+constexpr Table IsaKernels() { return {kTable, Isa::kCodes == 2 ? 6 : sizeof kTable / sizeof kTable[0]}; }

@@ -3,6 +3,7 @@
 
 #include "native/core/cpu_features.h"
 #include "ops/formats/minifloat.h"
+#include "ops/quant-gemm/cpu/avx2_lanes.h"
 #include "ops/quant-gemm/cpu/gemm.h"
 
 namespace lowbit::gemm {
@@ -11,6 +12,7 @@ namespace {
 struct Isa {
   using I = __m256i;
   using F = __m256;
+  static constexpr int kCodes = 1;
   static constexpr int64_t kLanes = 8;
   static constexpr int kRows = 6;  // 12 accumulators, 2 weights and 1 activation: 15 of 16 registers
   static constexpr uint32_t kNeeds = kCpuAvx2;
@@ -19,14 +21,22 @@ struct Isa {
   static F SetF(float value) { return _mm256_set1_ps(value); }
   static F LoadF(const float* from) { return _mm256_loadu_ps(from); }
   static void StoreF(float* to, F value) { _mm256_storeu_ps(to, value); }
+  static F Add(F a, F b) { return _mm256_add_ps(a, b); }
   static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F MulAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static float Join(float value, float) { return value; }
+  static F MulAddUnits(F a, F b, F c) { return MulAdd(a, b, c); }
   template <int kBits>
   static I ShiftRight(I value) {
     return _mm256_srli_epi32(value, kBits);
   }
   static float HalfToFloat(uint16_t half) { return _cvtsh_ss(half); }
-  static uint16_t FloatToHalf(float value) { return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
+    return LoadLanes(data, index, lanes, half);
+  }
+  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
+    StoreLanes(data, index, lanes, half, value);
+  }
 
   /// The values of the lowest nibbles: bit 3 chooses the half of the table.
   static F Lookup(const CodeValues<16>& values, I codes) {
@@ -53,6 +63,6 @@ struct Isa {
 
 }  // namespace
 
-Table MinifloatAvx2Kernels() { return {kTable, sizeof kTable / sizeof kTable[0]}; }
+Table MinifloatAvx2Kernels() { return IsaKernels(); }
 
 }  // namespace lowbit::gemm

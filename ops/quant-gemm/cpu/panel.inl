@@ -19,7 +19,7 @@ constexpr int64_t kFloatPieceQuads = 32;
 
 constexpr int64_t kLine = 64;
 inline int64_t AlignUp(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+#include "ops/quant-gemm/cpu/finish.inl"
 
 /// Codes of a segment after zero padding to whole words of the weight row.
 template <Codes kB>
@@ -117,21 +117,23 @@ template <Codes kB>
 void PackFloatPanels(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed) {
   const PackedLayout<kB> layout(args, block.rows, true);
   const Panels panels(block.rows, Isa::kRows);
-  constexpr int64_t kWord = kWordCodes<kB>;
-  const int64_t segment_quads = Quads<kB>(args.segment);
+  const int64_t padded = Quads<kB>(args.segment) * 4;
   for (int64_t p = begin; p < end; ++p) {
     const int64_t first = panels.Begin(p), rows = panels.Size(p);
     float* panel = static_cast<float*>(packed) + first * layout.quads * 4;
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = (block.row + first + r) * args.body;
       for (int64_t s = 0; s < args.segments; ++s) {
-        float* out = panel + s * segment_quads * 4 * rows + r;
-        for (int64_t k = 0; k < segment_quads * 4; ++k) {
-          // Position k of the product order is code `word + even or odd place` of the row.
-          const int64_t in_word = k % kWord;
-          const int64_t code = kB == Codes::kS8 ? k : k - in_word + in_word % 4 * 2 + in_word / 4;
-          const int64_t index = row + s * args.segment + code;
-          out[k * rows] = code < args.segment ? Isa::LoadOne(args.a, index, args.half_a) : 0.0f;
+        float* out = panel + s * padded * rows + r;
+        for (int64_t k = 0; k < padded; k += kLanes) {
+          alignas(64) float values[kLanes];
+          const int64_t lanes = args.segment - k < 0 ? 0 : Min(kLanes, args.segment - k);
+          Isa::StoreF(values, Isa::LoadAny(args.a, row + s * args.segment + k, lanes, args.half_a));
+          for (int64_t i = 0; i < Min(kLanes, padded - k); ++i) {
+            // The even codes of a word, then the odd ones.
+            const int64_t place = kB == Codes::kS8 ? i : i / 8 * 8 + i % 2 * 4 + i % 8 / 2;
+            out[(k + place) * rows] = values[i];
+          }
         }
       }
     }
@@ -260,21 +262,6 @@ void ComputeSegments(const Args& args, const Block& block, const uint8_t* b, int
       const uint8_t* next = b + kCols * (b_row + code / kCodesPerByte);
       Isa::template FillTile<kA, kB>(scratch.tile, b + code / kCodesPerByte, b_row, columns, codes, next);
       ComputePiece<kA, kB>(args, block, parts, static_cast<int>(whole), packed, quads, start, scratch);
-    }
-  }
-}
-
-/// sums [row][kWidth] + bias + residual, rounded once to the graph type.
-template <int64_t kWidth>
-void Finish(const Args& args, const Block& block, const float* sums) {
-  const int64_t columns = Min(kWidth, block.n_end - block.n_begin);
-  for (int64_t r = 0; r < block.rows; ++r) {
-    for (int64_t c = 0; c < columns; c += Isa::kLanes) {
-      const int64_t lanes = Min(Isa::kLanes, columns - c), index = (block.row + r) * args.n + block.n_begin + c;
-      typename Isa::F y = Isa::LoadF(sums + r * kWidth + c);
-      if (args.bias != nullptr) y = Isa::Add(y, Isa::LoadAny(args.bias, block.n_begin + c, lanes, args.half));
-      if (args.residual != nullptr) y = Isa::Add(y, Isa::LoadAny(args.residual, index, lanes, args.half));
-      Isa::StoreAny(args.y, index, lanes, args.half, y);
     }
   }
 }
