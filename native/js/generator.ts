@@ -3,7 +3,7 @@
  */
 import { usageError } from '../../ops/common/errors.js';
 import { Decoding, type DecodingOptions } from './lm/decoding.js';
-import { readTextFacts, type TextFacts } from './lm/facts.js';
+import type { TextFacts } from './lm/facts.js';
 import { generate, type GenerateOptions, type Generation } from './lm/generate.js';
 import { onDevice } from './lm/memory.js';
 import type { Scores } from './lm/scores.js';
@@ -31,7 +31,7 @@ export class Generator {
   readonly #owned: boolean;
   readonly #top: TopOnDevice | undefined;
 
-  private constructor(session: ModelSession, owned: boolean, facts: TextFacts) {
+  private constructor(session: ModelSession, owned: boolean, facts: TextFacts | undefined) {
     this.#owned = owned;
     const model = describeTextModel(session, facts);
     const device = onDevice(session);
@@ -74,7 +74,7 @@ export class Generator {
     const options = { ...(device === 'cuda' ? { executionProviders: [cuda] } : {}), ...sessionOptions };
     const session = given ?? (await InferenceSession.create(model as string | Uint8Array, options));
     try {
-      return new Generator(session, !given, facts ?? readTextFacts((session as Partial<DeviceSession>).modelMetadata));
+      return new Generator(session, !given, facts);
     } catch (error) {
       if (!given) await session.release();
       throw error;

@@ -9,6 +9,8 @@ export interface ModelIo {
   readonly outputNames: readonly string[];
   readonly inputMetadata: readonly InferenceSession.ValueMetadata[];
   readonly outputMetadata: readonly InferenceSession.ValueMetadata[];
+  /** Custom metadata of the model; sessions of this package have it. */
+  readonly modelMetadata?: ReadonlyMap<string, string>;
 }
 
 /** Run options that decoding uses; only sessions of this package know the first two. */
@@ -37,8 +39,6 @@ export interface DeviceSession extends ModelSession {
   readonly deviceId: number;
   /** Whether runs replay a captured CUDA graph, which takes device tensors of fixed addresses only. */
   readonly cudaGraph: boolean;
-  /** Custom metadata of the model. */
-  readonly modelMetadata: ReadonlyMap<string, string>;
   toDevice(
     source: Tensor | { readonly type: Tensor.Type; readonly dims: readonly number[] },
     into?: Tensor,

@@ -1,6 +1,6 @@
 import type { InferenceSession } from 'onnxruntime-common';
 import { inputError } from '../../../ops/common/errors.js';
-import type { CacheForm, Padding, TextFacts } from './facts.js';
+import { readTextFacts, type CacheForm, type Padding, type TextFacts } from './facts.js';
 import type { ModelIo } from './session.js';
 
 type Metadata = InferenceSession.TensorValueMetadata;
@@ -54,10 +54,10 @@ export const cacheSlot = (name: string) =>
 /**
  * Recognizes the inputs of a text model.
  * @param io a session, or `modelIo` of a model
- * @param facts what only the graph tells; needed where the cache's head size is symbolic (onnxruntime-genai)
+ * @param facts what only the graph tells; default: what the metadata says. Needed where the cache's head size is symbolic (onnxruntime-genai)
  * @throws input error that names an input it cannot feed
  */
-export function describeTextModel(io: ModelIo, facts: TextFacts = {}): TextModel {
+export function describeTextModel(io: ModelIo, facts: TextFacts = readTextFacts(io.modelMetadata)): TextModel {
   const inputs = io.inputMetadata.filter((each) => each.isTensor);
   const ids =
     idNames.map((name) => inputs.find((each) => each.name === name)).find((each) => each !== undefined) ??
