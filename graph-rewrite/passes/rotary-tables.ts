@@ -5,6 +5,7 @@
  */
 import type { CachedAttention } from '../analyze/sites.js';
 import { int, tensorOf, type Node, type Value } from '../ir/index.js';
+import { scalarOf } from '../match/constants.js';
 import type { PassContext } from './context.js';
 
 export interface Tables {
@@ -30,7 +31,10 @@ export function rotaryTables(
     if (known) return known;
     if (!copies.has(angles.positions))
       copies.set(angles.positions, allPositions(angles.positions, inPlace ? undefined : q, key.past, add, context));
-    const made = pairs(copyWith(value, copies, context, before), angles.columns, cached.headSize / 2, add, context);
+    const count = cached.headSize / 2;
+    const join = joinOfHalves(value, count, context);
+    if (join) copies.set(join.output(0)!, copyWith(join.input(0)!, copies, context, before));
+    const made = pairs(copyWith(value, copies, context, before), join ? count : angles.columns, count, add, context);
     shared.set(value, made);
     return made;
   };
@@ -76,6 +80,21 @@ function copyWith(value: Value, copies: Map<Value, Value>, context: PassContext,
   for (const [key, attribute] of attributes) copy.attributes.set(key, attribute);
   node.outputs.forEach((output, i) => output && copies.set(output, copy.output(i)!));
   return copies.get(value)!;
+}
+
+/** Concat(x, x) of the channels of all pairs, if only elementwise nodes are behind it: the table needs no more than x. */
+function joinOfHalves(value: Value, count: number, context: PassContext): Node | undefined {
+  for (let node = value.producer; node; node = node.input(0)?.producer) {
+    if (node.is('Concat'))
+      return node.inputs.length === 2 &&
+        node.input(0) === node.input(1) &&
+        context.analysis.shapes.lastDim(node.input(0)) === count
+        ? node
+        : undefined;
+    const scaled = node.is('Mul') && scalarOf(node.input(1)) !== undefined;
+    if (!scaled && !/^(Cos|Sin|Cast|Identity|Unsqueeze)$/.test(node.opType)) return undefined;
+  }
+  return undefined;
 }
 
 /** `[…, positions, columns]` → `[positions, count]`; rows of further sequences come behind and are equal. */
