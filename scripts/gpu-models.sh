@@ -17,7 +17,7 @@ in_place_post=$in_place,kv.rope=post
 # Recipes of the layer stack, of the whole model, and of the trained one (with settings).
 stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
 wholes="float16 $four_bit $in_place $in_place_post"
-trained="w8a8 w4a16 atom-w4a4 atom-w4a4@sm90 zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
+trained="w8a8 llm-int8 smoothquant-w8a8 w4a16 atom-w4a4 atom-w4a4@sm90 zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
 jobs_known="host stack stack-threads stack-graph attention gemm whole generate limit perplexity profile"
 
 # The file that write-stack gives a recipe.
@@ -44,7 +44,7 @@ prepare_trained() {
     local recipe=${name%%,*} target=any set= data=
     case $recipe in *@*) target=${recipe#*@} recipe=${recipe%@*} ;; esac
     case $name in *,*) set="--set ${name#*,}" ;; esac
-    case $recipe in w8a8 | w4a16 | kv4) ;; *) data="--calibration $assets/calibration.txt --tokenizer $assets/tokenizer.json" ;; esac
+    case $recipe in w8a8 | llm-int8 | w4a16 | kv4) ;; *) data="--calibration $assets/calibration.txt --tokenizer $assets/tokenizer.json" ;; esac
     echo "$node $root/bin/rewrite.js $work/trained/bookworm-built.onnx -o $work/trained/$(file_of "$name").onnx --recipe $recipe --target $target $set $data --force --quiet"
   done | xargs -P "${TRAINED_JOBS:-9}" -I{} sh -c '{} 2>&1' | tee "$work/trained.log"
   touch "$work/trained-ready"

@@ -100,7 +100,7 @@ function document(rows: readonly Row[]): string {
     line(head().map((_, i) => (i === 0 ? '---' : '---:'))),
     ...rows.map((row) => line(cells(row))),
     '',
-    'More on GPTQ is in [gptq.md](gptq.md), on the 4-bit cache in [kv-cache.md](kv-cache.md).',
+    'Other recipes are in [recipes.md](recipes.md), GPTQ in [gptq.md](gptq.md), the 4-bit cache in [kv-cache.md](kv-cache.md).',
     '',
   ].join('\n');
 }

@@ -88,6 +88,14 @@ export const ladder: readonly Expectation[] = [
     tolerance: 0.015,
   },
   { scheme: '4-bit cache alone', recipe: 'kv4', set: [], plain: 23.647, injected: 25.458, tolerance: 0.015 },
+  {
+    scheme: 'W4A8 integer, g128',
+    recipe: 'zeroquant-w4a8',
+    set: ['lorc.rank=0'],
+    plain: 25.47,
+    injected: 33.844,
+    tolerance: 0.015,
+  },
   ...(
     [
       ['W4A8 float, g128', rtn, 24.479, 26.815],

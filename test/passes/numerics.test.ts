@@ -79,6 +79,16 @@ const cases: readonly Case[] = [
     sizes: { past: 0 },
   },
   { name: 'w8a8 with q, k and v merged', recipe: withSettings(w8a8, ['merge.qkv=true']), decibels: eightBits },
+  {
+    name: 'llm-int8 with many float columns, q, k and v merged',
+    recipe: withSettings(findRecipe('llm-int8'), ['activation.threshold=1.5', 'merge.qkv=true']),
+    decibels: eightBits,
+  },
+  {
+    name: 'rptq-w4a8, rounded to nearest',
+    recipe: withSettings(findRecipe('rptq-w4a8'), ['weight.rounding=rtn', 'activation.groupSize=16']),
+    decibels: { llama: 14, gpt2: 15, opt: 12, bert: 41 },
+  },
   { name: 'w4a16', recipe: findRecipe('w4a16'), decibels: { llama: 15, gpt2: 18, opt: 14, bert: 42 } },
   { name: 'atom-w4a4', recipe: atom, decibels: { llama: 15, gpt2: 16, opt: 13, bert: 42 } },
   { name: 'w4a4', recipe: findRecipe('w4a4'), decibels: { llama: 13, gpt2: 13, opt: 11, bert: 40 } },
