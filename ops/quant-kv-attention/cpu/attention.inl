@@ -162,7 +162,11 @@ void Scores(const float* q, const float* keys, int64_t dim, int64_t begin, int64
 
 template <class V, class T>
 void AddMask(const T* mask, int64_t begin, int64_t end, float* scores) {
-  for (int64_t j = begin; j < end; ++j) scores[j] += V::One(mask + j);
+  int64_t j = begin;
+  for (; j + V::kWidth <= end; j += V::kWidth) {
+    V::Store(scores + j, V::Add(V::Load(scores + j), V::Load(mask + j)));
+  }
+  for (; j < end; ++j) scores[j] += V::One(mask + j);
 }
 
 /// score -> cap * tanh(score / cap)
