@@ -162,8 +162,8 @@ function weightsOf(
     ...(lorc
       ? {
           lorc: {
-            down: new Int8Array(constantBytes(node, 8).slice().buffer),
-            downScale: halves(constantBytes(node, 9).slice()),
+            down: new Int8Array(constantBytes(node, 8).buffer),
+            downScale: halves(constantBytes(node, 9)),
             up: new Int8Array(rows(10, node.input(10)!.constant()!.dims[1]!).buffer),
             upScale: halves(rows(11, 2)),
           },
@@ -175,7 +175,7 @@ function weightsOf(
 function constantBytes(node: Node, index: number): Uint8Array {
   const tensor = node.input(index)?.constant();
   if (!tensor) throw inputError(node.name, `input ${index} is no constant, expected the weights of a rewritten layer`);
-  return tensor.bytes();
+  return new Uint8Array(tensor.bytes()); // a copy: views of it start at 0
 }
 
 /** The float layer's products with rows in stored order, in the scale that the rewritten layer's outputs have. */

@@ -13,6 +13,7 @@ import {
 } from '../../graph-rewrite/index.js';
 import { linearSize } from '../../graph-rewrite/cli/linear-size.js';
 import { parsePlan, type Plan } from '../../graph-rewrite/plan/index.js';
+import { compareModels } from '../../graph-rewrite/verify/index.js';
 import { InferenceSession } from '../../native/js/index.js';
 import { loadNative } from '../../native/js/load.js';
 import { temporaryFolder } from '../helpers/files.js';
@@ -54,7 +55,7 @@ describe('low-rank terms', () => {
     const quality = sqnr(await logits(float), await logits(quantized));
     await float.release();
     await quantized.release();
-    return { quality, plan, layers: rounded?.layers ?? [], bytes: linearSize(model).bytes };
+    return { quality, plan, out, layers: rounded?.layers ?? [], bytes: linearSize(model).bytes };
   }
 
   it('take rounding errors back, the more the higher the rank, on weights rounded to nearest', async () => {
@@ -71,6 +72,19 @@ describe('low-rank terms', () => {
       left = share;
       equal(now.plan.predicted.linearBytes, now.bytes, 'predicted bytes');
     }
+  });
+
+  it('are seen by the comparison of layers: weights err less with them', async () => {
+    const weightErrors = async (rank: number): Promise<number[]> => {
+      const { out } = await rewritten('zeroquant-fp-w4a8', 'weight.rounding=rtn', `lorc.rank=${rank}`);
+      const reference = loadModel(path);
+      const feeds = [zooFeeds(reference, { batch: 1, tokens: 24 })];
+      const { layers } = await compareModels({ reference, rewritten: loadModel(out), feeds, createSession });
+      return layers.map(({ weightError }) => weightError!);
+    };
+    const [plain, compensated] = [await weightErrors(0), await weightErrors(16)];
+    ok(plain.length > 0);
+    compensated.forEach((error, i) => ok(error < plain[i]!, `layer ${i}: ${error}, without ${plain[i]}`));
   });
 
   it('reproduce weights with the full rank, with 16 bits closer than with 8', async () => {
