@@ -68,20 +68,23 @@ __device__ __forceinline__ float GeluTanh(float x) {
   return Sigmoid(x, __fadd_rn(u, u));
 }
 
-__device__ __forceinline__ float Activate(Activation kind, float x) {
+__device__ __forceinline__ float Relu(float x) { return x > 0.0f ? x : (x != x ? x : 0.0f); }
+
+// Calls fn with the activation as a function of one float: the choice is made once, outside of loops.
+template <class Fn>
+__device__ __forceinline__ void WithActivation(Activation kind, Fn&& fn) {
   switch (kind) {
     case Activation::kSilu:
-      return Sigmoid(x, x);
+      return fn([](float x) { return Sigmoid(x, x); });
     case Activation::kGelu:
-      return Gelu(x);
+      return fn([](float x) { return Gelu(x); });
     case Activation::kGeluTanh:
-      return GeluTanh(x);
+      return fn([](float x) { return GeluTanh(x); });
     case Activation::kRelu:
-      return x > 0.0f ? x : (x != x ? x : 0.0f);
+      return fn([](float x) { return Relu(x); });
     case Activation::kNone:
-      break;
+      return fn([](float x) { return x; });
   }
-  return x;
 }
 
 // A segment's scale and its reciprocal from the largest magnitude's bit pattern.
@@ -94,7 +97,7 @@ __device__ __forceinline__ SegmentScale ScaleOf(uint32_t amax_bits, float clip_o
   if (amax_bits >= 0x7f800000u) return {__uint_as_float(0x7fc00000u), 0.0f};
   if (amax_bits < 0x0d800000u) return {1.0f, 0.0f};  // below 2^-100
   const float scale = __fmul_rn(__uint_as_float(amax_bits), clip_over_qmax);
-  return {scale, __fdiv_rn(1.0f, scale)};
+  return {scale, __frcp_rn(scale)};
 }
 
 // The value of a code: a byte, or a weight's nibble in the low bits. A minifloat's bits shifted into a binary16's are

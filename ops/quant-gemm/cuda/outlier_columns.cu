@@ -70,7 +70,8 @@ __global__ __launch_bounds__(kThreads) void QuantizeKernel(const T* a, int64_t r
     __syncthreads();
     const SegmentScale scale = ScaleOf(amax, 1.0f / 127.0f);
     for (int k = threadIdx.x; k < channels; k += kThreads) {
-      q[m * channels + k] = found[k] ? 0 : static_cast<int8_t>(CodeOf(Widen(row[k]), scale.inv, -128, 127));
+      const bool zero = found[k] || scale.inv == 0.0f;
+      q[m * channels + k] = zero ? 0 : static_cast<int8_t>(__float2int_rn(__fmul_rn(Widen(row[k]), scale.inv)));
     }
     if (threadIdx.x == 0) scales[m] = scale.scale;
     __syncthreads();

@@ -19,14 +19,15 @@ inline RowTarget MakeRowTarget(const RowFormat& f, const int32_t* reorder_index,
   t.reorder_index = reorder_index;
   t.q = q;
   t.scale = scale;
+  t.scales = f.scales();
   t.qmax = LargestCode(f.format);
   t.qmin = f.format == Format::kE4M3 || f.format == Format::kE5M2 ? -t.qmax : -t.qmax - 1.0f;
   t.body_factor = f.clip_over_qmax;
+  t.clips = f.clip_over_qmax < 1.0f / t.qmax;
   t.outlier_factor = 1.0f / 127.0f;
   const int body_units = f.body() / kUnitChannels;
   const int units = f.group_size ? f.group_size / kUnitChannels : body_units;
   t.merge_lanes = units > 0 ? std::min(32, units & -units) : 1;
-  while (1 << t.merge_shift < t.merge_lanes) ++t.merge_shift;
   t.one_pass = f.group_size > 0 && t.merge_lanes == units && f.outliers <= f.group_size &&
                f.outliers % kUnitChannels == 0 && f.body() % kUnitChannels == 0;
   return t;
@@ -34,14 +35,14 @@ inline RowTarget MakeRowTarget(const RowFormat& f, const int32_t* reorder_index,
 
 // Enough blocks to fill the device, each then walks over rows.
 template <class Kernel>
-cudaError_t PersistentRowGrid(Kernel kernel, size_t shared_bytes, int64_t rows, int* blocks) {
+cudaError_t PersistentRowGrid(Kernel kernel, int threads, size_t shared_bytes, int64_t rows, int* blocks) {
   int device = 0, sms = 0, per_sm = 0;
   cudaError_t e = cudaGetDevice(&device);
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
   if (e == cudaSuccess) {
     e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   }
-  if (e == cudaSuccess) e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, kRowThreads, shared_bytes);
+  if (e == cudaSuccess) e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, shared_bytes);
   *blocks = static_cast<int>(std::min<int64_t>(rows, static_cast<int64_t>(sms) * std::max(per_sm, 1)));
   return e;
 }
