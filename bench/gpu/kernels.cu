@@ -1,8 +1,8 @@
 // The kernels behind a plain C interface, for bench/gpu/run.py, which has the peers (PyTorch) in the same process.
 #include <cstring>
 
-#include "ops/quant-gemm/cuda/decode.h"
 #include "ops/quant-gemm/cuda/launch.h"
+#include "ops/quant-gemm/cuda/stream_sm90.h"
 #include "ops/rows/cuda/norm_quantize.h"
 
 using namespace lowbit::cuda;
@@ -10,13 +10,13 @@ using namespace lowbit::cuda;
 extern "C" {
 
 // Formats: 4 or 8 bits, 0 for float16 activations. Float tensors are float16. Returns the CUDA error, -1 for no kernel.
-// `row_warps` > 0 forces the decode kernel with that configuration.
+// `split` > 0 forces the streaming kernel with that many blocks a cluster.
 __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers,
                                                       int group, int a_group, int weight_bits, int a_bits,
                                                       const void* a, const float* a_scale, const void* b,
                                                       const uint16_t* b_scale, const int8_t* b_outlier,
-                                                      const uint16_t* b_outlier_scale, void* y, int row_warps,
-                                                      int split, cudaStream_t stream) {
+                                                      const uint16_t* b_outlier_scale, void* y, int split,
+                                                      cudaStream_t stream) {
   GemmArgs args;
   args.type = DType::kF16;
   args.weight_format = weight_bits == 4 ? Format::kS4 : Format::kS8;
@@ -25,7 +25,7 @@ __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_
   args.a = a, args.a_scale = a_scale, args.b = b, args.b_scale = b_scale;
   args.b_outlier = b_outlier, args.b_outlier_scale = b_outlier_scale, args.y = y;
   args.constant_weights = true;
-  if (row_warps > 0) return LaunchDecodeWith(args, {row_warps, split}, stream);
+  if (split > 0) return a_bits ? LaunchStreamWith(args, split, stream) : LaunchStreamFloatWith(args, split, stream);
   const GemmKernel* chosen = ChooseGemmKernel(args, 90, kernel);
   if (kernel && std::strcmp(chosen->name, kernel) != 0) return -1;
   return chosen->run(args, stream);

@@ -41,7 +41,7 @@ class Weights:
         self.bytes = self.b[0].numel() + self.scale[0].numel() * 2 + n * outliers + (2 * n if outliers else 0)
 
 
-def ours(w, m, a_bits, kernel=None, row_warps=0, split=0):
+def ours(w, m, a_bits, kernel=None, split=0):
     """A function that runs call i, or None when the kernel does not take the shape."""
     a_group = w.group if a_bits else 0
     scales = (w.groups if a_group else 1) + (1 if w.outliers else 0)
@@ -57,7 +57,7 @@ def ours(w, m, a_bits, kernel=None, row_warps=0, split=0):
     def call(i):
         i %= len(w.b)
         e = lib.bench_gemm(name, ctypes.c_int64(m), w.n, w.k, w.outliers, w.group, a_group, w.bits, a_bits, ptr(a), ptr(a_scale),
-                           ptr(w.b[i]), ptr(w.scale[i]), ptr(w.outlier[i]), ptr(w.outlier_scale[i]), ptr(y), row_warps, split,
+                           ptr(w.b[i]), ptr(w.scale[i]), ptr(w.outlier[i]), ptr(w.outlier_scale[i]), ptr(y), split,
                            P(torch.cuda.current_stream().cuda_stream))
         if e != 0:
             raise RuntimeError(f"bench_gemm gave {e}")
@@ -166,10 +166,11 @@ for k, n in shapes:
         print(f"{m} {k} {n} | {text} | atom {gb:.0f} GB/s = {100 * gb / copy:.0f}% copy, {t['cublas_fp16'] / t['atom_w4a4']:.2f}x fp16", flush=True)
     if sweep:
         for m in (1, 16, 64):
-            makers = {f"{rw}x{sp}": (lambda rw=rw, sp=sp: ours(atom, m, 4, row_warps=rw, split=sp)) for rw in (1, 2, 4, 8) for sp in (1, 2, 4, 8)}
-            t = measure(makers, 2 * copies, 3)
+            makers = {f"{kind} {sp}": (lambda w=w, bits=bits, sp=sp: ours(w, m, bits, split=sp))
+                      for kind, w, bits in (("atom", atom, 4), ("w8a8", channel, 8), ("w4a16", g128, 0)) for sp in (1, 2, 3, 4, 6, 8)}
+            t = measure(makers, 2 * few, 3)
             result["sweep"].append({"M": m, "K": k, "N": n, "us": t})
-            print(f"sweep {m} {k} {n} " + " ".join(f"{c}:{us:.1f}" for c, us in sorted(t.items(), key=lambda e: e[1])[:8]), flush=True)
+            print(f"sweep {m} {k} {n} " + " ".join(f"{c}:{us:.1f}" for c, us in t.items()), flush=True)
     del atom, g128, channel
     torch.cuda.empty_cache()
 

@@ -195,48 +195,6 @@ __device__ __forceinline__ void Promote(const int (&sum)[64], const float* token
   }
 }
 
-// 16 channels from n0 and 128 tokens from m0 of a warp. 16-bit results go through the warp's 8 x 8 transpose, so that
-// neighbouring threads write neighbouring channels; 32-bit ones already do.
-template <class T>
-__device__ __forceinline__ void WriteTile(const GemmArgs& args, int64_t m0, int n0, const float (&result)[64]) {
-  const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
-  constexpr DType kType = std::is_same_v<T, float>    ? DType::kF32
-                          : std::is_same_v<T, __half> ? DType::kF16
-                                                      : DType::kBF16;
-  const int64_t row = kType == DType::kF32 ? m0 + 2 * q : m0 + r;  // of this thread's first result
-  const int left = static_cast<int>(min(args.m - row, int64_t{128}));
-  const int64_t column = n0 + (kType == DType::kF32 ? r : 2 * q);
-  const int64_t step = 8 * static_cast<int64_t>(args.n);
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    if (n0 + 8 * h >= args.n) break;  // N is a multiple of 8: all eight channels are inside or none is
-    const float bias = args.bias ? Widen(static_cast<const T*>(args.bias)[n0 + 8 * h + r]) : 0.0f;
-    T* y = static_cast<T*>(args.y) + row * args.n + column + 8 * h;
-    const T* residual = args.residual ? static_cast<const T*>(args.residual) + row * args.n + column + 8 * h : nullptr;
-#pragma unroll
-    for (int j = 0; j < 16; ++j, y += step) {
-      float v0 = result[4 * j + 2 * h] + bias, v1 = result[4 * j + 2 * h + 1] + bias;
-      if constexpr (kType == DType::kF32) {
-        if (residual) {
-          if (8 * j < left) v0 += residual[j * step];
-          if (8 * j + 1 < left) v1 += residual[j * step + args.n];
-        }
-        if (8 * j < left) y[0] = v0;
-        if (8 * j + 1 < left) y[args.n] = v1;
-      } else {
-        const bool inside = 8 * j < left;
-        if (residual) {
-          const uint32_t pair = inside ? *reinterpret_cast<const uint32_t*>(residual + j * step) : 0;
-          const float2 add = UnpackPair(kType, Transpose8x8(pair));
-          v0 += add.x, v1 += add.y;
-        }
-        const uint32_t pair = Transpose8x8(PackPair(kType, v0, v1));
-        if (inside) *reinterpret_cast<uint32_t*>(y) = pair;
-      }
-    }
-  }
-}
-
 template <int kSubs, bool kNibbles>
 __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs>& s, uint32_t rank) {
   constexpr int kBlocks = 4 / kSubs;  // of 32 channels, between promotions

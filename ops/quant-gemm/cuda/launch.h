@@ -64,6 +64,12 @@ const GemmKernel* ChooseGemmKernel(const GemmArgs& args, int arch, const char* f
 // Kernels' entry points; each is asynchronous on `stream` and neither allocates nor synchronizes.
 bool AcceptsDecode(const GemmArgs& args);
 cudaError_t LaunchDecode(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsStream(const GemmArgs& args);
+cudaError_t LaunchStream(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsStreamFloat(const GemmArgs& args);
+cudaError_t LaunchStreamFloat(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsStreamMinifloat(const GemmArgs& args);
+cudaError_t LaunchStreamMinifloat(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsGroupSm90(const GemmArgs& args);
 cudaError_t LaunchGroupSm90(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsS8Sm90(const GemmArgs& args);
@@ -72,6 +78,8 @@ bool AcceptsS4Sm80(const GemmArgs& args);
 cudaError_t LaunchS4Sm80(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsWeightOnly(const GemmArgs& args);
 cudaError_t LaunchWeightOnly(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsWeightOnlySm90(const GemmArgs& args);
+cudaError_t LaunchWeightOnlySm90(const GemmArgs& args, cudaStream_t stream);
 cudaError_t LaunchPortable(const GemmArgs& args, cudaStream_t stream);
 
 }  // namespace lowbit::cuda

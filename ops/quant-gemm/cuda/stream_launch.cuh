@@ -1,0 +1,122 @@
+// Host side of the streaming kernels.
+#pragma once
+#include <algorithm>
+
+#include "ops/common/cuda/tensor_map.h"
+#include "ops/quant-gemm/cuda/stream_sm90.cuh"
+
+namespace lowbit::cuda::stream {
+
+// The shapes the kernels take: what the copy engine can address, whole steps, one term for the outliers.
+inline bool Takes(const GemmArgs& args, int activation_bytes) {
+  const bool nibbles = args.weight_format != Format::kS8 && args.weight_format != Format::kE4M3;
+  return args.body() > 0 && args.body() % (nibbles ? 128 : 64) == 0 && args.outliers % 64 == 0 &&
+         args.outliers <= kStepChannels && args.k <= 65536 && args.m <= 65535 &&
+         CopyEngineTakes(args.a, static_cast<uint64_t>(args.k) * activation_bytes) &&
+         CopyEngineTakes(args.b, nibbles ? args.body() / 2 : args.body()) &&
+         reinterpret_cast<uintptr_t>(args.b_outlier) % 16 == 0;
+}
+
+// Whether segments are one or several whole steps, a power of two.
+inline bool WholeSteps(const GemmArgs& args) {
+  const int unit = args.segment() / kStepChannels;
+  return args.segments() == 1 || (args.segment() % kStepChannels == 0 && (unit & (unit - 1)) == 0);
+}
+
+// Blocks of a cluster, measured on an H200: as many as all run at once, two to a multiprocessor at most and clusters of
+// three badly, while each still has some steps. A second wave of blocks costs more than uneven shares.
+inline int ChooseSplit(int row_blocks, int steps, int activation_bytes, int sms) {
+  const int least_steps = activation_bytes == 1 ? 7 : 5;
+  for (const int split : {6, 4, 2}) {
+    if (row_blocks * split <= 3 * sms / 2 && steps / split >= least_steps) return split;
+  }
+  return 1;
+}
+
+template <class Math>
+StreamPlan MakePlan(const GemmArgs& args, int split, int sms) {
+  StreamPlan p;
+  p.args = args;
+  p.body_slots = Math::kNibbles ? 1 : 2;
+  p.body_steps = (args.body() + kStepChannels - 1) / kStepChannels;
+  p.outlier_steps = args.outliers > 0 ? 1 : 0;
+  p.a_scales = args.a_scales();
+  p.b_scales = args.b_scales();
+  if (args.segments() == 1) {
+    p.args.group_size = p.args.a_group_size = 0;
+  } else {
+    while (kStepChannels << p.unit_shift < args.segment()) ++p.unit_shift;
+  }
+  const int steps = p.body_steps + p.outlier_steps;
+  p.split = split > 0 ? std::min(split, steps) : ChooseSplit((args.n + kBlockRows - 1) / kBlockRows, steps, Math::kActivationBytes, sms);
+  const int slots = p.body_steps * p.body_slots + 2 * p.outlier_steps;
+  for (int i = 1; i <= p.split; ++i) {  // equal shares of the slots, rounded to steps
+    const int at = (slots * i / p.split + p.body_slots / 2) / p.body_slots;
+    p.begin[i] = static_cast<uint16_t>(i == p.split ? steps : std::min(at, p.body_steps));
+    p.max_steps = std::max(p.max_steps, p.begin[i] - p.begin[i - 1]);
+  }
+  return p;
+}
+
+template <class Math, int kTiles, bool kWhole>
+cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
+  constexpr int kBytes = Math::kActivationBytes, kSlots = SlotCount(kTiles, kBytes);
+  auto* kernel = StreamKernel<Math, kTiles, kWhole>;
+  int device = 0, sms = 0;
+  cudaError_t e = cudaGetDevice(&device);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  if (e != cudaSuccess) return e;
+  const StreamPlan plan = MakePlan<Math>(args, split, sms);
+  const int shared_bytes = kSlots * (SlotBytes(kTiles, kBytes) + 16) + SumBytes(kTiles, plan.split) +
+                           plan.max_steps * (8 * kTiles * 4 + kStreamWarps * 32);
+  e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  // Room for a second block, of this kernel or the next.
+  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  if (e != cudaSuccess) return e;
+
+  const auto map = [](const void* base, int64_t rows, int64_t bytes, int box_rows, int box_columns, CUtensorMap* out) {
+    ByteMatrix matrix;
+    matrix.base = base;
+    matrix.rows = rows;
+    matrix.columns = matrix.stride = bytes;
+    matrix.box_rows = box_rows;
+    matrix.box_columns = box_columns;
+    return MakeTensorMap(matrix, out);
+  };
+  CUtensorMap weights{}, outliers{}, activations{};
+  e = map(args.b, args.n, Math::kNibbles ? args.body() / 2 : args.body(), kBlockRows, kSlotRowBytes, &weights);
+  if (e == cudaSuccess && args.outliers) {
+    e = map(args.b_outlier, args.n, args.outliers, kBlockRows, kSlotRowBytes, &outliers);
+  }
+  if (e == cudaSuccess) {
+    e = map(args.a, args.m, static_cast<int64_t>(args.k) * kBytes, 8 * kTiles, 128, &activations);
+  }
+  if (e != cudaSuccess) return e;
+
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = plan.split;
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t launch{};
+  launch.numAttrs = plan.split > 1 ? 2 : 1;
+  launch.attrs = attributes;
+  launch.gridDim = dim3((args.n + kBlockRows - 1) / kBlockRows * plan.split,
+                        static_cast<unsigned>((args.m + 8 * kTiles - 1) / (8 * kTiles)));
+  launch.blockDim = dim3(kStreamThreads);
+  launch.dynamicSmemBytes = shared_bytes;
+  launch.stream = stream;
+  return cudaLaunchKernelEx(&launch, kernel, plan, weights, outliers, activations);
+}
+
+// By the number of tokens; more than 64 take several rows of blocks.
+template <class Math, bool kWhole>
+cudaError_t LaunchBy(const GemmArgs& args, int split, cudaStream_t stream) {
+  if (args.m <= 8) return LaunchTiles<Math, 1, kWhole>(args, split, stream);
+  if (args.m <= 16) return LaunchTiles<Math, 2, kWhole>(args, split, stream);
+  if (args.m <= 32) return LaunchTiles<Math, 4, kWhole>(args, split, stream);
+  return LaunchTiles<Math, 8, kWhole>(args, split, stream);
+}
+
+}  // namespace lowbit::cuda::stream
