@@ -122,8 +122,7 @@ class QuantGemm : public Kernel {
     if (inputs[kLorcDown].present) {
       const gemm::Lorc lorc = MakeLorc(inputs);
       const GemmKernel& down = Choose(&down_choices_, DownShape(lorc, args, rows), CodesOfA(), Codes::kS8);
-      const GemmKernel& up = Choose(&up_choices_, UpShape(lorc, args, rows), Codes::kFloat, Codes::kS8);
-      LOWBIT_TRY(RunLorc(lorc, down, up, args, rows, context));
+      LOWBIT_TRY(RunLorc(lorc, down, args, rows, context));
       args.residual = y.data;
     }
     const int64_t group = attributes_.product_group();
@@ -314,7 +313,7 @@ class QuantGemm : public Kernel {
   QuantGemmAttributes attributes_;
   bool constant_[kInputs] = {};
   TensorView constants_[kInputs];
-  Choices choices_, down_choices_, up_choices_;
+  Choices choices_, down_choices_;
   KernelChoice quantize_choice_;
 };
 

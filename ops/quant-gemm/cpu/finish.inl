@@ -12,7 +12,10 @@ void Finish(const Args& args, const Block& block, const float* sums) {
       const int64_t lanes = Min(Isa::kLanes, columns - c), index = (block.row + r) * args.n + block.n_begin + c;
       typename Isa::F y = Isa::LoadF(sums + r * kWidth + c);
       if (args.bias != nullptr) y = Isa::Add(y, Isa::LoadAny(args.bias, block.n_begin + c, lanes, args.half));
-      if (args.residual != nullptr) y = Isa::Add(y, Isa::LoadAny(args.residual, index, lanes, args.half));
+      if (args.residual != nullptr) {
+        FetchAhead(args.residual, index, kWidth, args.half);
+        y = Isa::Add(y, Isa::LoadAny(args.residual, index, lanes, args.half));
+      }
       Isa::StoreAny(args.y, index, lanes, args.half, y);
     }
   }

@@ -106,10 +106,39 @@ LOWBIT_INLINE inline void Unroll(const Fn& fn) {
   }
 }
 
+/// Fetches the line `elements` behind element `index` of the graph type. Rows of a matrix are too far apart for the
+/// hardware to guess that the next tile's will be needed.
+inline void FetchAhead(const void* data, int64_t index, int64_t elements, bool half) {
+  __builtin_prefetch(static_cast<const char*>(data) + (index + elements) * (half ? 2 : 4));
+}
+
 struct Table {
   const GemmKernel* rows;
   int count;
 };
+
+/// y = residual + inner · upᵀ, the second product of a low-rank term (see lorc.h). Codes of `up` with their scales are
+/// what `inner` meets.
+struct LorcUp {
+  int64_t rows, n, codes;
+  const float* inner;        // [rows, codes]
+  const int8_t* up;          // [n, codes]
+  const uint16_t* up_scale;  // float16 [n]
+  const void* residual;      // graph type [rows, n], or nullptr
+  void* y;                   // graph type [rows, n]
+  bool half;
+};
+
+struct LorcUpKernel {
+  uint32_t needs;  // CpuFeature bit
+  int64_t columns;
+  /// Output channels [n_begin, n_end); n_begin is a multiple of `columns`, `tile` holds codes x columns floats.
+  void (*run)(const LorcUp& up, int64_t n_begin, int64_t n_end, float* tile);
+};
+
+LorcUpKernel LorcUpScalar();
+LorcUpKernel LorcUpAvx2();
+LorcUpKernel LorcUpAvx512();
 
 // One table per instruction-set file.
 Table ScalarKernels();

@@ -1,5 +1,7 @@
 #include "ops/quant-gemm/cpu/lorc.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "native/core/scratch.h"
@@ -11,6 +13,8 @@ namespace {
 // Written by the thread that runs the operator (or its helpers, while it waits), read until the term is done.
 thread_local Scratch inner_buffer;
 thread_local Scratch scale_buffer;
+// A task's own.
+thread_local Scratch tile_buffer;
 
 /// A second code's unit, in those of the first.
 constexpr float kFine = 1.0f / 256;
@@ -43,18 +47,32 @@ Args DownArgs(const Lorc& lorc, const Args& args, const uint16_t* scale, float* 
   return down;
 }
 
-Args UpArgs(const Lorc& lorc, const Args& args, const float* inner) {
-  Args up{};
-  up.n = args.n;
-  up.body = up.segment = up.b_row = lorc.codes();
-  up.segments = up.b_scale_row = 1;
-  up.a = inner;
-  up.b = reinterpret_cast<const uint8_t*>(lorc.up);
-  up.b_scale = lorc.up_scale;
-  up.residual = args.residual;
-  up.y = args.y;
-  up.half = args.half;
-  return up;
+/// The fastest kernel that needs no more than the first product's. Feature bits rise with what they imply.
+LorcUpKernel ChooseUp(const GemmKernel& down) {
+  for (const LorcUpKernel& kernel : {LorcUpAvx512(), LorcUpAvx2()}) {
+    if (kernel.needs <= down.needs) return kernel;
+  }
+  return LorcUpScalar();
+}
+
+/// Multiply-adds worth a task of their own.
+constexpr int64_t kTaskWork = 1 << 18;
+
+Status RunUp(const LorcUpKernel& kernel, const LorcUp& up, const KernelContext& context) {
+  const int64_t tiles = (up.n + kernel.columns - 1) / kernel.columns;
+  const int64_t tasks = std::clamp<int64_t>(up.rows * up.n * up.codes / kTaskWork, 1, std::min<int64_t>(tiles, 16));
+  std::atomic<bool> out_of_memory = false;
+  LOWBIT_TRY(context.ParallelFor(static_cast<size_t>(tasks), [&](size_t task) {
+    float* tile = tile_buffer.Floats(up.codes * kernel.columns);
+    if (tile == nullptr) {
+      out_of_memory = true;
+      return;
+    }
+    const int64_t i = static_cast<int64_t>(task);
+    kernel.run(up, i * tiles / tasks * kernel.columns, std::min(up.n, (i + 1) * tiles / tasks * kernel.columns), tile);
+  }));
+  if (out_of_memory) return Status::Error(ORT_FAIL, "out of memory for the factors of a low-rank term.");
+  return Status::Ok();
 }
 
 }  // namespace
@@ -64,10 +82,7 @@ Shape DownShape(const Lorc& lorc, const Args& args, int64_t rows) {
   return {rows, down.n, down.segment, down.segments};
 }
 
-Shape UpShape(const Lorc& lorc, const Args& args, int64_t rows) { return {rows, args.n, lorc.codes(), 1}; }
-
-Status RunLorc(const Lorc& lorc, const GemmKernel& down, const GemmKernel& up, const Args& args, int64_t rows,
-               const KernelContext& context) {
+Status RunLorc(const Lorc& lorc, const GemmKernel& down, const Args& args, int64_t rows, const KernelContext& context) {
   float* inner = static_cast<float*>(inner_buffer.Reserve(rows * lorc.codes() * 4));
   uint16_t* scale = static_cast<uint16_t*>(scale_buffer.Reserve(lorc.codes() * 2));
   if (inner == nullptr || scale == nullptr) {
@@ -78,7 +93,8 @@ Status RunLorc(const Lorc& lorc, const GemmKernel& down, const GemmKernel& up, c
   }
   LOWBIT_TRY(RunGemm(down, DownArgs(lorc, args, scale, inner), rows, context));
   if (lorc.planes == 2) JoinPlanes(inner, lorc.rank, rows);
-  return RunGemm(up, UpArgs(lorc, args, inner), rows, context);
+  const LorcUp up{rows, args.n, lorc.codes(), inner, lorc.up, lorc.up_scale, args.residual, args.y, args.half};
+  return RunUp(ChooseUp(down), up, context);
 }
 
 }  // namespace lowbit::gemm

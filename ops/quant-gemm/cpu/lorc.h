@@ -1,5 +1,6 @@
 // The low-rank term of QuantGemm (LoRC, ZeroQuant-V2): y += (â · downᵀ) · upᵀ, with â the dequantized activations.
-// Both factors are s8 weights with a scale a row, so each product is one that the kernels know.
+// Both factors are s8 weights with a scale a row, so the first product is one that the kernels know. The second is
+// long and thin and has a kernel of its own.
 #pragma once
 
 #include "native/core/kernel_context.h"
@@ -23,12 +24,8 @@ struct Lorc {
 
 /// What the first product, of activations with `down`, looks like to kernels.
 Shape DownShape(const Lorc& lorc, const Args& args, int64_t rows);
-/// And the second, of its floats with `up`.
-Shape UpShape(const Lorc& lorc, const Args& args, int64_t rows);
-
-/// Writes the term plus args.residual to args.y, which the main product then takes for its residual. `down` and `up`
-/// are kernels for these shapes, the activations' codes (kFloat) and s8 weights.
-Status RunLorc(const Lorc& lorc, const GemmKernel& down, const GemmKernel& up, const Args& args, int64_t rows,
-               const KernelContext& context);
+/// Writes the term plus args.residual to args.y, which the main product then takes for its residual. `down` is a kernel
+/// for DownShape, the activations' codes and s8 weights; the second product takes the same instruction set.
+Status RunLorc(const Lorc& lorc, const GemmKernel& down, const Args& args, int64_t rows, const KernelContext& context);
 
 }  // namespace lowbit::gemm

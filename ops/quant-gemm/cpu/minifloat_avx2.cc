@@ -59,10 +59,12 @@ struct Isa {
 };
 
 #define LOWBIT_TILE "6x16__avx2"
+#include "ops/quant-gemm/cpu/lorc_up.inl"
 #include "ops/quant-gemm/cpu/minifloat.inl"
 
 }  // namespace
 
 Table MinifloatAvx2Kernels() { return IsaKernels(); }
+LorcUpKernel LorcUpAvx2() { return kLorcUpKernel; }
 
 }  // namespace lowbit::gemm

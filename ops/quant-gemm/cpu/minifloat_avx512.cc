@@ -16,10 +16,12 @@ struct Isa : MinifloatAvx512 {
 };
 
 #define LOWBIT_TILE "12x32__avx512"
+#include "ops/quant-gemm/cpu/lorc_up.inl"
 #include "ops/quant-gemm/cpu/minifloat.inl"
 
 }  // namespace
 
 Table MinifloatAvx512Kernels() { return IsaKernels(); }
+LorcUpKernel LorcUpAvx512() { return kLorcUpKernel; }
 
 }  // namespace lowbit::gemm

@@ -1,4 +1,6 @@
 // The portable kernels: the written formula, one output at a time. Slow, and the yardstick for the others.
+#include <cstddef>
+
 #include "native/core/cpu_features.h"
 #include "native/core/float16.h"
 #include "ops/formats/minifloat.h"
@@ -13,6 +15,14 @@ constexpr CodeValues<256> kE4M3Values = MinifloatValues<256>(kE4M3);
 
 float LoadFloat(const void* data, int64_t index, bool half) {
   return half ? HalfToFloat(static_cast<const uint16_t*>(data)[index]) : static_cast<const float*>(data)[index];
+}
+
+void StoreFloat(void* data, int64_t index, bool half, float value) {
+  if (half) {
+    static_cast<uint16_t*>(data)[index] = FloatToHalf(value);
+  } else {
+    static_cast<float*>(data)[index] = value;
+  }
 }
 
 /// What the code of channel k stands for.
@@ -71,15 +81,39 @@ template <Codes kA, Codes kB>
 void Run(const Args& args, const Block& block, const void*, void*) {
   for (int64_t row = block.row; row < block.row + block.rows; ++row) {
     for (int64_t n = block.n_begin; n < block.n_end; ++n) {
-      const float y = Output<kA, kB>(args, row, n);
-      if (args.half) {
-        static_cast<uint16_t*>(args.y)[row * args.n + n] = FloatToHalf(y);
-      } else {
-        static_cast<float*>(args.y)[row * args.n + n] = y;
-      }
+      StoreFloat(args.y, row * args.n + n, args.half, Output<kA, kB>(args, row, n));
     }
   }
 }
+
+/// Vectors of one lane.
+struct Isa {
+  using I = uint32_t;
+  using F = float;
+  static constexpr int64_t kLanes = 1;
+  static constexpr uint32_t kNeeds = kCpuAny;
+
+  static F SetF(float value) { return value; }
+  static I LoadI(const uint32_t* from) { return *from; }
+  static F LoadF(const float* from) { return *from; }
+  static void StoreF(float* to, F value) { *to = value; }
+  static F Mul(F a, F b) { return a * b; }
+  static F MulAdd(F a, F b, F c) { return a * b + c; }
+  template <int kBits>
+  static I ShiftRight(I value) {
+    return value >> kBits;
+  }
+  static F FromS8(I word) { return static_cast<F>(static_cast<int8_t>(word)); }
+  static float HalfToFloat(uint16_t half) { return lowbit::HalfToFloat(half); }
+  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
+    return lanes > 0 ? LoadFloat(data, index, half) : 0.0f;
+  }
+  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
+    if (lanes > 0) StoreFloat(data, index, half, value);
+  }
+};
+
+#include "ops/quant-gemm/cpu/lorc_up.inl"
 
 bool Any(const Shape&) { return true; }
 int64_t NoBytes(const Args&, int64_t) { return 0; }
@@ -109,6 +143,7 @@ constexpr GemmKernel kTable[] = {
 
 }  // namespace
 
+LorcUpKernel LorcUpScalar() { return kLorcUpKernel; }
 Table ScalarKernels() { return {kTable, sizeof kTable / sizeof kTable[0]}; }
 
 }  // namespace lowbit::gemm
