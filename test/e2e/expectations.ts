@@ -33,6 +33,14 @@ export const ladder: readonly Expectation[] = [
     tolerance: 0.015,
   },
   { scheme: 'W4A16 g128', recipe: 'w4a16', set: [], plain: 25.42, injected: 28.209, tolerance: 0.015 },
+  {
+    scheme: 'W4A8 integer, g128',
+    recipe: 'w4a16',
+    set: ['activation.format=s8'],
+    plain: 25.47,
+    injected: 33.844,
+    tolerance: 0.015,
+  },
   { scheme: 'W4A16 g128, GPTQ', recipe: 'w4a16', set: gptq, plain: 24.578, injected: 26.729, tolerance: 0.015 },
   {
     scheme: 'W4A4, per token / per channel',
@@ -101,6 +109,8 @@ export const ladder: readonly Expectation[] = [
       ['W4A8 float, g128', rtn, 24.479, 26.815],
       ['… + GPTQ', [], 24.241, 26.112],
       ['… + GPTQ, scales in powers of two', ['weight.scaleConstraint=m1'], 24.871, 27.055],
+      ['… + LoRC of rank 8', [...rtn, 'lorc.rank=8'], 24.3, 26.523],
+      ['… + GPTQ + LoRC of rank 8', ['lorc.rank=8'], 24.09, 24.709],
     ] as const
   ).map(([scheme, set, plain, injected]) => ({
     ...{ scheme, recipe: 'zeroquant-fp-w4a8', set, plain, injected },

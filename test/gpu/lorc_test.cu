@@ -124,8 +124,9 @@ double ToDouble(DType type, const uint8_t* p, size_t i) {
   return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(p)[i]);
 }
 
-// Every kernel of the main product, its residual apart from y and in y: the same bits.
-void TestInPlace(Tally& tally, const Case& c, GemmArgs args, Random& random, int arch, const std::string& where) {
+// Every kernel of the main product, its residual apart from y and in y, and right behind the term: the same bits.
+void TestInPlace(Tally& tally, const Case& c, GemmArgs args, const LorcArgs& lorc, Random& random, int arch,
+                 const std::string& where) {
   if (c.a != Format::kS4 && c.a != Format::kS8 && c.a != Format::kNone) return;
   const size_t bytes = static_cast<size_t>(c.m) * c.n * (c.type == DType::kF32 ? 4 : 2);
   args.weight_format = c.a == Format::kS8 && c.a_group == 0 ? Format::kS8 : Format::kS4;
@@ -134,7 +135,11 @@ void TestInPlace(Tally& tally, const Case& c, GemmArgs args, Random& random, int
   DeviceArray<uint8_t> b_outlier(Bytes(random, static_cast<size_t>(c.n) * c.outliers + 1));
   DeviceArray<__half> b_scale(Scales(random, static_cast<size_t>(c.n) * args.b_scales(), 0.01f));
   DeviceArray<__half> b_outlier_scale(Scales(random, c.n, 0.001f));
-  DeviceArray<uint8_t> residual(Typed(random, c.type, static_cast<size_t>(c.m) * c.n)), y(bytes);
+  DeviceArray<uint8_t> residual(bytes), y(bytes);
+  GemmArgs term = args;
+  term.y = residual.get();
+  CHECK_CUDA(cuda::LaunchLorc(term, lorc, nullptr));
+  term.y = y.get();
   args.b = b.get();
   args.b_scale = reinterpret_cast<uint16_t*>(b_scale.get());
   args.b_outlier = reinterpret_cast<int8_t*>(b_outlier.get());
@@ -150,6 +155,11 @@ void TestInPlace(Tally& tally, const Case& c, GemmArgs args, Random& random, int
     args.residual = y.get();
     CHECK_CUDA(kernel.run(args, nullptr));
     tally.Add(y.host() == apart, where + ": " + kernel.name + " with its residual in y");
+    for (int again = 0; again < 3; ++again) {
+      CHECK_CUDA(cuda::LaunchLorc(term, lorc, nullptr));
+      CHECK_CUDA(kernel.run(args, nullptr));
+    }
+    tally.Add(y.host() == apart, where + ": " + kernel.name + " right behind the term");
   }
 }
 
@@ -202,7 +212,7 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   CHECK_CUDA(cuda::LaunchLorc(args, lorc, nullptr));
   const bool again = y.host() == got;
   tally.Add(wrong == 0 && again && y.guard_intact() && inner.guard_intact(), where + (again ? "" : ", not repeatable"));
-  TestInPlace(tally, c, args, random, arch, text);
+  TestInPlace(tally, c, args, lorc, random, arch, text);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ struct DecodePlan {
   int body_parts = 1;                           // stages of a body step: 1 for nibbles, 2 for bytes. Outliers have 2
   int body_bytes = 0;                           // of a weight row
   int unit_shift = 0;                           // logarithm of a segment's steps
-  int parts = 1, segments = 1;     // segments in a step and, if they are shorter than a step, in the body
+  int parts = 1, segments = 1;                  // segments in a step and, if they are shorter than a step, in the body
   int tiles = 0;                                // of 32 output channels
   int a_scales = 0, b_scales = 0;               // of a row
   int token_segments = 0;                       // of the longest slice: token scales that a warp stages

@@ -48,7 +48,8 @@ StreamPlan MakePlan(const GemmArgs& args, int split, int sms) {
     while (kStepChannels << p.unit_shift < args.segment()) ++p.unit_shift;
   }
   const int steps = p.body_steps + p.outlier_steps;
-  p.split = split > 0 ? std::min(split, steps) : ChooseSplit((args.n + kBlockRows - 1) / kBlockRows, steps, Math::kActivationBytes, sms);
+  p.split = split > 0 ? std::min(split, steps)
+                      : ChooseSplit((args.n + kBlockRows - 1) / kBlockRows, steps, Math::kActivationBytes, sms);
   const int slots = p.body_steps * p.body_slots + 2 * p.outlier_steps;
   for (int i = 1; i <= p.split; ++i) {  // equal shares of the slots, rounded to steps
     const int at = (slots * i / p.split + p.body_slots / 2) / p.body_slots;
