@@ -25,9 +25,10 @@ if (!existsSync(file)) {
   process.exit(3);
 }
 if (what === 'bench') {
-  process.exit(
-    show('python3', [`${root}/bench/gpu/run.py`, file, rest[0] ?? `${folder}/gpu-bench.json`, ...rest.slice(1)]),
-  );
+  const results = rest[0] ?? `${folder}/gpu-bench.json`;
+  const products = show('python3', [`${root}/bench/gpu/run.py`, file, results, ...rest.slice(1)]);
+  const attention = results.replace(/(\.json)?$/, '-attention.json');
+  process.exit(show('python3', [`${root}/bench/gpu/attention.py`, file, attention, ...rest.slice(1)]) || products);
 }
 const kernels = show(file, rest);
 process.exit(show(process.execPath, [`${root}/dist/test/gpu/host.js`]) || kernels);

@@ -67,6 +67,17 @@ __device__ __forceinline__ void TensorLoadMulticast(const CUtensorMap* map, uint
       : "memory");
 }
 
+// ---- asynchronous copies of single threads ----
+// 16 bytes, by way of the L1 cache.
+__device__ __forceinline__ void AsyncCopy16(uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void AsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void AsyncWait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // Orders this thread's ordinary accesses to shared memory before later ones of the copy engine.
 __device__ __forceinline__ void FenceAsyncProxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

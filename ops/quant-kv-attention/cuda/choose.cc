@@ -23,7 +23,9 @@ template <int kBits>
 bool AcceptsDecode(const KvArgs& args) {
   const int d = args.head_dim;
   const bool turns = !args.rotate_on_read || (2 * args.pairs == d && (d == 64 || d == 128 || d == 256));
-  return args.bits == kBits && turns && AcceptsHalf(args);
+  const int64_t row_blocks = (args.query_rows() + 7) / 8;  // the grid's third dimension
+  return args.bits == kBits && turns && args.query_rows() < 65536 && args.batch * row_blocks < 65536 &&
+         AcceptsHalf(args);
 }
 template <int kBits>
 bool PrefersDecode(const KvArgs& args) {

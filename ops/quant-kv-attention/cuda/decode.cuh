@@ -19,13 +19,21 @@ constexpr int kDecodeKeys = 16;  // of a step: mma's rows
 constexpr int kMaxSplit = 8;     // blocks of a cluster
 constexpr float kNoScore = -1e30f;
 
-// How a launch divides the work: a block has 8 query rows of one kv head and a part of its keys.
+// How a launch divides the work: a block has 8 query rows of one kv head, or of a few, and a part of their keys.
 struct DecodePlan {
   KvArgs args;
+  int head_warps = 1;  // kv heads of a block: neighbouring warps have the same keys of different heads
   int warps = 4;       // of a block
   int split = 1;       // blocks of a cluster
   int row_blocks = 1;  // blocks of 8 query rows
   bool hopper = false;
+  uint32_t group_inverse = 0;  // ceil(2^32 / query heads of a kv head), 0 for one: query / group without a division
+  int table_offset = 0;        // of RoPE tables in shared memory
+
+  // Query row / query heads of a kv head; rows are fewer than 65536.
+  __device__ __forceinline__ int Token(int query) const {
+    return group_inverse ? static_cast<int>(__umulhi(static_cast<uint32_t>(query), group_inverse)) : query;
+  }
 };
 
 // The bytes of a row that one of kLanes lanes loads: kPieces pieces, neighbouring lanes' pieces side by side.
@@ -100,8 +108,11 @@ __device__ __forceinline__ uint32_t CodePair(uint32_t x, int pair) {
 // The same as plain float16 numbers.
 template <int kBits>
 __device__ __forceinline__ __half2 CodeHalves(uint32_t x, int pair) {
-  const uint32_t magic = 0x64006400u;  // 1024: its last place is 1
-  const uint32_t bits = CodePair<kBits>(x, pair) | magic;
+  const uint32_t mask = kBits == 8 ? 0x00ff00ffu : pair & 1 ? 0x00f000f0u : 0x000f000fu;
+  const uint32_t shifted = (kBits == 8 ? pair : pair & 2) ? x >> 8 : x;
+  uint32_t
+      bits;  // (shifted & mask) | 1024's pattern, whose last place is 1: one instruction only if both are registers
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(bits) : "r"(shifted), "r"(mask), "r"(0x64006400u));
   const __half2 v = *reinterpret_cast<const __half2*>(&bits);
   if (kBits == 8 || pair % 2 == 0) return __hsub2(v, __float2half2_rn(1024.0f));
   return __hfma2(v, __float2half2_rn(0.0625f), __float2half2_rn(-64.0f));
@@ -115,7 +126,7 @@ __device__ __forceinline__ float Exp2(float x) {
   return y;
 }
 
-// Where a lane's first key and value of a head are.
+// Where a lane's bytes of the first 16 keys and values of a head are: of key g, of value 2t, and their parameters.
 template <class Layout>
 struct DecodeSource {
   const uint8_t *key, *value;
@@ -124,10 +135,10 @@ struct DecodeSource {
 
   __device__ __forceinline__ DecodeSource(const KvArgs& args, int64_t head_row) : last(args.present_k.rows - 1) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    key = args.present_k.codes + head_row * Layout::kRowBytes + Layout::KeySlice::Offset(t, 0);
-    value = args.present_v.codes + head_row * Layout::kRowBytes + Layout::ValueSlice::Offset(g, 0);
-    key_params = reinterpret_cast<const uint32_t*>(args.present_k.params) + head_row;
-    value_params = reinterpret_cast<const uint32_t*>(args.present_v.params) + head_row;
+    key = args.present_k.codes + (head_row + g) * Layout::kRowBytes + Layout::KeySlice::Offset(t, 0);
+    value = args.present_v.codes + (head_row + 2 * t) * Layout::kRowBytes + Layout::ValueSlice::Offset(g, 0);
+    key_params = reinterpret_cast<const uint32_t*>(args.present_k.params) + head_row + g;
+    value_params = reinterpret_cast<const uint32_t*>(args.present_v.params) + head_row + g;
   }
 };
 
@@ -139,35 +150,51 @@ struct DecodeTile {
   uint32_t values[4][Layout::ValueSlice::kWords];
   uint32_t key_params[2], value_params[2];
 
-  __device__ __forceinline__ void Load(const DecodeSource<Layout>& from, int first) {
-    if (first + kDecodeKeys <= from.last + 1) {
-      Load(from, first, [](int row) { return row; });
-    } else {  // rows behind the cache are read as its last one
-      const int most = from.last - first;
-      Load(from, first, [most](int row) { return min(row, most); });
-    }
+  __device__ __forceinline__ void LoadKeys(const DecodeSource<Layout>& from, int first) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const uint8_t* key = from.key + static_cast<int64_t>(first) * Layout::kRowBytes;
+    const uint32_t* param = from.key_params + first;
+    Rows(from, first, g, [&](const auto& row) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int at = row(8 * r);
+#pragma unroll
+        for (int part = 0; part < Layout::kKeyParts; ++part) {
+          Layout::KeySlice::Load(key + at * Layout::kRowBytes + part * Layout::kPartBytes, t, Layout::kPartBytes,
+                                 keys[r][part]);
+        }
+        key_params[r] = __ldg(param + at);
+      }
+    });
+  }
+
+  __device__ __forceinline__ void LoadValues(const DecodeSource<Layout>& from, int first) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const uint8_t* value = from.value + static_cast<int64_t>(first) * Layout::kRowBytes;
+    const uint32_t* param = from.value_params + first;
+    Rows(from, first, 2 * t, [&](const auto& row) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        Layout::ValueSlice::Load(value + row((i & 1) + 4 * (i & 2)) * Layout::kRowBytes, g, Layout::kRowBytes,
+                                 values[i]);
+      }
+    });
+    Rows(from, first, g, [&](const auto& row) {
+      value_params[0] = __ldg(param + row(0));
+      value_params[1] = __ldg(param + row(8));
+    });
   }
 
  private:
-  template <class Row>
-  __device__ __forceinline__ void Load(const DecodeSource<Layout>& from, int first, const Row& row) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const uint8_t* key = from.key + static_cast<int64_t>(first) * Layout::kRowBytes;
-    const uint8_t* value = from.value + static_cast<int64_t>(first) * Layout::kRowBytes;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int part = 0; part < Layout::kKeyParts; ++part) {
-        Layout::KeySlice::Load(key + row(g + 8 * r) * Layout::kRowBytes + part * Layout::kPartBytes, t,
-                               Layout::kPartBytes, keys[r][part]);
-      }
-      key_params[r] = __ldg(from.key_params + first + row(g + 8 * r));
-      value_params[r] = __ldg(from.value_params + first + row(g + 8 * r));
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      Layout::ValueSlice::Load(value + row(2 * t + (i & 1) + 4 * (i & 2)) * Layout::kRowBytes, g, Layout::kRowBytes,
-                               values[i]);
+  // Calls `load` with a function that bounds the distance to a lane's first row, which is `own` rows behind `first`:
+  // rows behind the cache are read as its last one.
+  template <class Load>
+  __device__ static __forceinline__ void Rows(const DecodeSource<Layout>& from, int first, int own, const Load& load) {
+    if (first + kDecodeKeys - 1 <= from.last) {
+      load([](int row) { return row; });
+    } else {
+      const int most = from.last - first - own;
+      load([most](int row) { return min(row, most); });
     }
   }
 };

@@ -19,21 +19,23 @@ constexpr int QueryStride(int dim) { return dim + 8; }  // halves: neighbouring 
 
 // The block's queries, turned and halved, into shared memory.
 template <int kDim>
-__device__ __forceinline__ void StageQueries(const KvArgs& args, const KvSequence& sequence, int b, int kv_head,
+__device__ __forceinline__ void StageQueries(const DecodePlan& plan, const KvSequence& sequence, int b, int first_head,
                                              int first_row, int used, __half* to) {
+  const KvArgs& args = plan.args;
   constexpr int kChunks = kDim / 8;
   const int group = args.group();
-  for (int i = threadIdx.x; i < used * kChunks; i += blockDim.x) {
-    const int row = i / kChunks, c = i % kChunks * 8, query = first_row + row, s = query / group;
+  for (int i = threadIdx.x; i < plan.head_warps * used * kChunks; i += blockDim.x) {
+    const int at = i / kChunks, c = i % kChunks * 8, head = at / used, row = at - head * used;
+    const int query = first_row + row, s = plan.Token(query);
     const __half* x = static_cast<const __half*>(args.q) + (static_cast<int64_t>(b) * args.tokens + s) * args.q_stride +
-                      static_cast<int64_t>(kv_head * group + query % group) * kDim;
+                      static_cast<int64_t>((first_head + head) * group + query - s * group) * kDim;
     const int position = sequence.start + s;
     float v[8] = {};
     if (position < sequence.length) LoadTurned(args, x, c, position, v);
     uint32_t w[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) w[j] = Bits(__floats2half2_rn(0.5f * v[2 * j], 0.5f * v[2 * j + 1]));
-    *reinterpret_cast<uint4*>(to + row * QueryStride(kDim) + c) = make_uint4(w[0], w[1], w[2], w[3]);
+    *reinterpret_cast<uint4*>(to + at * QueryStride(kDim) + c) = make_uint4(w[0], w[1], w[2], w[3]);
   }
 }
 
@@ -82,23 +84,72 @@ struct DecodeRows {
   const __half* mask[2];
 };
 
-// Four neighbouring entries of a RoPE table, or more; `half2` words.
-template <int kWords>
-__device__ __forceinline__ void LoadTable(const __half* from, uint32_t (&to)[kWords]) {
-  if constexpr (kWords % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < kWords; i += 4) {
-      const uint4 v = __ldg(reinterpret_cast<const uint4*>(from) + i / 4);
-      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+// Rows of the RoPE tables in shared memory, those of this step and of the next, shared by warps that have the same keys
+// of different heads. A row is cos and sin side by side, its 16-byte chunks in an order that spreads what a warp reads
+// at once over the banks.
+template <int kDim>
+struct TableStage {
+  static constexpr int kPairs = kDim / 2, kChunks = kDim / 8;
+  static constexpr int kRowBytes = 16 * kChunks, kStepBytes = kDecodeKeys * kRowBytes;
+  static constexpr int kAtOnce = 32 / kChunks;  // rows that a warp asks for at once, each lane one chunk
+  static_assert(kChunks <= 32);
+  uint32_t base = 0;             // shared address
+  const __half* from = nullptr;  // the lane's chunk of row `own`
+  int own = 0, place = 0, warps = 1;
+
+  __device__ static constexpr int Place(int row, int chunk) {
+    return chunk ^ (row & 1) * (kChunks == 8 ? 4 : 1) ^ (chunk >> 3 & 1) << 1;
+  }
+
+  // `warp` of the `sharing` warps that share.
+  __device__ __forceinline__ void Start(const KvArgs& args, uint32_t shared, int warp, int sharing) {
+    const int lane = threadIdx.x % 32, chunk = lane % kChunks;
+    base = shared;
+    warps = sharing;
+    own = warp * kAtOnce + lane / kChunks;
+    place = Place(own, chunk);
+    from = static_cast<const __half*>(chunk < kChunks / 2 ? args.cos : args.sin) + chunk % (kChunks / 2) * 8;
+  }
+
+  // Asks for this warp's share of the rows of positions [first, first + 16); beyond the tables their last row comes.
+  __device__ __forceinline__ void Ask(const KvArgs& args, int first, int step) const {
+    const uint32_t to = base + step % 2 * kStepBytes;
+    const int most = args.limit - 1 - first;
+    const __half* rows = from + static_cast<int64_t>(first) * kPairs;
+    for (int row = own; row < kDecodeKeys; row += kAtOnce * warps) {
+      // Where a warp asks for one row at once, its rows are even and odd in turn.
+      const int flipped = kAtOnce == 1 ? place ^ ((row ^ own) & 1) : place;
+      AsyncCopy16(to + row * kRowBytes + flipped * 16, rows + ::min(row, most) * kPairs);
     }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kWords; i += 2) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(from) + i / 2);
-      to[i] = v.x, to[i + 1] = v.y;
+    AsyncCommit();
+  }
+
+  // What this warp asked for is there; then, what all did. `barrier` is theirs.
+  __device__ __forceinline__ void Await(int barrier) const {
+    AsyncWait<0>();
+    if (warps == 1) {
+      __syncwarp();
+    } else {
+      asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(32 * warps) : "memory");
     }
   }
-}
+
+  // 2 * kWords neighbouring entries, which lie in one chunk.
+  template <int kWords>
+  __device__ __forceinline__ void Load(int step, int row, bool sin, int entry, uint32_t (&to)[kWords]) const {
+    const int chunk = (sin ? kChunks / 2 : 0) + entry / 8;
+    const uint32_t at = base + step % 2 * kStepBytes + row * kRowBytes + Place(row, chunk) * 16 + entry % 8 * 2;
+    if constexpr (kWords == 4) {
+      const uint4 v = LoadShared16(at);
+      to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(to[i]) : "r"(at + 4 * i) : "memory");
+      }
+    }
+  }
+};
 
 // (a, b) turned: what two pairs of 16-bit lanes hold of two channels each.
 struct Turned {
@@ -110,8 +161,8 @@ __device__ __forceinline__ Turned TurnPair(__half2 a, __half2 b, __half2 cos, __
 
 // scores^T of 16 keys and 8 queries: q . codes, or with kTurn q . turned keys.
 template <int kBits, int kDim, Turn kTurn, class Layout>
-__device__ __forceinline__ void Products(const KvArgs& args, const DecodeTile<Layout>& tile,
-                                         const DecodeQuery<Layout>& q, int first, float (&sum)[4]) {
+__device__ __forceinline__ void Products(const DecodeTile<Layout>& tile, const DecodeQuery<Layout>& q,
+                                         const TableStage<kDim>& tables, int step, float (&sum)[4]) {
   constexpr int kPairs = Layout::kWordCodes / 2;  // of codes in a word
   float product[2][4] = {};                       // two chains: a product waits for the one before it
   if constexpr (kTurn == Turn::kNone) {
@@ -127,19 +178,14 @@ __device__ __forceinline__ void Products(const KvArgs& args, const DecodeTile<La
     }
   } else {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    constexpr int kTablePairs = kDim / 2;
     constexpr bool kIsHalf = kTurn == Turn::kHalf;
     constexpr int kWordPairs = kIsHalf ? Layout::kWordCodes : kPairs;  // channel pairs in a word
     __half2 scale[2], min[2];
-    const __half *cos[2], *sin[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const __half2 params = __hmul2(Halves(tile.key_params[r]), __float2half2_rn(0.5f));
       scale[r] = __low2half2(params);
       min[r] = __high2half2(params);
-      const int64_t at = static_cast<int64_t>(::min(first + g + 8 * r, args.limit - 1)) * kTablePairs;
-      cos[r] = static_cast<const __half*>(args.cos) + at;
-      sin[r] = static_cast<const __half*>(args.sin) + at;
     }
 #pragma unroll
     for (int word = 0; word < Layout::kKeyWords; ++word) {
@@ -147,8 +193,8 @@ __device__ __forceinline__ void Products(const KvArgs& args, const DecodeTile<La
       const int entry = kIsHalf ? Layout::KeyChannel(t, 0, word, 0) : Layout::KeyChannel(t, 0, word, 0) / 2;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        LoadTable<kWordPairs / 2>(cos[r] + entry, c[r]);
-        LoadTable<kWordPairs / 2>(sin[r] + entry, s[r]);
+        tables.Load(step, g + 8 * r, false, entry, c[r]);
+        tables.Load(step, g + 8 * r, true, entry, s[r]);
       }
       if constexpr (kIsHalf) {
         // Pair i: channels i and i + kPairs of the word in the row's first half, and their partners in the second.
@@ -236,14 +282,16 @@ __device__ __forceinline__ void Scores(const KvArgs& args, const DecodeTile<Layo
   }
 }
 
-// One step of the running softmax.
-template <int kBits, int kDim, Turn kTurn, bool kPlain, class Layout>
+// One step of the running softmax. `keys_done` may load the next keys.
+template <int kBits, int kDim, Turn kTurn, bool kPlain, class Layout, class KeysDone>
 __device__ __forceinline__ void Step(const KvArgs& args, const DecodeTile<Layout>& tile, const DecodeQuery<Layout>& q,
-                                     int first, const DecodeRows& rows, DecodeState<Layout>& state) {
+                                     const TableStage<kDim>& tables, int step, int first, const DecodeRows& rows,
+                                     DecodeState<Layout>& state, const KeysDone& keys_done) {
   float product[4], score[2][2];
   bool seen[2][2] = {{true, true}, {true, true}};
-  Products<kBits, kDim, kTurn>(args, tile, q, first, product);
+  Products<kBits, kDim, kTurn>(tile, q, tables, step, product);
   Scores<kTurn, kPlain>(args, tile, q, first, rows, product, state, score, seen);
+  keys_done();
   const float2 values[2] = {ParamsOf(tile.value_params[0]), ParamsOf(tile.value_params[1])};
   constexpr float kRoom = 8.0f;  // weights up to 2^8 fit float16 beside the values' scales
   const float highest = fmaxf(fmaxf(score[0][0], score[1][0]), fmaxf(score[0][1], score[1][1]));
@@ -292,7 +340,7 @@ __device__ __forceinline__ void StoreState(const DecodeState<Layout>& state, con
     }
     const int row = 2 * t + i;
     if (row >= shared.rows) continue;
-    const float unit = 0x1p24f / state.value_factor;
+    const float unit = __fdividef(0x1p24f, state.value_factor);  // a power of two
     float* sums = shared.Sums(warp, row);
 #pragma unroll
     for (int tile = 0; tile < Layout::kTiles; ++tile) {
@@ -325,45 +373,52 @@ __device__ __forceinline__ const float* PartOf(const float* p, int rank, int spl
   return p;
 }
 
-// Adds the parts of the block's warps into those of its first, then the cluster's blocks, and writes y.
+// For each head, adds the parts of the block's warps into those of the first that has it, then the cluster's blocks,
+// and writes y.
 template <int kDim>
 __device__ __forceinline__ void Merge(const DecodePlan& plan, const DecodeShared& shared, const KvSequence& sequence,
-                                      int b, int kv_head, int first_row, int rank) {
+                                      int b, int first_head, int first_row, int rank) {
   const KvArgs& args = plan.args;
-  const int threads = plan.warps * 32;
-  for (int i = threadIdx.x; i < shared.rows * kDim; i += threads) {
-    const int row = i / kDim, c = i % kDim;
-    Merged m;
-    for (int w = 0; w < plan.warps; ++w) m.Add(shared.Meta(w, row)[0], shared.Sums(w, row)[c], shared.Meta(w, row)[1]);
-    shared.Sums(0, row)[c] = m.sum;
-  }
-  __syncthreads();
-  if (threadIdx.x < shared.rows) {
-    const int row = threadIdx.x;
-    Merged m;
-    for (int w = 0; w < plan.warps; ++w) m.Add(shared.Meta(w, row)[0], 0.0f, shared.Meta(w, row)[1]);
-    shared.Meta(0, row)[0] = m.top, shared.Meta(0, row)[1] = m.total;
+  const int threads = plan.warps * 32, rows = plan.head_warps * shared.rows;  // of all heads
+  if (plan.warps > plan.head_warps) {
+    for (int i = threadIdx.x; i < rows * kDim; i += threads) {
+      const int head = i / kDim / shared.rows, row = i / kDim - head * shared.rows, c = i % kDim;
+      Merged m;
+      for (int w = head; w < plan.warps; w += plan.head_warps) {
+        m.Add(shared.Meta(w, row)[0], shared.Sums(w, row)[c], shared.Meta(w, row)[1]);
+      }
+      shared.Sums(head, row)[c] = m.sum;
+    }
+    __syncthreads();
+    if (threadIdx.x < rows) {
+      const int head = threadIdx.x / shared.rows, row = threadIdx.x - head * shared.rows;
+      Merged m;
+      for (int w = head; w < plan.warps; w += plan.head_warps) {
+        m.Add(shared.Meta(w, row)[0], 0.0f, shared.Meta(w, row)[1]);
+      }
+      shared.Meta(head, row)[0] = m.top, shared.Meta(head, row)[1] = m.total;
+    }
   }
 #if __CUDA_ARCH__ >= 900
   if (plan.split > 1) ClusterSync();
 #endif
   if (plan.split == 1) __syncthreads();
   const int group = args.group();
-  for (int i = rank * threads + threadIdx.x; i < shared.rows * kDim; i += plan.split * threads) {
-    const int row = i / kDim, c = i % kDim;
+  for (int i = rank * threads + threadIdx.x; i < rows * kDim; i += plan.split * threads) {
+    const int head = i / kDim / shared.rows, row = i / kDim - head * shared.rows, c = i % kDim;
     Merged m;
 #pragma unroll
     for (int r = 0; r < kMaxSplit; ++r) {
       if (r >= plan.split) break;
-      const float* meta = PartOf(shared.Meta(0, row), r, plan.split);
-      m.Add(meta[0], PartOf(shared.Sums(0, row), r, plan.split)[c], meta[1]);
+      const float* meta = PartOf(shared.Meta(head, row), r, plan.split);
+      m.Add(meta[0], PartOf(shared.Sums(head, row), r, plan.split)[c], meta[1]);
     }
-    const int query = first_row + row, s = query / group, head = kv_head * group + query % group;
+    const int query = first_row + row, s = plan.Token(query), q_head = (first_head + head) * group + query - s * group;
     float y = m.total == 0.0f ? 0.0f : __fdividef(m.sum, m.total);
     if (sequence.start + s >= sequence.length) y = 0.0f;
     if (!sequence.valid) y = __int_as_float(0x7fc00000);
     const int64_t token = static_cast<int64_t>(b) * args.tokens + s;
-    static_cast<__half*>(args.y)[(token * args.heads + head) * kDim + c] = __float2half_rn(y);
+    static_cast<__half*>(args.y)[(token * args.heads + q_head) * kDim + c] = __float2half_rn(y);
   }
 #if __CUDA_ARCH__ >= 900
   if (plan.split > 1) ClusterSync();  // others may still read this block's part
@@ -372,9 +427,9 @@ __device__ __forceinline__ void Merge(const DecodePlan& plan, const DecodeShared
 
 // Warps of a multiprocessor: registers hold two steps of keys and values, and what turning keys takes.
 template <int kBits, int kDim, Turn kTurn>
-constexpr int kResidentWarps = kBits * kDim > 512     ? 8
-                               : kTurn == Turn::kNone ? 16
-                                                      : 12;
+constexpr int kResidentWarps = kBits * kDim > 1024 ? 8
+                               : kBits* kDim > 512 ? 12
+                                                   : 16;
 
 template <int kBits, int kDim, Turn kTurn>
 __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
@@ -383,42 +438,54 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   extern __shared__ __align__(16) float smem[];
   const KvArgs& args = plan.args;
   const int warp = threadIdx.x / 32, t = threadIdx.x % 4, group = args.group();
-  const int b = blockIdx.z, rank = blockIdx.x;
-  const int kv_head = blockIdx.y / plan.row_blocks, first_row = blockIdx.y % plan.row_blocks * kDecodeRows;
+  const int rank = blockIdx.x;
+  const int first_head = blockIdx.y * plan.head_warps, kv_head = first_head + warp % plan.head_warps;
+  const int key_warps = plan.warps / plan.head_warps, key_warp = warp / plan.head_warps;
+  const int b = blockIdx.z / plan.row_blocks, first_row = blockIdx.z % plan.row_blocks * kDecodeRows;
   const int used = min(kDecodeRows, args.query_rows() - first_row);
   const KvSequence sequence(args, b);
   const DecodeSource<Layout> source(args, (static_cast<int64_t>(b) * args.kv_heads + kv_head) * args.present_k.rows);
 
   // Keys of the block: from the first that its first query sees to the last that its last one does.
   const int queries = sequence.length - sequence.start;
-  const int last_s = min((first_row + used - 1) / group, queries - 1);
-  const KvSpan first_span(args, sequence, first_row / group), last_span(args, sequence, max(0, last_s));
+  const int first_s = plan.Token(first_row), last_s = min(plan.Token(first_row + used - 1), queries - 1);
+  const KvSpan first_span(args, sequence, first_s), last_span(args, sequence, max(0, last_s));
   const int begin = first_span.begin / kDecodeKeys * kDecodeKeys;
-  const int end = queries > first_row / group ? last_span.end : 0;
-  const int stride = plan.split * plan.warps * kDecodeKeys;
-  int key = begin + (rank * plan.warps + warp) * kDecodeKeys;
+  const int end = queries > first_s ? last_span.end : 0;
+  const int stride = plan.split * key_warps * kDecodeKeys;
+  int key = begin + (rank * key_warps + key_warp) * kDecodeKeys;
 
   // Queries and lengths are older than the append kernel, which may still be writing the cache.
   __half* staged = reinterpret_cast<__half*>(smem);
-  StageQueries<kDim>(args, sequence, b, kv_head, first_row, used, staged);
+  StageQueries<kDim>(plan, sequence, b, first_head, first_row, used, staged);
+  TableStage<kDim> tables;
+  constexpr bool kTables = kTurn != Turn::kNone;
+  if constexpr (kTables) {
+    tables.Start(args, SharedAddress(smem) + plan.table_offset + key_warp * 2 * TableStage<kDim>::kStepBytes,
+                 warp % plan.head_warps, plan.head_warps);
+    if (key < end) tables.Ask(args, key, 0);
+  }
   WaitForPriorKernelsIfAny();
-  DecodeTile<Layout> tile[2];
-  if (key < end) tile[0].Load(source, key);
+  DecodeTile<Layout> tile;
+  if (key < end) {
+    tile.LoadKeys(source, key);
+    tile.LoadValues(source, key);
+  }
   __syncthreads();
   DecodeQuery<Layout> q;
-  LoadQuery<kBits, kDim, kTurn>(args, staged, used, q);
+  LoadQuery<kBits, kDim, kTurn>(args, staged + warp % plan.head_warps * used * QueryStride(kDim), used, q);
   __syncthreads();  // the queries' memory becomes that of the sums
 
   DecodeRows rows;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int query = first_row + min(2 * t + i, used - 1), s = query / group;
+    const int query = first_row + min(2 * t + i, used - 1), s = plan.Token(query);
     const KvSpan span(args, sequence, min(s, max(0, queries - 1)));
     rows.begin[i] = span.begin;
     rows.end[i] = span.end;
     rows.mask[i] = static_cast<const __half*>(args.mask);
     if (args.mask) {
-      rows.mask[i] += b * args.mask_batch_stride + (kv_head * group + query % group) * args.mask_head_stride +
+      rows.mask[i] += b * args.mask_batch_stride + (kv_head * group + query - s * group) * args.mask_head_stride +
                       s * args.mask_row_stride;
     }
   }
@@ -426,24 +493,27 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   const int plain_begin = plain ? last_span.begin : INT_MAX, plain_end = first_span.end;
 
   DecodeState<Layout> state;
-  const auto step = [&](DecodeTile<Layout>& now, DecodeTile<Layout>& next) {
-    if (key + stride < end) next.Load(source, key + stride);
-    if (key >= plain_begin && key + kDecodeKeys <= plain_end) {
-      Step<kBits, kDim, kTurn, true>(args, now, q, key, rows, state);
-    } else {
-      Step<kBits, kDim, kTurn, false>(args, now, q, key, rows, state);
+  // Registers take the next keys when these have become scores, the next values when these are added.
+  for (int step = 0; key < end; ++step, key += stride) {
+    const bool more = key + stride < end;
+    if constexpr (kTables) {
+      tables.Await(1 + key_warp);  // also: all have done with what is overwritten now
+      if (more) tables.Ask(args, key + stride, step + 1);
     }
-    key += stride;
-  };
-  while (key < end) {
-    step(tile[0], tile[1]);
-    if (key >= end) break;
-    step(tile[1], tile[0]);
+    const auto keys_done = [&] {
+      if (more) tile.LoadKeys(source, key + stride);
+    };
+    if (key >= plain_begin && key + kDecodeKeys <= plain_end) {
+      Step<kBits, kDim, kTurn, true>(args, tile, q, tables, step, key, rows, state, keys_done);
+    } else {
+      Step<kBits, kDim, kTurn, false>(args, tile, q, tables, step, key, rows, state, keys_done);
+    }
+    if (more) tile.LoadValues(source, key + stride);
   }
   const DecodeShared shared(smem, used, kDim, plan.warps);
   StoreState<kBits>(state, shared);
   __syncthreads();
-  Merge<kDim>(plan, shared, sequence, b, kv_head, first_row, rank);
+  Merge<kDim>(plan, shared, sequence, b, first_head, first_row, rank);
 }
 
 }  // namespace lowbit::cuda

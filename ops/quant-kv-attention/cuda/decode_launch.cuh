@@ -16,14 +16,23 @@ inline cudaError_t MakeDecodePlan(const KvArgs& args, int resident_warps, Decode
   plan->row_blocks = (args.query_rows() + kDecodeRows - 1) / kDecodeRows;
   plan->hopper = major >= 9;
   const int most_split = plan->hopper ? kMaxSplit : 1;
-  // Each doubling while all blocks are on the device at once: larger blocks, then clusters, then blocks again.
-  const int64_t blocks = static_cast<int64_t>(args.batch) * args.kv_heads * plan->row_blocks;
-  const auto fits = [&] {
-    return blocks * plan->split * plan->warps * 2 <= static_cast<int64_t>(sms) * resident_warps;
+  if (args.group() > 1) {
+    plan->group_inverse =
+        static_cast<uint32_t>((0x100000000ull + args.group() - 1) / static_cast<unsigned>(args.group()));
+  }
+  const int64_t heads = static_cast<int64_t>(args.batch) * args.kv_heads * plan->row_blocks;
+  // Keys that are turned share the tables' rows with other heads, where there are heads enough.
+  while (args.rotate_on_read && plan->head_warps < 4 && args.kv_heads % (2 * plan->head_warps) == 0 &&
+         heads / plan->head_warps >= sms) {
+    plan->head_warps *= 2;
+  }
+  // Doubled while all warps are on the device at once. Large clusters only find room on half of it.
+  const int64_t blocks = heads / plan->head_warps;
+  const auto fits = [&](int warps, int split) {
+    return blocks * warps * split <= static_cast<int64_t>(sms) * (split >= 4 ? 8 : resident_warps);
   };
-  while (plan->warps < 8 && fits()) plan->warps *= 2;
-  while (plan->split < most_split && fits()) plan->split *= 2;
-  while (plan->warps * 2 <= resident_warps && fits()) plan->warps *= 2;
+  while (plan->split < most_split && fits(plan->warps, 2 * plan->split)) plan->split *= 2;
+  while (2 * plan->warps <= resident_warps && fits(2 * plan->warps, plan->split)) plan->warps *= 2;
   return e;
 }
 
@@ -33,7 +42,9 @@ cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
   cudaError_t e = MakeDecodePlan(args, kResidentWarps<kBits, kDim, kTurn>, &plan);
   if (e != cudaSuccess) return e;
   const int used = std::min(kDecodeRows, args.query_rows());
-  const size_t bytes = sizeof(float) * plan.warps * used * (kDim + 2);
+  plan.table_offset = static_cast<int>((sizeof(float) * plan.warps * used * (kDim + 2) + 127) / 128 * 128);
+  const size_t tables = kTurn == Turn::kNone ? 0 : plan.warps / plan.head_warps * 2 * TableStage<kDim>::kStepBytes;
+  const size_t bytes = plan.table_offset + tables;
   auto* kernel = DecodeKernel<kBits, kDim, kTurn>;
   e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (e != cudaSuccess) return e;
@@ -45,8 +56,8 @@ cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
   attributes[1].val.clusterDim.x = static_cast<unsigned>(plan.split);
   attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(args.kv_heads * plan.row_blocks),
-                        static_cast<unsigned>(args.batch));
+  launch.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(args.kv_heads / plan.head_warps),
+                        static_cast<unsigned>(args.batch * plan.row_blocks));
   launch.blockDim = dim3(32 * static_cast<unsigned>(plan.warps));
   launch.dynamicSmemBytes = bytes;
   launch.stream = stream;

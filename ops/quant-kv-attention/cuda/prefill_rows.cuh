@@ -2,22 +2,35 @@
 // a time, in chunks of 16 bytes (wgmma_f16.cuh). Eight lanes take the same chunk of eight neighbouring rows, so that
 // their stores meet no bank twice; the four groups of a warp take neighbouring chunks, so that loads join up.
 #pragma once
+#include "ops/common/cuda/ptx.cuh"
 #include "ops/quant-kv-attention/cuda/sequence.cuh"
 
 namespace lowbit::cuda {
 
-// What of a row a lane handles at once: a chunk, or two whose channels RoPE turns together.
-struct ChunkPlan {
-  int pairs = 0;          // items below are two chunks, c and c + pairs
-  int items = 0;          // of a row
-  int turned_chunks = 0;  // chunks below hold neighbours that are turned together (interleaved)
+// How rows become tiles. As constants where they can be: a branch for each chunk costs more than the chunk.
+enum class Filling : int {
+  kPlain,   // dequantized only
+  kHalves,  // all channels turned, first half with second
+  kAny,     // whatever the arguments say
+};
 
-  __device__ __forceinline__ ChunkPlan(const KvArgs& args, int dim, bool turn) {
-    if (turn && args.rotary == KvRotary::kHalf) pairs = args.pairs / 8;
-    if (turn && args.rotary == KvRotary::kInterleaved) turned_chunks = args.pairs / 4;
-    items = dim / 8 - pairs;
+// What of a row a lane handles at once: a chunk, or two whose channels RoPE turns together.
+template <Filling kFilling, int kDim>
+struct ChunkPlan {
+  int any_pairs = 0, any_turned = 0;
+
+  __device__ __forceinline__ explicit ChunkPlan(const KvArgs& args) {
+    if (kFilling == Filling::kAny && args.rotary == KvRotary::kHalf) any_pairs = args.pairs / 8;
+    if (kFilling == Filling::kAny && args.rotary == KvRotary::kInterleaved) any_turned = args.pairs / 4;
   }
-  __device__ __forceinline__ int chunk(int item) const { return item < pairs ? item : item + pairs; }
+  // Items below are two chunks, c and c + pairs.
+  __device__ __forceinline__ int pairs() const {
+    return kFilling == Filling::kPlain ? 0 : kFilling == Filling::kHalves ? kDim / 16 : any_pairs;
+  }
+  __device__ __forceinline__ int items() const { return kDim / 8 - pairs(); }
+  // Chunks below hold neighbours that are turned together (interleaved).
+  __device__ __forceinline__ int turned_chunks() const { return kFilling == Filling::kAny ? any_turned : 0; }
+  __device__ __forceinline__ int chunk(int item) const { return item < pairs() ? item : item + pairs(); }
 };
 
 // Eight float16 numbers.
@@ -103,58 +116,135 @@ __device__ __forceinline__ void TurnNeighbours(Chunk& a, const __half* cos, cons
   }
 }
 
-// Rows [first, first + kKeys) of a head as a tile; rows from `end` on are zeros. Keys come at half their size where
-// they are turned here, so that none overflows. Called by 128 threads.
+// Fills tiles with the keys or the values of a head, called by 128 threads, 32 rows a step. Codes are asked for two
+// steps ahead, RoPE tables one. Rows from `end` on are zeros. Keys come at half their size where they are turned here,
+// so that none overflows.
 //
 // A value row of NaN parameters makes every query that sees it NaN. Zero weights must not meet it, so its tile row is
 // zeros and its key becomes NaN instead: scores are masked before they count.
-template <int kBits, int kDim, int kKeys, bool kIsKey>
-__device__ __forceinline__ void FillTile(const KvArgs& args, const ChunkPlan& plan, int64_t head_row, int first,
-                                         int end, uint8_t* tile) {
-  constexpr int kGroups = kKeys / 32, kMostItems = (kDim / 8 + 3) / 4;
-  const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, eighth = lane % 8, part = lane / 8;
-  const KvRows& cache = kIsKey ? args.present_k : args.present_v;
+template <int kBits, int kDim, int kKeys, bool kIsKey, Filling kFilling>
+class TileFiller {
+ public:
+  // Shared memory for RoPE tables.
+  static constexpr int kStageBytes = 2 * 2 * ((kDim / 16 + 3) / 4) * 16 * 128;
+
+  __device__ __forceinline__ TileFiller(const KvArgs& args, int64_t head_row, int begin, int end, const uint8_t* stage)
+      : args_(args),
+        plan_(args),
+        row_(threadIdx.x % 128 / 32 * 8 + threadIdx.x % 8),
+        part_(threadIdx.x % 32 / 8),
+        end_(end),
+        stage_(SharedAddress(stage) + threadIdx.x % 128 * 16) {
+    const KvRows& cache = kIsKey ? args.present_k : args.present_v;
+    codes_ = cache.codes + head_row * kRowBytes + part_ * kBits;
+    params_ = reinterpret_cast<const uint32_t*>(cache.params) + head_row;
+    value_params_ = reinterpret_cast<const uint32_t*>(args.present_v.params) + head_row;
+    Load(begin, raw_[0]);
+    Load(begin + kStep, raw_[1]);
+    AskTables(begin, 0);
+  }
+
+  // Rows [first, first + kKeys); the next call must be for those behind.
+  __device__ __forceinline__ void Fill(int first, uint8_t* tile) {
 #pragma unroll
-  for (int group = 0; group < kGroups; ++group) {
-    const int row = (group * 4 + warp) * 8 + eighth, j = first + row;
-    const bool there = j < end;
-    const int64_t at = head_row + (there ? j : 0);
-    const uint8_t* codes = cache.codes + at * (kDim * kBits / 8);
-    CodeWords<kBits> own[kMostItems], other[kMostItems];
-#pragma unroll
-    for (int i = 0; i < kMostItems; ++i) {
-      const int item = 4 * i + part, chunk = plan.chunk(item);
-      if (item < plan.items) own[i] = LoadCodes<kBits>(codes, chunk);
-      if (kIsKey && item < plan.pairs) other[i] = LoadCodes<kBits>(codes, chunk + plan.pairs);
-    }
-    uint32_t params = __ldg(reinterpret_cast<const uint32_t*>(cache.params) + at);
-    const uint32_t value_params =
-        kIsKey ? __ldg(reinterpret_cast<const uint32_t*>(args.present_v.params) + at) : params;
-    const bool nan_value = (value_params & 0x7c00) == 0x7c00;
-    if (kIsKey && nan_value) params = 0x7e007e00u;
-    if (!there || (!kIsKey && nan_value)) params = 0;
-    __half2 both = *reinterpret_cast<const __half2*>(&params);
-    if (kIsKey && (plan.pairs || plan.turned_chunks)) both = __hmul2(both, __float2half2_rn(0.5f));
-    const __half2 scale = __low2half2(both), min = __high2half2(both);
-    const int64_t table = static_cast<int64_t>(there ? j : 0) * args.pairs;
-    const __half *cos = static_cast<const __half*>(args.cos) + table,
-                 *sin = static_cast<const __half*>(args.sin) + table;
-#pragma unroll
-    for (int i = 0; i < kMostItems; ++i) {
-      const int item = 4 * i + part, chunk = plan.chunk(item);
-      if (item >= plan.items) continue;
-      Chunk a = Dequantize<kBits>(own[i], scale, min);
-      if (kIsKey && item < plan.pairs) {
-        Chunk b = Dequantize<kBits>(other[i], scale, min);
-        TurnChunks(a, b, LoadChunk(cos + 8 * chunk), LoadChunk(sin + 8 * chunk));
-        *reinterpret_cast<uint4*>(tile + ((chunk + plan.pairs) * kKeys + row) * 16) = WordsOf(b);
-      } else if (kIsKey && chunk < plan.turned_chunks) {
-        TurnNeighbours(a, cos + 4 * chunk, sin + 4 * chunk);
-      }
-      *reinterpret_cast<uint4*>(tile + (chunk * kKeys + row) * 16) = WordsOf(a);
+    for (int i = 0; i < kKeys / kStep; ++i) {
+      const int at = first + i * kStep;
+      AskTables(at + kStep, (i + 1) % 2);
+      Store(raw_[i % 2], i % 2, at + row_, tile + (i * kStep + row_) * 16);
+      Load(at + 2 * kStep, raw_[i % 2]);
     }
   }
-}
+
+ private:
+  static constexpr int kStep = 32;  // rows
+  static constexpr int kRowBytes = kDim * kBits / 8;
+  static constexpr bool kTurns = kFilling != Filling::kPlain;
+  static constexpr int kMostPairs = (kDim / 16 + 3) / 4;  // of a lane
+  static constexpr int kMostItems = kFilling == Filling::kHalves ? kMostPairs : (kDim / 8 + 3) / 4;
+  static_assert(kKeys / kStep % 2 == 0);
+
+  struct Raw {
+    CodeWords<kBits> own[kMostItems], other[kTurns ? kMostPairs : 1];
+    uint32_t params, value_params;
+  };
+  __device__ __forceinline__ void Load(int first, Raw& raw) const {
+    const int j = min(first + row_, end_ - 1);
+    const uint8_t* codes = codes_ + static_cast<int64_t>(j) * kRowBytes;
+    // Chunks behind the items are asked for as well, of the row's last item: a load under a branch is waited for.
+    const int last = plan_.items() - 1 - part_, pairs = plan_.pairs();
+#pragma unroll
+    for (int i = 0; i < kMostItems; ++i) {
+      const bool whole = kFilling != Filling::kAny && 4 * i + 4 <= (kFilling == Filling::kPlain ? kDim / 8 : kDim / 16);
+      const int item = whole ? 4 * i : min(4 * i, last);
+      const int chunk = kFilling == Filling::kAny && item + part_ >= pairs ? item + pairs : item;
+      raw.own[i] = LoadCodes<kBits>(codes, chunk);
+      if (kTurns && i < kMostPairs) {
+        raw.other[i] = LoadCodes<kBits>(codes, whole ? item + pairs : min(item + pairs, kDim / 8 - 1 - part_));
+      }
+    }
+    raw.params = __ldg(params_ + j);
+    if (kIsKey) raw.value_params = __ldg(value_params_ + j);
+  }
+
+  static constexpr int kPlane = 16 * 128;  // a chunk of each thread
+  __device__ __forceinline__ uint32_t Staged(int slot, int i) const {
+    return stage_ + (slot * kMostPairs + i) * 2 * kPlane;
+  }
+
+  __device__ __forceinline__ void AskTables(int first, int slot) const {
+    if (!kTurns || plan_.pairs() == 0) return;
+    const int64_t at = static_cast<int64_t>(min(first + row_, end_ - 1)) * args_.pairs;
+    const __half *cos = static_cast<const __half*>(args_.cos) + at, *sin = static_cast<const __half*>(args_.sin) + at;
+#pragma unroll
+    for (int i = 0; i < kMostPairs; ++i) {
+      const int item = min(4 * i + part_, plan_.pairs() - 1);
+      AsyncCopy16(Staged(slot, i), cos + 8 * item);
+      AsyncCopy16(Staged(slot, i) + kPlane, sin + 8 * item);
+    }
+    AsyncCommit();
+  }
+
+  __device__ __forceinline__ Chunk TableChunk(uint32_t at) const {
+    const uint4 w = LoadShared16(at);
+    Chunk c;
+    __builtin_memcpy(&c, &w, 16);
+    return c;
+  }
+
+  __device__ __forceinline__ void Store(const Raw& raw, int slot, int j, uint8_t* to) const {
+    const bool there = j < end_;
+    const bool nan_value = ((kIsKey ? raw.value_params : raw.params) & 0x7c00) == 0x7c00;
+    uint32_t params = kIsKey && nan_value ? 0x7e007e00u : raw.params;
+    if (!there || (!kIsKey && nan_value)) params = 0;
+    __half2 both = *reinterpret_cast<const __half2*>(&params);
+    if (kTurns) both = __hmul2(both, __float2half2_rn(0.5f));
+    const __half2 scale = __low2half2(both), min = __high2half2(both);
+    if (kTurns && plan_.pairs() > 0) AsyncWait<1>();
+#pragma unroll
+    for (int i = 0; i < kMostItems; ++i) {
+      const int item = 4 * i + part_, chunk = plan_.chunk(item);
+      if (item >= plan_.items()) break;
+      Chunk a = Dequantize<kBits>(raw.own[i], scale, min);
+      if (kTurns && i < kMostPairs && item < plan_.pairs()) {
+        Chunk b = Dequantize<kBits>(raw.other[i], scale, min);
+        TurnChunks(a, b, TableChunk(Staged(slot, i)), TableChunk(Staged(slot, i) + kPlane));
+        *reinterpret_cast<uint4*>(to + (chunk + plan_.pairs()) * (kKeys * 16)) = WordsOf(b);
+      } else if (kFilling == Filling::kAny && chunk < plan_.turned_chunks()) {
+        const int64_t table = static_cast<int64_t>(there ? j : 0) * args_.pairs + 4 * chunk;
+        TurnNeighbours(a, static_cast<const __half*>(args_.cos) + table, static_cast<const __half*>(args_.sin) + table);
+      }
+      *reinterpret_cast<uint4*>(to + chunk * (kKeys * 16)) = WordsOf(a);
+    }
+  }
+
+  const KvArgs& args_;
+  const ChunkPlan<kFilling, kDim> plan_;
+  const uint8_t* codes_;  // of the lane's first chunk
+  const uint32_t *params_, *value_params_;
+  const int row_, part_, end_;
+  const uint32_t stage_;  // shared address
+  Raw raw_[2];
+};
 
 // 64 query rows from `first` on into rows [to_row, to_row + 64) of a tile of `tile_rows`, turned and times `factor`.
 // Called by 128 threads.

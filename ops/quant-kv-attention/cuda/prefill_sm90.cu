@@ -1,7 +1,8 @@
 // Attention of many queries on Hopper's tensor cores. A block has 128 query rows (the heads of a group side by side)
-// of one kv head. One warpgroup dequantizes keys and values, tile by tile, into a ring in shared memory; two multiply
-// 64 rows each with them, keeping a running softmax in registers.
+// of one kv head. One warpgroup dequantizes keys and one values, tile by tile, into rings in shared memory; two
+// multiply 64 rows each with them, keeping a running softmax in registers.
 #include <algorithm>
+#include <type_traits>
 
 #include "ops/quant-kv-attention/cuda/prefill_rows.cuh"
 #include "ops/quant-kv-attention/cuda/wgmma_f16.cuh"
@@ -10,8 +11,8 @@ namespace lowbit::cuda {
 namespace {
 
 constexpr int kRows = 128;     // query rows of a block
-constexpr int kThreads = 384;  // a producing and two multiplying warpgroups
-constexpr int kSlots = 4;      // tiles of the ring: keys and values in turn
+constexpr int kThreads = 512;  // warpgroups: keys, values, two that multiply
+constexpr int kSlots = 2;      // tiles of a ring
 constexpr int kMultiplyingWarps = 8;
 
 template <int kDim>
@@ -19,7 +20,8 @@ struct Shape {
   static constexpr int kKeys = kDim <= 128 ? 128 : 64;  // of a tile
   static constexpr int kTileBytes = kKeys * kDim * 2;
   static constexpr int kQueryBytes = kRows * kDim * 2;
-  static constexpr int kSharedBytes = kQueryBytes + kSlots * kTileBytes + 2 * kSlots * 8;
+  static constexpr int kSharedBytes =
+      kQueryBytes + 2 * kSlots * (kTileBytes + 2 * 8) + TileFiller<4, kDim, kKeys, true, Filling::kAny>::kStageBytes;
   // Columns of one product of weights and values.
   static constexpr int kPanel = kDim % 128 == 0 ? 128 : kDim % 64 == 0 ? 64 : kDim % 32 == 0 ? 32 : 16;
   static constexpr int kPanels = kDim / kPanel;
@@ -34,6 +36,16 @@ __device__ __forceinline__ uint32_t Pack(float a, float b) {
   const __half2 v = __floats2half2_rn(a, b);
   return *reinterpret_cast<const uint32_t*>(&v);
 }
+
+// A place in a ring of tiles.
+struct Ring {
+  int slot = 0;
+  uint32_t phase = 0;
+
+  __device__ __forceinline__ void Next() {
+    if (++slot == kSlots) slot = 0, phase ^= 1;
+  }
+};
 
 // What the two rows of a thread see, and where their masks are.
 struct Rows {
@@ -62,14 +74,33 @@ __device__ __forceinline__ void Finish(const KvArgs& args, const Rows& rows, int
   }
 }
 
+template <int kBits, int kDim, bool kIsKey, Filling kFilling>
+__device__ __forceinline__ void Produce(const KvArgs& args, int64_t head_row, int begin, int end, uint8_t* tiles,
+                                        const uint8_t* stage, uint64_t* full, uint64_t* empty) {
+  constexpr int kKeys = Shape<kDim>::kKeys;
+  if (begin >= end) return;
+  TileFiller<kBits, kDim, kKeys, kIsKey, kFilling> filler(args, head_row, begin, end, stage);
+  Ring at;
+  for (int key = begin; key < end; key += kKeys) {
+    BarrierWait(empty + at.slot, at.phase ^ 1);  // the ring starts empty
+    filler.Fill(key, tiles + at.slot * Shape<kDim>::kTileBytes);
+    FenceAsyncProxy();
+    BarrierArrive(full + at.slot);
+    at.Next();
+  }
+}
+
 template <int kBits, int kDim>
 __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_constant__ KvArgs args) {
   using S = Shape<kDim>;
   constexpr int kKeys = S::kKeys, kPanel = S::kPanel;
   extern __shared__ __align__(128) uint8_t memory[];
-  uint8_t *queries = memory, *ring = memory + S::kQueryBytes;
-  uint64_t* full = reinterpret_cast<uint64_t*>(ring + kSlots * S::kTileBytes);
-  uint64_t* empty = full + kSlots;
+  uint8_t *queries = memory, *key_tiles = memory + S::kQueryBytes;
+  uint8_t* value_tiles = key_tiles + kSlots * S::kTileBytes;
+  uint8_t* stage = value_tiles + kSlots * S::kTileBytes;
+  uint64_t* key_full =
+      reinterpret_cast<uint64_t*>(stage + TileFiller<kBits, kDim, kKeys, true, Filling::kAny>::kStageBytes);
+  uint64_t *key_empty = key_full + kSlots, *value_full = key_empty + kSlots, *value_empty = value_full + kSlots;
   const int b = blockIdx.z, kv_head = blockIdx.y, group = args.group();
   const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kRows;  // late rows see most keys: they go first
   const KvSequence sequence(args, b);
@@ -83,8 +114,10 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < kSlots; ++i) {
-      BarrierInit(full + i, 128);
-      BarrierInit(empty + i, kMultiplyingWarps);
+      BarrierInit(key_full + i, 128);
+      BarrierInit(value_full + i, 128);
+      BarrierInit(key_empty + i, kMultiplyingWarps);
+      BarrierInit(value_empty + i, kMultiplyingWarps);
     }
     BarrierInitFence();
   }
@@ -93,26 +126,25 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == 0) {
     GiveRegisters<88>();
-    const ChunkPlan key_plan(args, kDim, args.rotate_on_read), value_plan(args, kDim, false);
-    int slot = 0;
-    uint32_t phase = 1;  // the ring starts empty
-    const auto next = [&] {
-      FenceAsyncProxy();
-      BarrierArrive(full + slot);
-      if (++slot == kSlots) slot = 0, phase ^= 1;
+    const auto produce = [&](auto filling) {
+      Produce<kBits, kDim, true, decltype(filling)::value>(args, head_row, begin, end, key_tiles, stage, key_full,
+                                                           key_empty);
     };
-    for (int key = begin; key < end; key += kKeys) {
-      BarrierWait(empty + slot, phase);
-      FillTile<kBits, kDim, kKeys, true>(args, key_plan, head_row, key, end, ring + slot * S::kTileBytes);
-      next();
-      BarrierWait(empty + slot, phase);
-      FillTile<kBits, kDim, kKeys, false>(args, value_plan, head_row, key, end, ring + slot * S::kTileBytes);
-      next();
+    if (!args.rotate_on_read) {
+      produce(std::integral_constant<Filling, Filling::kPlain>{});
+    } else if (args.rotary == KvRotary::kHalf && 2 * args.pairs == kDim) {
+      produce(std::integral_constant<Filling, Filling::kHalves>{});
+    } else {
+      produce(std::integral_constant<Filling, Filling::kAny>{});
     }
+  } else if (warpgroup == 1) {
+    GiveRegisters<40>();
+    Produce<kBits, kDim, false, Filling::kPlain>(args, head_row, begin, end, value_tiles, stage, value_full,
+                                                 value_empty);
   } else {
-    TakeRegisters<208>();
+    TakeRegisters<192>();
     const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
-    const int to_row = (warpgroup - 1) * 64, group_row = first_row + to_row;
+    const int to_row = (warpgroup - 2) * 64, group_row = first_row + to_row;
     const float factor = args.scale * 1.44269504f * (args.rotate_on_read ? 2.0f : 1.0f);  // turned keys come halved
     FillQueries<kDim>(args, sequence, b, kv_head, group_row, factor, queries, kRows, to_row);
     FenceAsyncProxy();
@@ -145,29 +177,40 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
 #pragma unroll
       for (int i = 0; i < kPanel / 2; ++i) sums[p][i] = 0.0f;
     }
-    float top[2] = {-1e30f, -1e30f}, total[2] = {};
-    int slot = 0;
-    uint32_t phase = 0;
-    const auto release = [&] {
-      if (lane == 0) BarrierArrive(empty + slot);
-      if (++slot == kSlots) slot = 0, phase ^= 1;
+    float score[kKeys / 2], top[2] = {-1e30f, -1e30f}, total[2] = {}, fade[2];
+    uint32_t weights[kKeys / 16][4];
+    Ring keys_at, values_at;
+    const auto release = [&](uint64_t* empty, Ring& at) {
+      if (lane == 0) BarrierArrive(empty + at.slot);
+      at.Next();
     };
     const uint64_t query_tile = ChannelsDescriptor(queries + to_row * 16, kRows);
-    for (int key = begin; key < end; key += kKeys) {
-      float score[kKeys / 2];
-      BarrierWait(full + slot, phase);
-      const uint64_t keys = ChannelsDescriptor(ring + slot * S::kTileBytes, kKeys);
+    const auto multiply_keys = [&] {
+      BarrierWait(key_full + keys_at.slot, keys_at.phase);
+      const uint64_t keys = ChannelsDescriptor(key_tiles + keys_at.slot * S::kTileBytes, kKeys);
       WgmmaFence();
 #pragma unroll
       for (int step = 0; step < kDim / 16; ++step) {
         WgmmaF16(score, query_tile + step * 2 * kRows, keys + step * 2 * kKeys, step > 0);
       }
       WgmmaCommit();
-      WgmmaWait<0>();
-      release();
+    };
+    const auto multiply_values = [&] {
+      BarrierWait(value_full + values_at.slot, values_at.phase);
+      const uint64_t values = RowsDescriptor(value_tiles + values_at.slot * S::kTileBytes, kKeys);
+      WgmmaFence();
+#pragma unroll
+      for (int step = 0; step < kKeys / 16; ++step) {
+#pragma unroll
+        for (int p = 0; p < S::kPanels; ++p) {
+          WgmmaF16(sums[p], weights[step], values + p * (kPanel / 8) * kKeys + step * 16, 1);
+        }
+      }
+      WgmmaCommit();
+    };
+    // Scores become weights against the new maxima; `fade` is what earlier sums are worth then.
+    const auto soften = [&](int key) {
       Finish(args, rows, key, key >= inside_begin && key + kKeys <= inside_end, score);
-
-      float fade[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float high = top[r];
@@ -185,30 +228,45 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
           total[r] += score[i + 2 * r] + score[i + 2 * r + 1];
         }
       }
-      uint32_t weights[kKeys / 16][4];
+    };
+    const auto pack_weights = [&] {
 #pragma unroll
       for (int i = 0; i < kKeys / 16; ++i) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) weights[i][j] = Pack(score[8 * i + 2 * j], score[8 * i + 2 * j + 1]);
       }
-#pragma unroll
-      for (int p = 0; p < S::kPanels; ++p) {
-#pragma unroll
-        for (int i = 0; i < kPanel / 2; ++i) sums[p][i] *= fade[i / 2 % 2];
-      }
-      BarrierWait(full + slot, phase);
-      const uint64_t values = RowsDescriptor(ring + slot * S::kTileBytes, kKeys);
-      WgmmaFence();
-#pragma unroll
-      for (int step = 0; step < kKeys / 16; ++step) {
+    };
+    // Named barriers 4 and 5 stand for the turns of the two.
+    const auto take_turn = [&] { asm volatile("bar.sync %0, 256;" ::"r"(2 + warpgroup) : "memory"); };
+    const auto pass_turn = [&] { asm volatile("bar.arrive %0, 256;" ::"r"(7 - warpgroup) : "memory"); };
+    if (begin < end) {
+      if (warpgroup == 3) pass_turn();
+      multiply_keys();
+      WgmmaWait<0>();
+      release(key_empty, keys_at);
+      soften(begin);
+      pack_weights();
+      // The softmax of a tile runs beside the products of the other warpgroup: they take turns at the tensor cores.
+      for (int key = begin + kKeys; key < end; key += kKeys) {
+        take_turn();
+        multiply_keys();
+        multiply_values();
+        pass_turn();
+        WgmmaWait<1>();
+        release(key_empty, keys_at);
+        soften(key);
+        WgmmaWait<0>();
+        release(value_empty, values_at);
 #pragma unroll
         for (int p = 0; p < S::kPanels; ++p) {
-          WgmmaF16(sums[p], weights[step], values + p * (kPanel / 8) * kKeys + step * 16, 1);
+#pragma unroll
+          for (int i = 0; i < kPanel / 2; ++i) sums[p][i] *= fade[i / 2 % 2];
         }
+        pack_weights();
       }
-      WgmmaCommit();
+      multiply_values();
+      if (warpgroup == 2) take_turn();  // the other's last pass
       WgmmaWait<0>();
-      release();
     }
 
 #pragma unroll
