@@ -1,6 +1,6 @@
 /**
  * Whole generations, batch 1: tokens per second of a prompt and of the steps after it, and memory. Models take turns, each run in a process of
- * its own; the fastest of several runs counts, since others share the machine.
+ * its own; the fastest of several runs counts, since others share the machine. Seconds on one thread are CPU time.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync } from 'node:fs';
