@@ -9,34 +9,36 @@ using namespace lowbit::cuda;
 
 extern "C" {
 
-// Formats: 4 or 8 bits, 0 for float16 activations. Float tensors are float16. Returns the CUDA error, -1 for no kernel.
+// Formats are numbers of ops/common/cuda/types.h's Format. Float tensors are float16. Returns the CUDA error, -1 for no
+// kernel.
 // `split` > 0 forces the streaming kernel with that many blocks a cluster.
 __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers,
-                                                      int group, int a_group, int weight_bits, int a_bits,
-                                                      const void* a, const float* a_scale, const void* b,
-                                                      const uint16_t* b_scale, const int8_t* b_outlier,
-                                                      const uint16_t* b_outlier_scale, void* y, int split,
-                                                      cudaStream_t stream) {
+                                                      int group, int a_group, int weight, int a_format, const void* a,
+                                                      const float* a_scale, const void* b, const uint16_t* b_scale,
+                                                      const int8_t* b_outlier, const uint16_t* b_outlier_scale, void* y,
+                                                      int split, cudaStream_t stream) {
   GemmArgs args;
   args.type = DType::kF16;
-  args.weight_format = weight_bits == 4 ? Format::kS4 : Format::kS8;
-  args.a_format = a_bits == 0 ? Format::kNone : a_bits == 4 ? Format::kS4 : Format::kS8;
+  args.weight_format = static_cast<Format>(weight);
+  args.a_format = static_cast<Format>(a_format);
   args.m = m, args.n = n, args.k = k, args.outliers = outliers, args.group_size = group, args.a_group_size = a_group;
   args.a = a, args.a_scale = a_scale, args.b = b, args.b_scale = b_scale;
   args.b_outlier = b_outlier, args.b_outlier_scale = b_outlier_scale, args.y = y;
   args.constant_weights = true;
-  if (split > 0) return a_bits ? LaunchStreamWith(args, split, stream) : LaunchStreamFloatWith(args, split, stream);
+  if (split > 0)
+    return args.a_format != Format::kNone ? LaunchStreamWith(args, split, stream)
+                                          : LaunchStreamFloatWith(args, split, stream);
   const GemmKernel* chosen = ChooseGemmKernel(args, 90, kernel);
   if (kernel && std::strcmp(chosen->name, kernel) != 0) return -1;
   return chosen->run(args, stream);
 }
 
 __attribute__((visibility("default"))) const char* bench_choice(int64_t m, int n, int k, int outliers, int group,
-                                                                int a_group, int weight_bits, int a_bits) {
+                                                                int a_group, int weight, int a_format) {
   GemmArgs args;
   args.type = DType::kF16;
-  args.weight_format = weight_bits == 4 ? Format::kS4 : Format::kS8;
-  args.a_format = a_bits == 0 ? Format::kNone : a_bits == 4 ? Format::kS4 : Format::kS8;
+  args.weight_format = static_cast<Format>(weight);
+  args.a_format = static_cast<Format>(a_format);
   args.m = m, args.n = n, args.k = k, args.outliers = outliers, args.group_size = group, args.a_group_size = a_group;
   return ChooseGemmKernel(args, 90, nullptr)->name;
 }

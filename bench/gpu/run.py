@@ -26,28 +26,43 @@ def ptr(t):
     return P(t.data_ptr()) if t is not None else P(0)
 
 
+# Numbers of ops/common/cuda/types.h's Format.
+FORMATS = {"s4": 0, "s8": 1, "float": 2, "s4_e4m3": 3, "e2m1": 4, "e4m3": 6}
+
+
+def codes(form, *shape):
+    """Random bytes; finite ones of a minifloat, small ones of 4 bits."""
+    if form == "s4_e4m3":
+        q = torch.randint(-8, 8, shape, dtype=torch.int16, device=dev)
+        return torch.where(q < 0, 128 - q, q).to(torch.uint8).view(torch.int8)
+    if form == "e4m3":
+        return torch.randn(shape, device=dev).to(torch.float8_e4m3fn).view(torch.int8)
+    high = 8 if form == "s4" else 128
+    return torch.randint(-high, high, shape, dtype=torch.int8, device=dev)
+
+
 class Weights:
     """Codes of one linear layer, `copies` of them one after the other."""
 
-    def __init__(self, n, k, bits, group, outliers, copies):
+    def __init__(self, n, k, form, group, outliers, copies):
         body = k - outliers
-        self.n, self.k, self.bits, self.group, self.outliers = n, k, bits, group, outliers
+        self.n, self.k, self.form, self.group, self.outliers = n, k, form, group, outliers
         self.groups = body // group if group else 1
         rand = lambda *s: torch.randint(-128, 128, s, dtype=torch.int8, device=dev)
-        self.b = [rand(n, body // 2 if bits == 4 else body) for _ in range(copies)]
+        nibbles = form in ("s4", "e2m1")
+        self.b = [rand(n, body // 2) if nibbles else codes(form, n, body) for _ in range(copies)]
         self.scale = [(torch.rand(n, self.groups, device=dev) * 0.01).half() for _ in range(copies)]
         self.outlier = [rand(n, outliers) for _ in range(copies)] if outliers else [None] * copies
         self.outlier_scale = [(torch.rand(n, device=dev) * 0.01).half() for _ in range(copies)]
         self.bytes = self.b[0].numel() + self.scale[0].numel() * 2 + n * outliers + (2 * n if outliers else 0)
 
 
-def ours(w, m, a_bits, kernel=None, split=0):
+def ours(w, m, a_form, kernel=None, split=0, a_group=None):
     """A function that runs call i, or None when the kernel does not take the shape."""
-    a_group = w.group if a_bits else 0
+    a_group = 0 if a_form == "float" else w.group if a_group is None else a_group
     scales = (w.groups if a_group else 1) + (1 if w.outliers else 0)
-    if a_bits:
-        high = 8 if a_bits == 4 else 128
-        a = torch.randint(-high, high, (m, w.k), dtype=torch.int8, device=dev)
+    if a_form != "float":
+        a = codes(a_form, m, w.k)
         a_scale = torch.rand(m, scales, device=dev) * 0.1
     else:
         a, a_scale = torch.randn(m, w.k, device=dev, dtype=torch.half), None
@@ -56,7 +71,7 @@ def ours(w, m, a_bits, kernel=None, split=0):
 
     def call(i):
         i %= len(w.b)
-        e = lib.bench_gemm(name, ctypes.c_int64(m), w.n, w.k, w.outliers, w.group, a_group, w.bits, a_bits, ptr(a), ptr(a_scale),
+        e = lib.bench_gemm(name, ctypes.c_int64(m), w.n, w.k, w.outliers, w.group, a_group, FORMATS[w.form], FORMATS[a_form], ptr(a), ptr(a_scale),
                            ptr(w.b[i]), ptr(w.scale[i]), ptr(w.outlier[i]), ptr(w.outlier_scale[i]), ptr(y), split,
                            P(torch.cuda.current_stream().cuda_stream))
         if e != 0:
@@ -146,32 +161,36 @@ print(f"{result['device']}, copy {copy:.0f} GB/s (read and written)")
 for k, n in shapes:
     copies = max(2, int(2.2e8 / (n * k / 2)))
     few = min(copies, max(2, int(3e8 / (n * k))))
-    atom = Weights(n, k, 4, 128, 128, copies)
-    g128 = Weights(n, k, 4, 128, 0, copies)
-    channel = Weights(n, k, 8, 0, 0, few)
+    atom = Weights(n, k, "s4", 128, 128, copies)
+    g128 = Weights(n, k, "s4", 128, 0, copies)
+    channel = Weights(n, k, "s8", 0, 0, few)
+    fp4, fp8 = Weights(n, k, "e2m1", 128, 0, copies), Weights(n, k, "e4m3", 128, 0, few)
     for m in tokens:
         makers = peers(m, n, k, few)
-        makers["atom_w4a4"] = lambda: ours(atom, m, 4)
-        makers["w4a4_g128"] = lambda: ours(g128, m, 4)
-        makers["w8a8"] = lambda: ours(channel, m, 8)
-        makers["w4a16"] = lambda: ours(g128, m, 0)
+        makers["atom_w4a4"] = lambda: ours(atom, m, "s4_e4m3")
+        makers["atom_s4"] = lambda: ours(atom, m, "s4")
+        makers["w4a4_g128"] = lambda: ours(g128, m, "s4_e4m3")
+        makers["w8a8"] = lambda: ours(channel, m, "s8")
+        makers["w4a16"] = lambda: ours(g128, m, "float")
+        makers["e2m1_e4m3"] = lambda: ours(fp4, m, "e4m3", a_group=0)
+        makers["e4m3_e4m3"] = lambda: ours(fp8, m, "e4m3", a_group=0)
         flop = 2e-6 * m * n * k
         calls = max(4, min(2 * copies, int(3e3 / max(flop / 6e2, 5))))
         t = measure(makers, calls, 7)
         row = {"M": m, "K": k, "N": n, "us": t, "atom_bytes": atom.bytes,
-               "kernel": lib.bench_choice(ctypes.c_int64(m), n, k, 128, 128, 128, 4, 4).decode()}
+               "kernel": lib.bench_choice(ctypes.c_int64(m), n, k, 128, 128, 128, FORMATS["s4"], FORMATS["s4_e4m3"]).decode()}
         result["gemm"].append(row)
         text = " ".join(f"{name} {us:.1f}us({flop / us:.0f}T)" for name, us in t.items())
         gb = atom.bytes / t["atom_w4a4"] / 1e3
         print(f"{m} {k} {n} | {text} | atom {gb:.0f} GB/s = {100 * gb / copy:.0f}% copy, {t['cublas_fp16'] / t['atom_w4a4']:.2f}x fp16", flush=True)
     if sweep:
         for m in (1, 16, 64):
-            makers = {f"{kind} {sp}": (lambda w=w, bits=bits, sp=sp: ours(w, m, bits, split=sp))
-                      for kind, w, bits in (("atom", atom, 4), ("w8a8", channel, 8), ("w4a16", g128, 0)) for sp in (1, 2, 3, 4, 6, 8)}
+            makers = {f"{kind} {sp}": (lambda w=w, form=form, sp=sp: ours(w, m, form, split=sp))
+                      for kind, w, form in (("atom", atom, "s4"), ("w8a8", channel, "s8"), ("w4a16", g128, "float")) for sp in (1, 2, 3, 4, 6, 8)}
             t = measure(makers, 2 * few, 3)
             result["sweep"].append({"M": m, "K": k, "N": n, "us": t})
             print(f"sweep {m} {k} {n} " + " ".join(f"{c}:{us:.1f}" for c, us in t.items()), flush=True)
-    del atom, g128, channel
+    del atom, g128, channel, fp4, fp8
     torch.cuda.empty_cache()
 
 for m in (1, 64, 1024, 2048, 8192):

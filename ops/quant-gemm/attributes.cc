@@ -65,7 +65,6 @@ Status ReadQuantGemmAttributes(const KernelInfo& info, const std::string& where,
                                QuantGemmAttributes* attributes) {
   QuantGemmAttributes& at = *attributes;
   const int64_t zero = 0;
-  std::string a_format, weight_format;
   LOWBIT_TRY(info.Int("K", &at.k));
   LOWBIT_TRY(info.Int("N", &at.n));
   LOWBIT_TRY(info.Int("group_size", &at.group, &zero));
@@ -73,19 +72,19 @@ Status ReadQuantGemmAttributes(const KernelInfo& info, const std::string& where,
   LOWBIT_TRY(info.Int("outlier_channels", &at.outliers, &zero));
   const float none = 0;
   LOWBIT_TRY(info.Float("threshold", &at.threshold, &none));
-  LOWBIT_TRY(info.String("weight_format", &weight_format));
-  LOWBIT_TRY(info.String("a_format", &a_format));
+  LOWBIT_TRY(info.String("weight_format", &at.weight_format));
+  LOWBIT_TRY(info.String("a_format", &at.a_format));
 
   LOWBIT_EXPECT(at.n > 0, where, ": attribute N is ", at.n, ", expected at least 1.");
   LOWBIT_EXPECT(at.outliers >= 0 && at.k > at.outliers && at.k <= kMaxK, where,
                 ": attributes K and outlier_channels are ", at.k, " and ", at.outliers,
                 ", expected 0 <= outlier_channels < K <= ", kMaxK, ".");
-  LOWBIT_TRY(ReadWeightFormat(where, weight_format, &at.b));
-  LOWBIT_TRY(ReadActivationFormat(where, a_format, &at));
+  LOWBIT_TRY(ReadWeightFormat(where, at.weight_format, &at.b));
+  LOWBIT_TRY(ReadActivationFormat(where, at.a_format, &at));
   LOWBIT_EXPECT(gemm::IsNibble(at.b) == (types.b == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8), where, ": input b is ",
                 TypeName(types.b), ", expected uint8 for weights of 4 bits and int8 for those of 8.");
   LOWBIT_EXPECT(at.a_floats == (types.a != ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8), where, ": input a is ",
-                TypeName(types.a), " with a_format \"", a_format,
+                TypeName(types.a), " with a_format \"", at.a_format,
                 "\", expected floats for none and s8_dynamic, else int8 codes.");
   LOWBIT_TRY(CheckGroup(where, "group_size", at.group, at.body()));
   LOWBIT_TRY(CheckGroup(where, "a_group_size", at.a_group, at.body()));
@@ -97,11 +96,11 @@ Status ReadQuantGemmAttributes(const KernelInfo& info, const std::string& where,
                 ", expected 0 for both: outliers need quantized activations.");
   const bool dynamic = at.a_floats && at.a != Codes::kFloat;
   LOWBIT_EXPECT(!dynamic || (at.b == Codes::kS8 && at.group == 0 && at.a_group == 0 && at.outliers == 0), where,
-                ": a_format is \"s8_dynamic\" with weight_format \"", weight_format, "\", group_size ", at.group,
+                ": a_format is \"s8_dynamic\" with weight_format \"", at.weight_format, "\", group_size ", at.group,
                 ", a_group_size ", at.a_group, " and outlier_channels ", at.outliers,
                 ", expected \"s8\" and 0 for the others.");
   LOWBIT_EXPECT(at.threshold >= 0.f && (dynamic || at.threshold == 0.f), where, ": attribute threshold is ",
-                at.threshold, " with a_format \"", a_format, "\", expected 0, or more with s8_dynamic.");
+                at.threshold, " with a_format \"", at.a_format, "\", expected 0, or more with s8_dynamic.");
   return Status::Ok();
 }
 

@@ -9,6 +9,7 @@
 namespace lowbit {
 
 struct QuantGemmAttributes {
+  std::string a_format, weight_format;  // as written
   int64_t k = 0, n = 0;
   int64_t group = 0;    // channels per weight scale, 0: per output channel
   int64_t a_group = 0;  // channels per activation scale, 0: per token
@@ -20,8 +21,6 @@ struct QuantGemmAttributes {
   float threshold = 0;              // of outlier columns, see cpu/outlier_columns.h
   gemm::Codes b = gemm::Codes::kS4;
 
-  /// Whether both sides have integer codes, or weights have and activations are floats.
-  bool integer_weights() const { return a != gemm::Codes::kTable && (b == gemm::Codes::kS4 || b == gemm::Codes::kS8); }
   int64_t body() const { return k - outliers; }
   int64_t weight_groups() const { return group > 0 ? body() / group : 1; }
   int64_t scales_per_row() const { return (a_group > 0 ? body() / a_group : 1) + (outliers > 0 ? 1 : 0); }

@@ -86,9 +86,6 @@ class QuantGemm : public Kernel {
     made->half_ = types.t == kF16;
     made->on_cuda_ = info.on_cuda();
     LOWBIT_TRY(ReadQuantGemmAttributes(info, made->where_, types, &made->attributes_));
-    const bool plain = made->attributes_.integer_weights() && !made->attributes_.a_sign_magnitude;
-    LOWBIT_EXPECT(!made->on_cuda_ || plain, made->where_,
-                  ": weight_format or a_format has float codes, expected s4 or s8 on CUDA. Run this model on the CPU.");
     for (size_t i = 0; i < kInputs; ++i) {
       LOWBIT_TRY(info.ConstantInput(i, &made->constant_[i], &made->constants_[i]));
       if (made->constant_[i]) LOWBIT_TRY(made->CheckWeights(i, made->constants_[i]));
@@ -208,8 +205,8 @@ class QuantGemm : public Kernel {
     const QuantGemmAttributes& at = attributes_;
     cuda::GemmArgs args;
     args.type = half_ ? cuda::DType::kF16 : cuda::DType::kF32;
-    args.weight_format = at.b == Codes::kS4 ? cuda::Format::kS4 : cuda::Format::kS8;
-    args.a_format = weight_only() ? cuda::Format::kNone : at.a == Codes::kS4 ? cuda::Format::kS4 : cuda::Format::kS8;
+    args.weight_format = CudaFormat(at.weight_format);
+    args.a_format = CudaFormat(at.a_format);
     args.m = rows;
     args.n = static_cast<int>(at.n);
     args.k = static_cast<int>(at.k);

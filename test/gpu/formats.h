@@ -14,6 +14,10 @@ __host__ __device__ inline double ValueOf(cuda::Format format, int code) {
   if (format == Format::kS4) return (code & 15) > 7 ? (code & 15) - 16 : code & 15;
   if (format == Format::kS8) return static_cast<signed char>(code);
   if (format == Format::kS4E4M3) return code & 0x80 ? -(code & 0x7f) : code & 0x7f;
+  if (format == Format::kBnbFp4) {
+    const double sizes[8] = {0, 0.0625, 2, 3, 4, 6, 8, 12};
+    return code & 8 ? -sizes[code & 7] : sizes[code & 7];
+  }
   const bool nibble = format == Format::kE2M1 || format == Format::kE3M0;
   const int mantissa = format == Format::kE2M1 ? 1 : format == Format::kE3M0 ? 0 : format == Format::kE4M3 ? 3 : 2;
   const int bias = format == Format::kE2M1 ? 1 : format == Format::kE3M0 ? 3 : format == Format::kE4M3 ? 7 : 15;
@@ -25,12 +29,13 @@ __host__ __device__ inline double ValueOf(cuda::Format format, int code) {
 }
 
 inline const char* NameOf(cuda::Format format) {
-  static const char* const names[] = {"s4", "s8", "float", "s4_e4m3", "e2m1", "e3m0", "e4m3", "e5m2"};
+  static const char* const names[] = {"s4", "s8", "float", "s4_e4m3", "e2m1", "e3m0", "e4m3", "e5m2", "bnb_fp4"};
   return names[static_cast<int>(format)];
 }
 
 __host__ __device__ constexpr bool IsNibble(cuda::Format weights) {
-  return weights == cuda::Format::kS4 || weights == cuda::Format::kE2M1 || weights == cuda::Format::kE3M0;
+  return weights == cuda::Format::kS4 || weights == cuda::Format::kE2M1 || weights == cuda::Format::kE3M0 ||
+         weights == cuda::Format::kBnbFp4;
 }
 
 // Largest magnitude of a format's codes that segments are scaled to.

@@ -1,7 +1,7 @@
 // Every QuantGemm kernel against a plain double-precision kernel that follows ops/formats/README.md line by line.
 //
-// Two kinds of data. "unit": all scales 1 and float32 out, so y is the integer sum itself and must be equal. "random":
-// random scales, checked against the README's error bound.
+// Two kinds of data. "unit": all scales 1 and float32 out, so with integer codes y is the integer sum itself and must
+// be equal. "random": random scales, checked against the README's error bound.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -9,6 +9,7 @@
 
 #include "ops/quant-gemm/cuda/launch.h"
 #include "test/gpu/check.h"
+#include "test/gpu/formats.h"
 
 namespace lowbit::test {
 namespace {
@@ -23,35 +24,37 @@ __device__ double LoadFloat(DType type, const void* p, int64_t i) {
   return __bfloat162float(static_cast<const __nv_bfloat16*>(p)[i]);
 }
 
-// y and how far a kernel may be from it, for rows first, first + step, ...
-__global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step, double* y, double* bound) {
+// y and how far a kernel may be from it, for rows first, first + step, ...; fp8_bound for FP8 tensor cores.
+__global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step, double* y, double* bound,
+                                double* fp8_bound) {
   const int n = blockIdx.x * blockDim.x + threadIdx.x;
   const int64_t m = first + blockIdx.y * step;
   if (n >= args.n) return;
   const __half* b_scale = reinterpret_cast<const __half*>(args.b_scale);
   const int body = args.k - args.outliers;
-  double total = 0, magnitude = 0;
+  double total = 0, magnitude = 0, body_magnitude = 0;
   int segments = 0;
-  for (int start = 0; start < args.k; ++segments) {
+  for (int start = 0; start < args.k;) {
     const bool outlier = start >= body;
     const int size = args.group_size ? args.group_size : args.a_group_size ? args.a_group_size : body;
     const int length = outlier ? args.outliers : size;
-    double sum = 0, absolute = 0;
+    double sum = 0, absolute = 0, part = 0, parts = 0;
     for (int k = start; k < start + length; ++k) {
-      int w;
+      const uint8_t* b = static_cast<const uint8_t*>(args.b);
+      double w;
       if (outlier) {
         w = args.b_outlier[static_cast<int64_t>(n) * args.outliers + (k - body)];
-      } else if (args.weight_format == Format::kS8) {
-        w = static_cast<const int8_t*>(args.b)[static_cast<int64_t>(n) * body + k];
+      } else if (!IsNibble(args.weight_format)) {
+        w = ValueOf(args.weight_format, b[static_cast<int64_t>(n) * body + k]);
       } else {
-        const int byte = static_cast<const uint8_t*>(args.b)[static_cast<int64_t>(n) * ((body + 1) / 2) + k / 2];
-        w = k % 2 ? byte >> 4 : byte & 15;
-        if (w > 7) w -= 16;
+        w = ValueOf(args.weight_format, b[static_cast<int64_t>(n) * ((body + 1) / 2) + k / 2] >> 4 * (k % 2) & 15);
       }
-      const double a = args.a_format == Format::kNone ? LoadFloat(args.type, args.a, m * args.k + k)
-                                                      : static_cast<const int8_t*>(args.a)[m * args.k + k];
-      sum += a * w;
-      absolute += fabs(a * w);
+      const int64_t at = m * args.k + k;
+      const double a = args.a_format == Format::kNone
+                           ? LoadFloat(args.type, args.a, at)
+                           : ValueOf(outlier ? Format::kS8 : args.a_format, static_cast<const uint8_t*>(args.a)[at]);
+      sum += a * w, part += a * w, absolute += fabs(a * w);
+      if ((k - start) % 32 == 31 || k + 1 == start + length) parts += fabs(part), part = 0, ++segments;
     }
     double scale =
         outlier
@@ -63,7 +66,8 @@ __global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step
       scale *= args.a_scale[m * args.a_scales() + index];
     }
     total += sum * scale;
-    magnitude += fabs((args.a_scale ? sum : absolute) * scale);
+    magnitude += fabs((args.integers() ? parts : absolute) * scale);
+    if (!outlier) body_magnitude += fabs(absolute * scale);
     start += length;
   }
   if (args.bias) {
@@ -74,11 +78,16 @@ __global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step
     const double v = LoadFloat(args.type, args.residual, m * args.n + n);
     total += v, magnitude += fabs(v);
   }
-  double error = ((args.a_scale ? 0 : args.k) + segments + 4) * 0x1p-24 * magnitude + 0x1p-120;
-  if (args.type == DType::kF16) error += (fabs(total) + error) * 0x1p-11 + 0x1p-25;
-  if (args.type == DType::kBF16) error += (fabs(total) + error) * 0x1p-8;
-  y[blockIdx.y * static_cast<int64_t>(args.n) + n] = total;
-  bound[blockIdx.y * static_cast<int64_t>(args.n) + n] = error;
+  double error = ((args.integers() ? 0 : args.k) + segments + 4) * 0x1p-24 * magnitude + 0x1p-120;
+  const double fp8_error = args.integers() ? 0 : 0x1p-10 * body_magnitude;
+  const int64_t at = blockIdx.y * static_cast<int64_t>(args.n) + n;
+  y[at] = total;
+  for (int fp8 = 0; fp8 < 2; ++fp8) {
+    double e = error + fp8 * fp8_error;
+    if (args.type == DType::kF16) e += (fabs(total) + e) * 0x1p-11 + 0x1p-25;
+    if (args.type == DType::kBF16) e += (fabs(total) + e) * 0x1p-8;
+    (fp8 ? fp8_bound : bound)[at] = e;
+  }
 }
 
 __device__ uint32_t Hash(uint64_t seed, uint64_t i) {
@@ -88,11 +97,21 @@ __device__ uint32_t Hash(uint64_t seed, uint64_t i) {
   return static_cast<uint32_t>(z >> 32);
 }
 
-__global__ void FillBytes(uint8_t* p, size_t n, uint64_t seed, bool s4_range) {
+// Rows of k codes, finite ones; those from `body` on are s8. Weights in nibbles are filled as s8: any pattern is a
+// code.
+__global__ void FillCodes(uint8_t* p, size_t n, uint64_t seed, Format format, int k, int body) {
   for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
        i += gridDim.x * static_cast<size_t>(blockDim.x)) {
     const uint32_t h = Hash(seed, i);
-    p[i] = s4_range ? static_cast<uint8_t>(static_cast<int>(h % 16) - 8) : static_cast<uint8_t>(h);
+    const int q = static_cast<int>(h % 16) - 8;
+    uint8_t code = static_cast<uint8_t>(h >> 8);
+    if (static_cast<int>(i % k) < body) {
+      if (format == Format::kS4) code = static_cast<uint8_t>(q);
+      if (format == Format::kS4E4M3) code = static_cast<uint8_t>(q < 0 ? 0x80 - q : q);
+      if (format == Format::kE4M3 && (code & 0x7f) == 0x7f) code ^= 1;
+      if (format == Format::kE5M2) code &= 0xbf;  // below 2: the results fit binary16
+    }
+    p[i] = code;
   }
 }
 
@@ -121,11 +140,7 @@ struct Case {
 std::string Describe(const Case& c, const char* kernel) {
   char text[200];
   std::snprintf(text, sizeof text, "%s M %lld N %d K %d O %d G %d aG %d w%s a%s type %d%s%s%s", kernel,
-                static_cast<long long>(c.m), c.n, c.k, c.outliers, c.group, c.a_group,
-                c.weight == Format::kS4 ? "s4" : "s8",
-                c.a == Format::kNone ? "float"
-                : c.a == Format::kS4 ? "s4"
-                                     : "s8",
+                static_cast<long long>(c.m), c.n, c.k, c.outliers, c.group, c.a_group, NameOf(c.weight), NameOf(c.a),
                 static_cast<int>(c.type), c.bias ? " bias" : "", c.residual ? " residual" : "", c.unit ? " unit" : "");
   return text;
 }
@@ -158,27 +173,20 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   const bool codes = c.a != Format::kNone;
   DeviceArray<uint8_t> a(c.m * c.k * (codes ? 1 : element));
   DeviceArray<float> a_scale(c.m * args.a_scales());
-  DeviceArray<uint8_t> b(static_cast<size_t>(c.n) * (c.weight == Format::kS4 ? (body + 1) / 2 : body));
+  DeviceArray<uint8_t> b(static_cast<size_t>(c.n) * (IsNibble(c.weight) ? (body + 1) / 2 : body));
   DeviceArray<__half> b_scale(static_cast<size_t>(c.n) * args.b_scales());
   DeviceArray<uint8_t> b_outlier(static_cast<size_t>(c.n) * c.outliers);
   DeviceArray<__half> b_outlier_scale(c.n);
   DeviceArray<uint8_t> bias(c.n * element), residual(c.m * c.n * element);
   if (codes) {
-    FillBytes<<<256, 256>>>(a.get(), a.size(), seed + 1, c.a == Format::kS4);
-    if (c.a == Format::kS4 && c.outliers) {  // outlier codes use all eight bits
-      std::vector<uint8_t> host = a.host();
-      for (size_t i = 0; i < host.size(); ++i) {
-        if (static_cast<int>(i % c.k) >= body) host[i] = static_cast<uint8_t>(host[i] * 37 + i * 11);
-      }
-      CHECK_CUDA(cudaMemcpy(a.get(), host.data(), host.size(), cudaMemcpyHostToDevice));
-    }
+    FillCodes<<<256, 256>>>(a.get(), a.size(), seed + 1, c.a, c.k, body);
   } else {
     FillTyped(c.type, a.get(), c.m * c.k, seed + 1, c.unit ? 1.0f : -2.0f, c.unit ? 1.0f : 2.0f);
   }
   FillFloats<<<256, 256>>>(a_scale.get(), a_scale.size(), seed + 2, c.unit ? 1.0f : 0.01f, c.unit ? 1.0f : 0.2f);
-  FillBytes<<<256, 256>>>(b.get(), b.size(), seed + 3, false);
+  FillCodes<<<256, 256>>>(b.get(), b.size(), seed + 3, IsNibble(c.weight) ? Format::kS8 : c.weight, body, body);
   FillFloats<<<256, 256>>>(b_scale.get(), b_scale.size(), seed + 4, c.unit ? 1.0f : 0.001f, c.unit ? 1.0f : 0.02f);
-  FillBytes<<<256, 256>>>(b_outlier.get(), b_outlier.size(), seed + 5, false);
+  FillCodes<<<256, 256>>>(b_outlier.get(), b_outlier.size(), seed + 5, Format::kS8, 1, 1);
   FillFloats<<<256, 256>>>(b_outlier_scale.get(), b_outlier_scale.size(), seed + 6, c.unit ? 1.0f : 0.0001f,
                            c.unit ? 1.0f : 0.002f);
   FillTyped(c.type, bias.get(), c.n, seed + 7, -1.0f, 1.0f);
@@ -196,48 +204,52 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   // Rows checked: all of a small product, at most 48 spread ones of a large.
   const int64_t step = c.m <= 160 ? 1 : c.m / 48 | 1;
   const int64_t checked = (c.m + step - 1) / step;
-  DeviceArray<double> want(checked * c.n), bound(checked * c.n);
+  DeviceArray<double> want(checked * c.n), bound(checked * c.n), fp8_bound(checked * c.n);
   const dim3 grid((c.n + 127) / 128, static_cast<unsigned>(checked));
-  ReferenceKernel<<<grid, 128>>>(args, 0, step, want.get(), bound.get());
+  ReferenceKernel<<<grid, 128>>>(args, 0, step, want.get(), bound.get(), fp8_bound.get());
   CHECK_CUDA(cudaDeviceSynchronize());
-  const auto y_want = want.host(), y_bound = bound.host();
+  const auto y_want = want.host(), y_bound = bound.host(), y_fp8_bound = fp8_bound.host();
 
-  for (int i = 0; i < cuda::kGemmKernelCount; ++i) {
-    const cuda::GemmKernel& kernel = cuda::kGemmKernels[i];
-    if (cuda::ChooseGemmKernel(args, arch, kernel.name) != &kernel) continue;
+  const auto check = [&](const char* name, const std::vector<double>& allowed, auto&& run) {
     DeviceArray<uint8_t> y(c.m * c.n * element);
     args.y = y.get();
-    const cudaError_t launched = kernel.run(args, nullptr);
+    const cudaError_t launched = run();
     const cudaError_t done = cudaDeviceSynchronize();
-    std::string where = Describe(c, kernel.name);
+    std::string where = Describe(c, name);
     if (launched != cudaSuccess || done != cudaSuccess) {
       std::printf("FAIL %s: launch %s, run %s\n", where.c_str(), cudaGetErrorString(launched),
                   cudaGetErrorString(done));
       if (done != cudaSuccess) std::exit(70);  // the context is lost
       tally.Add(false, where);
-      continue;
+      return;
     }
     const auto got = y.host();
-    int64_t wrong = 0, first = -1;
-    double worst = 0;
+    int64_t wrong = 0;
     for (int64_t r = 0; r < checked; ++r) {
       for (int64_t n = 0; n < c.n; ++n) {
         const double g = Typed(c.type, got.data(), r * step * c.n + n), w = y_want[r * c.n + n];
-        const bool exact = c.unit && c.type == DType::kF32 && !c.bias && !c.residual && std::fabs(w) < 0x1p24;
+        const bool exact =
+            args.integers() && c.unit && c.type == DType::kF32 && !c.bias && !c.residual && std::fabs(w) < 0x1p24;
         const double error = std::fabs(g - w);
-        if (!(exact ? error == 0 : error <= y_bound[r * c.n + n])) {
-          ++wrong;
-          if (first < 0) {
-            first = r * c.n + n;
-            where += " at m " + std::to_string(r * step) + " n " + std::to_string(n) + ": " + std::to_string(g) +
-                     ", expected " + std::to_string(w);
-          }
-        }
-        worst = std::fmax(worst, error / y_bound[r * c.n + n]);
+        if (exact ? error == 0 : error <= allowed[r * c.n + n]) continue;
+        if (++wrong > 1) continue;
+        where += " at m " + std::to_string(r * step) + " n " + std::to_string(n) + ": " + std::to_string(g) +
+                 ", expected " + std::to_string(w);
       }
     }
     if (wrong) where += " (" + std::to_string(wrong) + " wrong)";
     tally.Add(wrong == 0 && y.guard_intact(), where);
+  };
+  for (int i = 0; i < cuda::kGemmKernelCount; ++i) {
+    const cuda::GemmKernel& kernel = cuda::kGemmKernels[i];
+    if (cuda::ChooseGemmKernel(args, arch, kernel.name) != &kernel) continue;
+    const bool fp8 = kernel.run == cuda::LaunchFp8Sm90;
+    check(kernel.name, fp8 ? y_fp8_bound : y_bound, [&] { return kernel.run(args, nullptr); });
+  }
+  if (arch != 90 || !cuda::AcceptsFp8Sm90(args)) return;
+  for (const cuda::Fp8Shape& shape : cuda::kFp8Shapes) {
+    const std::string name = "fp8 " + std::to_string(shape.tokens) + " x " + std::to_string(shape.split);
+    check(name.c_str(), y_fp8_bound, [&] { return cuda::LaunchFp8Sm90With(args, shape, nullptr); });
   }
 }
 
@@ -248,20 +260,56 @@ void TestGemm(Tally& tally, bool quick) {
   CHECK_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
   CHECK_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
   const int arch = major * 10 + minor;
-  const Format s4 = Format::kS4, s8 = Format::kS8, none = Format::kNone;
+  const Format s4 = Format::kS4, s8 = Format::kS8, none = Format::kNone, x4 = Format::kS4E4M3;
+  const Format e2m1 = Format::kE2M1, e3m0 = Format::kE3M0, bnb = Format::kBnbFp4, e4m3 = Format::kE4M3,
+               e5m2 = Format::kE5M2;
   struct Shape {
     int n, k, outliers, group, a_group;
     Format weight, a;
   };
   // Every format, group and alignment that a kernel treats differently; N and K with tails.
-  const Shape shapes[] = {
-      {1, 16, 0, 0, 0, s4, s4},        {5, 17, 0, 0, 0, s4, s8},          {24, 256, 80, 16, 16, s4, s4},
-      {33, 288, 96, 96, 96, s4, s4},   {40, 1024, 128, 128, 128, s4, s4}, {200, 640, 128, 128, 128, s4, s4},
-      {264, 512, 0, 64, 64, s4, s4},   {136, 512, 128, 32, 32, s4, s4},   {520, 768, 0, 0, 0, s4, s4},
-      {128, 768, 128, 0, 0, s4, s4},   {64, 1024, 0, 0, 128, s4, s4},     {264, 1024, 0, 256, 0, s4, s8},
-      {256, 512, 0, 0, 0, s8, s8},     {72, 400, 0, 0, 0, s8, s8},        {24, 512, 64, 64, 64, s8, s8},
-      {136, 640, 128, 128, 0, s8, s8}, {96, 512, 0, 128, 0, s4, none},    {40, 256, 0, 32, 0, s4, none},
-      {72, 384, 0, 0, 0, s4, none},    {48, 320, 0, 64, 0, s8, none},     {17, 100, 0, 0, 0, s4, none}};
+  const Shape shapes[] = {{1, 16, 0, 0, 0, s4, s4},
+                          {5, 17, 0, 0, 0, s4, s8},
+                          {24, 256, 80, 16, 16, s4, s4},
+                          {33, 288, 96, 96, 96, s4, s4},
+                          {40, 1024, 128, 128, 128, s4, s4},
+                          {200, 640, 128, 128, 128, s4, s4},
+                          {264, 512, 0, 64, 64, s4, s4},
+                          {136, 512, 128, 32, 32, s4, s4},
+                          {520, 768, 0, 0, 0, s4, s4},
+                          {128, 768, 128, 0, 0, s4, s4},
+                          {64, 1024, 0, 0, 128, s4, s4},
+                          {264, 1024, 0, 256, 0, s4, s8},
+                          {256, 512, 0, 0, 0, s8, s8},
+                          {72, 400, 0, 0, 0, s8, s8},
+                          {24, 512, 64, 64, 64, s8, s8},
+                          {136, 640, 128, 128, 0, s8, s8},
+                          {96, 512, 0, 128, 0, s4, none},
+                          {40, 256, 0, 32, 0, s4, none},
+                          {72, 384, 0, 0, 0, s4, none},
+                          {48, 320, 0, 64, 0, s8, none},
+                          {17, 100, 0, 0, 0, s4, none},
+                          {40, 1024, 128, 128, 128, s4, x4},
+                          {200, 640, 128, 128, 128, s4, x4},
+                          {136, 512, 128, 32, 32, s4, x4},
+                          {520, 768, 0, 0, 0, s4, x4},
+                          {264, 1152, 64, 0, 0, s4, x4},
+                          {24, 512, 64, 64, 64, s8, x4},
+                          {264, 768, 0, 128, 0, e2m1, e4m3},
+                          {200, 640, 128, 128, 0, e2m1, e4m3},
+                          {40, 512, 0, 0, 0, e3m0, e4m3},
+                          {136, 512, 0, 128, 0, bnb, e4m3},
+                          {72, 512, 0, 256, 0, e2m1, e5m2},
+                          {200, 640, 0, 128, 0, e4m3, e4m3},
+                          {264, 1024, 0, 0, 0, e4m3, e5m2},
+                          {128, 512, 0, 128, 128, e4m3, e4m3},
+                          {136, 640, 128, 128, 0, s4, e4m3},
+                          {33, 288, 0, 96, 0, e2m1, e4m3},
+                          {24, 256, 0, 0, 0, e2m1, s8},
+                          {17, 100, 0, 0, 0, e2m1, none},
+                          {64, 512, 0, 128, 128, e2m1, s4},
+                          {40, 256, 0, 64, 0, s8, e4m3},
+                          {24, 128, 0, 0, 0, e4m3, none}};
   uint64_t seed = 1000;
   for (const Shape& s : shapes) {
     for (const int64_t m : {1, 2, 7, 16, 17, 64, 65, 129, 300}) {
@@ -284,6 +332,9 @@ void TestGemm(Tally& tally, bool quick) {
       for (const int64_t m : {1, 16, 64, 200, 2048}) {
         RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF32, false, false, true}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF16, true, true, false}, arch, ++seed);
+        RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF32, false, false, true}, arch, ++seed);
+        RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF16, true, true, false}, arch, ++seed);
+        RunCase(tally, {m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 0, 0, 0, s8, s8, DType::kF16, true, true, false}, arch, ++seed);
         if (m <= 64)
           RunCase(tally, {m, size[0], size[1], 0, 128, 0, s4, none, DType::kF16, true, false, false}, arch, ++seed);

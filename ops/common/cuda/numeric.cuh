@@ -120,6 +120,11 @@ __device__ __forceinline__ float CodeValue(Format format, uint32_t code) {
       return (code & 0x7f) == 0x7f ? __uint_as_float(0x7fc00000u) : minifloat(0x80, 7, 256.0f);
     case Format::kE5M2:
       return minifloat(0x80, 8, 1.0f);
+    case Format::kBnbFp4: {  // a byte a magnitude, in sixteenths
+      const uint32_t table[2] = {0x30200100u, 0xc0806040u};
+      const float size = static_cast<float>(table[code >> 2 & 1] >> (code & 3) * 8 & 0xffu) * 0.0625f;
+      return code & 8 ? -size : size;
+    }
     case Format::kS8:
     case Format::kNone:
       break;

@@ -34,6 +34,10 @@ __device__ __forceinline__ void BarrierArriveRemote(uint64_t* barrier, uint32_t 
       "r"(rank)
       : "memory");
 }
+// The same at an address from ClusterAddress.
+__device__ __forceinline__ void BarrierArriveCluster(uint32_t address) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address) : "memory");
+}
 // Waits until the phase of this parity is over. The default acquire at block scope is enough: what the other block's
 // arrival orders is only that its reads of a stage are done, and an acquire at cluster scope would empty the L1 cache
 // every time.
@@ -67,6 +71,17 @@ __device__ __forceinline__ void TensorLoadMulticast(const CUtensorMap* map, uint
       : "memory");
 }
 
+// The other way: a box of shared memory to where it lies inside the matrix. Stores of one thread are grouped by
+// commits.
+__device__ __forceinline__ void TensorStore(const CUtensorMap* map, const void* from, int x, int y) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+               "r"(SharedAddress(from)), "r"(x), "r"(y)
+               : "memory");
+}
+__device__ __forceinline__ void TensorStoreCommit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until the shared memory of all of this thread's stores has been read.
+__device__ __forceinline__ void TensorStoreWaitRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
 // ---- asynchronous copies of single threads ----
 // 16 bytes, by way of the L1 cache.
 __device__ __forceinline__ void AsyncCopy16(uint32_t to, const void* from) {
@@ -76,6 +91,18 @@ __device__ __forceinline__ void AsyncCommit() { asm volatile("cp.async.commit_gr
 template <int kPending>
 __device__ __forceinline__ void AsyncWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+__device__ __forceinline__ void CopyShared4(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(SharedAddress(to)), "l"(from) : "memory");
+}
+// An arrival at the moment when this thread's copies so far are there.
+__device__ __forceinline__ void BarrierArriveCopies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+
+// Barrier `id` (1 ... 15) of `threads` threads of the block, whole warps.
+__device__ __forceinline__ void NamedBarrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // Orders this thread's ordinary accesses to shared memory before later ones of the copy engine.
@@ -114,6 +141,13 @@ __device__ __forceinline__ void StoreShared16(uint32_t address, uint4 v) {
                : "memory");
 }
 
+// Two bytes, zeros above.
+__device__ __forceinline__ uint32_t LoadShared2(uint32_t address) {
+  uint32_t v;
+  asm volatile("{\n.reg .u16 t;\nld.shared.u16 t, [%1];\ncvt.u32.u16 %0, t;\n}" : "=r"(v) : "r"(address) : "memory");
+  return v;
+}
+
 // ---- ldmatrix ----
 // Four 8 x 16-byte matrices; lane l gives the address of row l % 8 of matrix l / 8 and gets word l % 4 of row l / 4 of
 // each.
@@ -122,6 +156,22 @@ __device__ __forceinline__ void LoadMatrix4(uint32_t address, uint32_t (&v)[4]) 
                : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                : "r"(address)
                : "memory");
+}
+
+// The same of 16-bit elements, transposed: the lane gets elements 2(l % 4) and the next of column l / 4. And the store
+// that undoes it.
+__device__ __forceinline__ void LoadMatrix4Transposed(uint32_t address, uint32_t (&v)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void StoreMatrix4Transposed(uint32_t address, const uint32_t (&v)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v[0]),
+               "r"(v[1]), "r"(v[2]), "r"(v[3])
+               : "memory");
+#endif
 }
 
 // ---- cluster ----
@@ -145,6 +195,12 @@ __device__ __forceinline__ void StoreRemote(uint32_t address, uint32_t rank, uin
           address),
       "r"(rank), "r"(value)
       : "memory");
+}
+// The address, in the cluster's shared memory, of the same variable in block `rank`.
+__device__ __forceinline__ uint32_t ClusterAddress(const void* p, uint32_t rank) {
+  uint32_t remote;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(SharedAddress(p)), "r"(rank));
+  return remote;
 }
 // A generic address of the same shared variable in another block of the cluster.
 template <class T>

@@ -6,8 +6,8 @@ namespace lowbit::cuda {
 
 enum class DType : int { kF32, kF16, kBF16 };
 // How codes are stored (ops/formats/README.md). kNone: no codes, floats. kS4E4M3: s4 codes as the e4m3 bit patterns of
-// q / 512. In weights kS4, kE2M1 and kE3M0 are nibbles; everywhere else a code is a byte.
-enum class Format : int { kS4, kS8, kNone, kS4E4M3, kE2M1, kE3M0, kE4M3, kE5M2 };
+// q / 512. In weights kS4, kE2M1, kE3M0 and kBnbFp4 are nibbles; everywhere else a code is a byte.
+enum class Format : int { kS4, kS8, kNone, kS4E4M3, kE2M1, kE3M0, kE4M3, kE5M2, kBnbFp4 };
 enum class Activation : int { kNone, kSilu, kGelu, kGeluTanh, kRelu };
 
 // How a row of floats becomes codes and scales (ops/formats/README.md).

@@ -18,6 +18,9 @@ bool ManyWeightOnly(const GemmArgs& args) {
   return args.m > (wide ? kFewTokens / 4 : kFewTokens) && AcceptsWeightOnlySm90(args);
 }
 
+// Also few tokens where no kernel for them has the formats.
+bool Fp8(const GemmArgs& args) { return AcceptsFp8Sm90(args) && (args.m > kFewTokens || !AcceptsDecode(args)); }
+
 }  // namespace
 
 const GemmKernel kGemmKernels[] = {
@@ -28,6 +31,7 @@ const GemmKernel kGemmKernels[] = {
     {"f16s4_wgmma__sm90", 90, 90, ManyWeightOnly, AcceptsWeightOnlySm90, LaunchWeightOnlySm90},
     {"f8_stream__sm90", 90, 90, AcceptsStreamMinifloat, AcceptsStreamMinifloat, LaunchStreamMinifloat},
     {"f16s4_stream__sm90", 90, 90, AcceptsStreamFloat, AcceptsStreamFloat, LaunchStreamFloat},
+    {"fp8_wgmma__sm90", 90, 90, Fp8, AcceptsFp8Sm90, LaunchFp8Sm90},
     {"s8s4_mma__sm80", 80, 1000, AcceptsDecode, AcceptsDecode, LaunchDecode},
     {"f16s4_mma__sm80", 80, 1000, AcceptsWeightOnly, AcceptsWeightOnly, LaunchWeightOnly},
     {"portable__cuda", 0, 1000, Anything, Anything, LaunchPortable},

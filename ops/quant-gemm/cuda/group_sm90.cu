@@ -16,7 +16,6 @@
 // Nibbles become bytes of 16 times their value (a shift and two masks for eight of them); 1/16 is in the weight's
 // scale, exactly. A group of 32 or 64 is promoted inside a step (kSubs 4 or 2).
 #include <algorithm>
-#include <type_traits>
 
 #include "ops/common/cuda/tensor_map.h"
 #include "ops/quant-gemm/cuda/launch.h"
@@ -360,7 +359,8 @@ cudaError_t Launch(const GroupPlan& plan, cudaStream_t stream) {
 }  // namespace
 
 bool AcceptsGroupSm90(const GemmArgs& args) {
-  if (args.a_format == Format::kNone || args.n % 8 || args.outliers % 64 || args.k > 65536) return false;
+  if (!args.integers() || args.a_format == Format::kS4E4M3 || args.n % 8 || args.outliers % 64 || args.k > 65536)
+    return false;
   const int row_bytes = args.weight_format == Format::kS4 ? args.body() / 2 : args.body();
   const int step = args.weight_format == Format::kS4 ? 128 : 64;
   const int segment = args.segment();

@@ -22,7 +22,7 @@ struct GemmArgs {
   int a_group_size = 0;                       // of the activations; 0: per token
   const void* a = nullptr;                    // [M, K] codes or floats
   const float* a_scale = nullptr;             // [M, S]
-  const void* b = nullptr;                    // [N, ceil((K-O)/2)] nibbles or [N, K-O] bytes
+  const void* b = nullptr;                    // [N, ceil((K-O)/2)] if nibbles(), else [N, K-O] bytes
   const uint16_t* b_scale = nullptr;          // float16 [N, groups]
   const int8_t* b_outlier = nullptr;          // [N, O]
   const uint16_t* b_outlier_scale = nullptr;  // float16 [N]
@@ -36,6 +36,15 @@ struct GemmArgs {
   constexpr int segment() const { return group_size ? group_size : a_group_size ? a_group_size : body(); }
   constexpr int segments() const { return body() / segment(); }
   constexpr int a_scales() const { return (a_group_size ? body() / a_group_size : 1) + (outliers > 0 ? 1 : 0); }
+  // Whether the inner sums are integers.
+  constexpr bool integers() const {
+    return (a_format == Format::kS4 || a_format == Format::kS8 || a_format == Format::kS4E4M3) &&
+           (weight_format == Format::kS4 || weight_format == Format::kS8);
+  }
+  constexpr bool nibbles() const {
+    return weight_format == Format::kS4 || weight_format == Format::kE2M1 || weight_format == Format::kE3M0 ||
+           weight_format == Format::kBnbFp4;
+  }
   constexpr int b_scales() const { return group_size ? body() / group_size : 1; }
 };
 
@@ -72,6 +81,15 @@ bool AcceptsStreamMinifloat(const GemmArgs& args);
 cudaError_t LaunchStreamMinifloat(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsGroupSm90(const GemmArgs& args);
 cudaError_t LaunchGroupSm90(const GemmArgs& args, cudaStream_t stream);
+// Tokens of a block's tile and the blocks of a cluster that divide the input channels.
+struct Fp8Shape {
+  int tokens, split;
+};
+constexpr Fp8Shape kFp8Shapes[] = {{64, 1}, {64, 2}, {64, 4}, {128, 1}, {128, 2}, {128, 4}, {256, 1}};
+Fp8Shape ChooseFp8Shape(const GemmArgs& args);
+bool AcceptsFp8Sm90(const GemmArgs& args);
+cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t stream);
+cudaError_t LaunchFp8Sm90(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsS8Sm90(const GemmArgs& args);
 cudaError_t LaunchS8Sm90(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsS4Sm80(const GemmArgs& args);

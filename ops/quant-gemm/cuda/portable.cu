@@ -1,5 +1,5 @@
-// QuantGemm for any shape, alignment and architecture: 64 x 64 outputs a block, 16 channels staged at a time, integer
-// sums by dp4a (codes) or float sums by fma (weight-only). The kernel the others are measured against, not a fast one.
+// QuantGemm for any shape, alignment, format and architecture: 64 x 64 outputs a block, 16 channels staged at a time,
+// integer sums by dp4a or float sums by fma. The kernel the others are measured against, not a fast one.
 #include "ops/common/cuda/numeric.cuh"
 #include "ops/quant-gemm/cuda/launch.h"
 
@@ -10,14 +10,21 @@ constexpr int kTile = 64;   // outputs a block, each way
 constexpr int kDepth = 16;  // channels staged at a time
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ int WeightCode(const GemmArgs& args, int n, int k) {
-  if (k >= args.body()) return args.b_outlier[static_cast<int64_t>(n) * args.outliers + (k - args.body())];
-  if (args.weight_format == Format::kS8) {
-    return static_cast<const int8_t*>(args.b)[static_cast<int64_t>(n) * args.body() + k];
-  }
-  const int row_bytes = (args.body() + 1) / 2;
-  const int byte = static_cast<const uint8_t*>(args.b)[static_cast<int64_t>(n) * row_bytes + k / 2];
-  return static_cast<int>(static_cast<uint32_t>(k % 2 ? byte >> 4 : byte & 15) << 28) >> 28;
+// Exact: integer codes are small, minifloats short.
+__device__ __forceinline__ float WeightValue(const GemmArgs& args, int n, int k) {
+  const int body = args.body();
+  if (k >= body) return args.b_outlier[static_cast<int64_t>(n) * args.outliers + (k - body)];
+  const uint8_t* b = static_cast<const uint8_t*>(args.b);
+  if (!args.nibbles()) return CodeValue(args.weight_format, b[static_cast<int64_t>(n) * body + k]);
+  const uint32_t byte = b[static_cast<int64_t>(n) * ((body + 1) / 2) + k / 2];
+  return CodeValue(args.weight_format, k % 2 ? byte >> 4 : byte & 15);
+}
+
+template <class T>
+__device__ __forceinline__ float ActivationValue(const GemmArgs& args, int64_t m, int k) {
+  if (args.a_format == Format::kNone) return Widen(static_cast<const T*>(args.a)[m * args.k + k]);
+  const uint8_t code = static_cast<const uint8_t*>(args.a)[m * args.k + k];
+  return CodeValue(k < args.body() ? args.a_format : Format::kS8, code);
 }
 
 __device__ __forceinline__ float WeightScale(const GemmArgs& args, int n, int start) {
@@ -32,7 +39,7 @@ __device__ __forceinline__ float ActivationScale(const GemmArgs& args, int64_t m
   return args.a_scale[m * args.a_scales() + group];
 }
 
-// One element of A or B in the accumulator's type: int8 codes for dp4a, floats for weight-only.
+// One element of A or B: int8 codes for dp4a, floats otherwise.
 template <bool kFloat>
 using Staged = std::conditional_t<kFloat, float, int8_t>;
 
@@ -56,13 +63,10 @@ __global__ __launch_bounds__(kThreads) void PortableKernel(const __grid_constant
         const int row = i / kDepth, k = k0 + i % kDepth;
         const bool inside = k < start + length;
         const int64_t m = m0 + row;
-        if constexpr (kFloat) {
-          a_tile[row][i % kDepth] = inside && m < args.m ? Widen(static_cast<const T*>(args.a)[m * args.k + k]) : 0.0f;
-        } else {
-          a_tile[row][i % kDepth] = inside && m < args.m ? static_cast<const int8_t*>(args.a)[m * args.k + k] : 0;
-        }
-        b_tile[row][i % kDepth] =
-            static_cast<Staged<kFloat>>(inside && n0 + row < args.n ? WeightCode(args, n0 + row, k) : 0);
+        const float a = inside && m < args.m ? ActivationValue<T>(args, m, k) : 0.0f;
+        const float b = inside && n0 + row < args.n ? WeightValue(args, n0 + row, k) : 0.0f;
+        a_tile[row][i % kDepth] = static_cast<Staged<kFloat>>(a);
+        b_tile[row][i % kDepth] = static_cast<Staged<kFloat>>(b);
       }
       __syncthreads();
 #pragma unroll
@@ -88,7 +92,7 @@ __global__ __launch_bounds__(kThreads) void PortableKernel(const __grid_constant
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int64_t m = min(m0 + ty * 4 + i, args.m - 1);
-        const float a_scale = kFloat ? 1.0f : ActivationScale(args, m, start);
+        const float a_scale = args.a_scale ? ActivationScale(args, m, start) : 1.0f;
         y[i][j] += static_cast<float>(acc[i][j]) * a_scale * b_scale;
       }
     }
@@ -122,7 +126,7 @@ cudaError_t Launch(const GemmArgs& args, cudaStream_t stream) {
     if (args.residual) part.residual = static_cast<const T*>(args.residual) + first * args.n;
     part.y = static_cast<T*>(args.y) + first * args.n;
     const dim3 grid((args.n + kTile - 1) / kTile, static_cast<unsigned>((part.m + kTile - 1) / kTile));
-    if (args.a_format == Format::kNone) {
+    if (!args.integers()) {
       PortableKernel<T, true><<<grid, kThreads, 0, stream>>>(part);
     } else {
       PortableKernel<T, false><<<grid, kThreads, 0, stream>>>(part);

@@ -47,6 +47,20 @@ std::vector<CudaKernelRow> QuantGemmCudaKernels() {
   return rows;
 }
 
+cuda::Format CudaFormat(const std::string& name) {
+  using cuda::Format;
+  static constexpr struct {
+    const char* name;
+    Format format;
+  } kFormats[] = {{"s4", Format::kS4},     {"s8", Format::kS8},     {"s4_e4m3", Format::kS4E4M3},
+                  {"e2m1", Format::kE2M1}, {"e3m0", Format::kE3M0}, {"bnb_fp4", Format::kBnbFp4},
+                  {"e4m3", Format::kE4M3}, {"e5m2", Format::kE5M2}};
+  for (const auto& entry : kFormats) {
+    if (name == entry.name) return entry.format;
+  }
+  return Format::kNone;
+}
+
 Status RunGemmOnCuda(const std::string& where, const cuda::GemmArgs& product, const cuda::LorcArgs* lorc,
                      const float* threshold, const KernelContext& context) {
   void* stream = nullptr;

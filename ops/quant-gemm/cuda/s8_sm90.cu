@@ -146,9 +146,10 @@ __global__ __cluster_dims__(kClusterBlocks, 1, 1)
 }  // namespace
 
 bool AcceptsS8Sm90(const GemmArgs& args) {
-  return args.weight_format == Format::kS8 && args.a_format != Format::kNone && args.outliers == 0 &&
-         args.segments() == 1 && args.n % 8 == 0 && args.k <= 131072 && args.m <= (1LL << 30) &&
-         CopyEngineTakes(args.a, args.k) && CopyEngineTakes(args.b, args.k);
+  const bool codes = args.a_format == Format::kS4 || args.a_format == Format::kS8;
+  return args.weight_format == Format::kS8 && codes && args.outliers == 0 && args.segments() == 1 && args.n % 8 == 0 &&
+         args.k <= 131072 && args.m <= (1LL << 30) && CopyEngineTakes(args.a, args.k) &&
+         CopyEngineTakes(args.b, args.k);
 }
 
 cudaError_t LaunchS8Sm90(const GemmArgs& args, cudaStream_t stream) {

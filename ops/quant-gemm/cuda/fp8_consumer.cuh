@@ -1,0 +1,359 @@
+// The warpgroups of the FP8 kernel that multiply: a class for one of them, and the formats it is made for.
+#pragma once
+#include "ops/common/cuda/wgmma.cuh"
+#include "ops/quant-gemm/cuda/fp8_results.cuh"
+
+namespace lowbit::cuda::fp8 {
+
+// The formats a kernel is made for.
+template <bool kNibbles_, bool kE5M2_, bool kGroupTokens_, int kTokens_>
+struct Kind {
+  static constexpr bool kNibbles = kNibbles_;          // weights are unpacked; otherwise they are e4m3
+  static constexpr bool kE5M2 = kE5M2_;                // activations
+  static constexpr bool kGroupTokens = kGroupTokens_;  // tokens have scales per group
+  static constexpr int kTokens = kTokens_;
+  using Shared = fp8::Shared<kTokens>;
+};
+
+template <class K>
+class Consumer {
+  using Shared = typename K::Shared;
+  static constexpr int kColumns = K::kTokens < 128 ? K::kTokens : 128;  // tokens of one wgmma
+  static constexpr int kParts = K::kTokens / kColumns;
+  static constexpr int kSums = kColumns / 2;  // of a thread and part
+  static constexpr int kResults = kParts * kSums;
+  static constexpr int kQuarter = Shared::kQuarter;
+  // With 256 tokens there are registers for one operand only, and for no scales ahead of time.
+  static constexpr bool kAhead = kParts == 1;
+  [[maybe_unused]] static constexpr int kEarly =
+      kColumns < 128 ? kSums : 36;  // sums whose scales are multiplied beforehand
+  using Operand = uint32_t[4][4];   // wgmma's left one, 32 channels each
+
+ public:
+  __device__ __forceinline__ Consumer(const Plan& plan, Shared& s, uint32_t rank)
+      : plan_(plan),
+        s_(s),
+        rank_(rank),
+        warpgroup_(__shfl_sync(~0u, threadIdx.x / kWarpgroup, 0) - 1),  // known to be the same in a warp
+        first_tokens_(WgmmaDescriptor(s.tokens[0])),
+        first_weights_(WgmmaDescriptor(s.weights[0] + warpgroup_ * 64 * kStep)) {
+    const int lane = threadIdx.x % 32, row = warpgroup_ * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
+    nibbles_ = SharedAddress(s.weights[0]) + row * kNibbleRow + (((row >> 1) & 3) << 4) + 2 * (lane % 4);
+    const uint4 tables = LoadShared16(SharedAddress(s.tables[lane / 16]));
+    tables_ = {{tables.x, tables.y, tables.z, tables.w}};
+    releases_ = lane < (plan.split == 1 ? 2 : 1);
+    empty_ = ClusterAddress(s.empty, plan.split == 1 ? lane & 1 : rank);
+    token_scales_ = s.token_scale[0] + lane % 4 * kQuarter;
+    weight_scales_ = s.weight_scale[0] + row;
+  }
+
+  __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
+    switch (plan_.args.type) {
+      case DType::kF32:
+        return RunTyped<float>(y_map, residual_map);
+      case DType::kF16:
+        return RunTyped<__half>(y_map, residual_map);
+      case DType::kBF16:
+        return RunTyped<__nv_bfloat16>(y_map, residual_map);
+    }
+  }
+
+ private:
+  template <class T>
+  __device__ __forceinline__ void RunTyped(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
+    constexpr bool kStaged = ResultWriter<T>::kStaged;
+    uint8_t* staging = s_.result[warpgroup_];
+    const bool leader = threadIdx.x % kWarpgroup == 0;
+    const bool residual = plan_.args.residual != nullptr;
+    const int part = plan_.split > 1 ? K::kTokens / plan_.split : K::kTokens;  // tokens that this block writes
+    const int from = plan_.split > 1 ? static_cast<int>(rank_) * part : 0;
+    uint32_t parity = 0;
+    ForEachTile<K::kTokens>(plan_, rank_, [&](const Work& work) {
+      const int x = 2 * (work.channel + warpgroup_ * 64), y = static_cast<int>(work.token) + from;
+      if (kStaged && leader) {
+        TensorStoreWaitRead();  // the last tile's results have left
+        if (residual) {
+          BarrierArriveExpect(&s_.residual[warpgroup_], part * 128);
+          TensorLoad(residual_map, &s_.residual[warpgroup_], staging + from * 128, x, y);
+        }
+      }
+      float result[kResults];
+#pragma unroll
+      for (int i = 0; i < kResults; ++i) result[i] = 0.0f;
+      Body(work, result);
+      Outliers(work, result);
+      if (plan_.split > 1) Publish(result);
+      if (kStaged && residual) BarrierWait(&s_.residual[warpgroup_], parity);
+      if (kStaged && !residual) NamedBarrier(1 + warpgroup_, kWarpgroup);
+      const ResultWriter<T> writer(plan_.args, work, warpgroup_, staging);
+      if (plan_.split == 1) {
+#pragma unroll
+        for (int j = 0; j < K::kTokens / 8; j += 2) {
+          float v[8];
+#pragma unroll
+          for (int i = 0; i < 8; ++i) v[i] = result[4 * j + i];
+          writer.Write(j, v);
+        }
+      } else {
+        for (int j = from / 8; j < (from + part) / 8; j += 2) {
+          float v[8];
+          Collect(j, v);
+          writer.Write(j, v);
+        }
+      }
+      if (kStaged) {
+        FenceAsyncProxy();
+        NamedBarrier(1 + warpgroup_, kWarpgroup);
+        if (leader) {
+          TensorStore(y_map, staging + from * 128, x, y);
+          TensorStoreCommit();
+        }
+      }
+      parity ^= 1;
+    });
+    if (kStaged && leader) TensorStoreWaitRead();
+  }
+
+  // This thread's nibbles of the stage at the ring's position, four in each register.
+  __device__ __forceinline__ void Load(Operand& a) const {
+    BarrierWait(&s_.full[ring_.stage], ring_.parity);
+    const uint32_t from = nibbles_ + ring_.stage * kWeightBytes;
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {  // rows r and r + 8, then both again 16 channels on
+        a[b][i] = LoadShared2((from ^ (b << 4)) + i % 2 * 8 * kNibbleRow + i / 2 * 8);
+      }
+    }
+  }
+  __device__ __forceinline__ void Decode(Operand& a) const {
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[b][i] = DecodeNibbles(tables_, a[b][i]);
+    }
+  }
+
+  __device__ __forceinline__ uint64_t Tokens(int stage, int part) const {
+    return first_tokens_ + stage * (Shared::kTokenBytes / 16) + part * (kColumns * kStep / 16);
+  }
+  __device__ __forceinline__ uint64_t Weights(int stage) const { return first_weights_ + stage * (kWeightBytes / 16); }
+
+  // To every block that writes into this one's stages.
+  __device__ __forceinline__ void Release(int stage) const {
+    __syncwarp();
+    if (releases_) BarrierArriveCluster(empty_ + stage * static_cast<int>(sizeof(uint64_t)));
+  }
+
+  __device__ __forceinline__ void Body(const Work& work, float (&result)[kResults]) {
+    if (work.first >= work.body_end) return;
+    Operand even, odd;
+    if constexpr (K::kNibbles) {
+      Load(even);
+      Decode(even);
+    }
+    int step = work.first;
+    if constexpr (kAhead) {
+      for (; step + 1 < work.body_end; step += 2) {
+        RunStep(even, odd, true, result);
+        RunStep(odd, even, step + 2 < work.body_end, result);
+      }
+      if (step < work.body_end) RunStep(even, odd, false, result);
+    } else {
+      for (; step < work.body_end; ++step) RunLargeStep(even, step + 1 < work.body_end, result);
+    }
+    if constexpr (!K::kGroupTokens) {  // the last step has the tokens' scales
+      const int stage = (ring_.stage + Shared::kStages - 1) % Shared::kStages;
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        float tokens[kSums / 2];
+        LoadTokenScales(stage, part, tokens);
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) result[part * kSums + i] *= tokens[i / 4 * 2 + i % 2];
+      }
+      Release(stage);
+    }
+  }
+
+  // Starts the products of a stage and a part of its tokens.
+  __device__ __forceinline__ void Multiply(int stage, int part, const Operand& a, float (&sum)[kSums]) const {
+    WgmmaFence();
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      const uint64_t columns = Tokens(stage, part) + 2 * b, rows = Weights(stage) + 2 * b;
+      if constexpr (K::kNibbles) {
+        K::kE5M2 ? WgmmaE4M3E5M2(sum, a[b], columns, b > 0) : WgmmaE4M3(sum, a[b], columns, b > 0);
+      } else {
+        K::kE5M2 ? WgmmaE4M3E5M2(sum, rows, columns, b > 0) : WgmmaE4M3(sum, rows, columns, b > 0);
+      }
+    }
+    WgmmaCommit();
+  }
+
+  // Multiplies the step at the ring's position, whose operand is `now`, and makes the next one's if there are `more`.
+  // Loads from shared memory queue up behind wgmma, so all that a step needs are started before it; arithmetic is not
+  // held up and runs meanwhile.
+  __device__ __forceinline__ void RunStep(Operand& now, Operand& next, bool more, float (&result)[kResults]) {
+    const int stage = ring_.stage;
+    if (!K::kNibbles) BarrierWait(&s_.full[stage], ring_.parity);
+    float weights[2], tokens[kSums / 2], sum[kSums];
+    LoadWeightScales(stage, weights);
+    if constexpr (K::kGroupTokens) LoadTokenScales(stage, 0, tokens);
+    ring_.Advance();
+    if constexpr (K::kNibbles) {
+      if (more) Load(next);
+    }
+    Multiply(stage, 0, now, sum);
+    // Products of scales, as many as there are registers for; the empty asm keeps the compiler from moving them or the
+    // others behind or before the wait.
+    float scale[kEarly];
+    if constexpr (K::kGroupTokens) {
+#pragma unroll
+      for (int i = 0; i < kEarly; ++i) {
+        scale[i] = tokens[i / 4 * 2 + i % 2] * weights[i / 2 % 2];
+        asm volatile("" : "+f"(scale[i]));
+      }
+    }
+    if constexpr (K::kNibbles) {
+      if (more) Decode(next);
+    }
+    WgmmaWait<0>();
+    SumsAreReady(sum);
+    if constexpr (K::kGroupTokens) {
+#pragma unroll
+      for (int i = kEarly / 2; i < kSums / 2; ++i) asm volatile("" : "+f"(tokens[i]));
+    }
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      float both = weights[i / 2 % 2];
+      if constexpr (K::kGroupTokens) both = i < kEarly ? scale[i] : tokens[i / 4 * 2 + i % 2] * both;
+      result[i] = fmaf(sum[i], both, result[i]);
+    }
+    if (K::kGroupTokens || more) Release(stage);
+  }
+
+  // The same for tokens in parts, one after the other; the next step's operand replaces this one's at the end.
+  __device__ __forceinline__ void RunLargeStep(Operand& a, bool more, float (&result)[kResults]) {
+    const int stage = ring_.stage;
+    if (!K::kNibbles) BarrierWait(&s_.full[stage], ring_.parity);
+    float weights[2], sum[kSums];
+    LoadWeightScales(stage, weights);
+    ring_.Advance();
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const float* from = token_scales_ + stage * 4 * kQuarter + part * kColumns / 4;
+      float4 first[2];  // as many as there are registers for; the others are under way when these are used up
+      if constexpr (K::kGroupTokens) {
+        first[0] = *reinterpret_cast<const float4*>(from), first[1] = *reinterpret_cast<const float4*>(from + 4);
+      }
+      Multiply(stage, part, a, sum);
+      WgmmaWait<0>();
+      SumsAreReady(sum);
+      if constexpr (K::kNibbles) {
+        if (part + 1 == kParts && more) Load(a);
+      }
+#pragma unroll
+      for (int i = 0; i < kSums; i += 8) {
+        float4 t = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
+        if constexpr (K::kGroupTokens) t = i < 16 ? first[i / 8] : *reinterpret_cast<const float4*>(from + i / 2);
+        const float tokens[4] = {t.x, t.y, t.z, t.w};
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          float both = weights[e / 2 % 2];
+          if constexpr (K::kGroupTokens) both *= tokens[e / 4 * 2 + e % 2];
+          result[part * kSums + i + e] = fmaf(sum[i + e], both, result[part * kSums + i + e]);
+        }
+      }
+    }
+    if (K::kGroupTokens || more) Release(stage);
+    if constexpr (K::kNibbles) {
+      if (more) Decode(a);
+    }
+  }
+
+  // Of channels r and r + 8.
+  __device__ __forceinline__ void LoadWeightScales(int stage, float (&weights)[2]) const {
+    weights[0] = weight_scales_[stage * kChannels], weights[1] = weight_scales_[stage * kChannels + 8];
+  }
+  // tokens[2j + e]: of token 8j + 2q + e.
+  __device__ __forceinline__ void LoadTokenScales(int stage, int part, float (&tokens)[kSums / 2]) const {
+    const float* from = token_scales_ + stage * 4 * kQuarter + part * kColumns / 4;
+#pragma unroll
+    for (int i = 0; i < kSums / 2; i += 4) {
+      const float4 t = *reinterpret_cast<const float4*>(from + i);
+      tokens[i] = t.x, tokens[i + 1] = t.y, tokens[i + 2] = t.z, tokens[i + 3] = t.w;
+    }
+  }
+
+  // Integer codes on both sides, both from shared memory.
+  __device__ __forceinline__ void Outliers(const Work& work, float (&result)[kResults]) {
+    for (int step = work.body_end; step < work.last; ++step) {
+      const int stage = ring_.stage;
+      BarrierWait(&s_.full[stage], ring_.parity);
+      float weights[2];
+      LoadWeightScales(stage, weights);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        int sum[kSums];
+        WgmmaFence();
+#pragma unroll
+        for (int b = 0; b < 4; ++b) WgmmaS8(sum, Weights(stage) + 2 * b, Tokens(stage, part) + 2 * b, b > 0);
+        WgmmaCommit();
+        WgmmaWait<0>();
+        SumsAreReady(sum);
+        float tokens[kSums / 2];
+        LoadTokenScales(stage, part, tokens);
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) {
+          float& r = result[part * kSums + i];
+          r = fmaf(static_cast<float>(sum[i]), tokens[i / 4 * 2 + i % 2] * weights[i / 2 % 2], r);
+        }
+      }
+      Release(stage);
+      ring_.Advance();
+    }
+  }
+
+  // Where the blocks of a cluster divided the input channels: every block's results, in the memory of the stages.
+  __device__ __forceinline__ float4* Published() const { return reinterpret_cast<float4*>(s_.tokens[0]); }
+
+  __device__ __forceinline__ void Publish(const float (&result)[kResults]) const {
+    const int thread = threadIdx.x - kWarpgroup;
+    NamedBarrier(3, 2 * kWarpgroup);  // the other warpgroup no longer reads the stages
+#pragma unroll
+    for (int j = 0; j < kResults / 4; ++j) {
+      Published()[j * 2 * kWarpgroup + thread] =
+          make_float4(result[4 * j], result[4 * j + 1], result[4 * j + 2], result[4 * j + 3]);
+    }
+    ClusterSync();
+  }
+
+  // The sums of column blocks j and j + 1 over the cluster, in the order of its blocks.
+  __device__ __forceinline__ void Collect(int j, float (&v)[8]) const {
+    const float4* from = Published() + j * 2 * kWarpgroup + threadIdx.x - kWarpgroup;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = 0.0f;
+#pragma unroll 4
+    for (int block = 0; block < plan_.split; ++block) {
+      const float4* remote = RemoteShared(from, block);
+      const float4 x = remote[0], y = remote[2 * kWarpgroup];
+      v[0] += x.x, v[1] += x.y, v[2] += x.z, v[3] += x.w;
+      v[4] += y.x, v[5] += y.y, v[6] += y.z, v[7] += y.w;
+    }
+  }
+
+  const Plan& plan_;
+  Shared& s_;
+  const uint32_t rank_;
+  const int warpgroup_;
+  const uint64_t first_tokens_, first_weights_;
+  NibbleTables tables_;
+  uint32_t nibbles_;
+  uint32_t empty_;  // of the block that this lane reports to
+  bool releases_;
+  const float* token_scales_;
+  const float* weight_scales_;
+  RingPosition<Shared::kStages> ring_;
+};
+
+}  // namespace lowbit::cuda::fp8

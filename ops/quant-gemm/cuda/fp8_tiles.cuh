@@ -1,0 +1,183 @@
+// QuantGemm on Hopper's FP8 tensor cores: what the kernel's warps share, and the warps that feed it.
+#pragma once
+#include "ops/quant-gemm/cuda/nibble_codes.cuh"
+#include "ops/quant-gemm/cuda/sm90_tiles.cuh"
+
+namespace lowbit::cuda::fp8 {
+
+constexpr int kChannels = 128;  // of a block, 64 a warpgroup
+constexpr int kStep = 128;      // input channels of a stage
+constexpr int kThreads = 3 * kWarpgroup;
+constexpr int kMathWarps = 8;
+constexpr int kWeightBytes = kChannels * kStep;  // nibbles use half
+constexpr int kNibbleRow = kStep / 2;            // bytes of a weight row in a stage
+
+struct Plan {
+  GemmArgs args;
+  TileOrder tiles;  // rows: token tiles; columns: what a cluster has along the output channels
+  int split = 1;    // 1: a cluster's two blocks have neighbouring channels and share the tokens' tile; more: the
+                    // cluster's blocks have the same tile and a part of the input channels each
+  int body_steps = 0, outlier_steps = 0;
+  float weight_factor = 1.0f;  // of body scales
+  NibbleTables tables;
+
+  __device__ __forceinline__ int cluster() const { return split > 1 ? split : 2; }
+};
+
+template <int kTokens>
+struct alignas(1024) Shared {
+  static constexpr int kStages = kTokens == 256 ? 3 : kTokens == 128 ? 5 : 6;
+  static constexpr int kTokenBytes = kTokens * kStep;
+  // Token scales lie by quarter q of a warp's columns, so that a thread finds the ones of two column blocks in one
+  // load: token 8j + 2q + e at q * kQuarter + 2j + e. The padding puts the quarters into different banks.
+  static constexpr int kQuarter = kTokens / 4 + 4;
+  uint8_t tokens[kStages][kTokenBytes];
+  uint8_t weights[kStages][kWeightBytes];
+  uint8_t result[2][kTokens * 128];  // a warpgroup's 64 channels of 16 bits, token by token
+  float token_scale[kStages][4 * kQuarter];
+  float weight_scale[kStages][kChannels];
+  // NibbleTables, twice: by half warps, so that the compiler keeps the words in registers. It would put what it knows
+  // to be uniform into uniform ones and copy them before every use.
+  alignas(16) uint32_t tables[2][4];
+  uint64_t full[kStages];   // tokens, weights and scales are there
+  uint64_t empty[kStages];  // the stage may be written (in both blocks where they share tokens)
+  uint64_t residual[2];     // the residual is in `result`
+};
+
+// What a block does of a tile.
+struct Work {
+  int first, body_end, last;  // its steps: the body's first ... body_end - 1, then outliers
+  int64_t token;              // the tile's first
+  int channel;                // the block's first
+};
+
+template <int kTokens>
+__device__ __forceinline__ Work WorkOf(const Plan& plan, int tile, uint32_t rank) {
+  int row, column;
+  plan.tiles.Locate(tile, &row, &column);
+  Work w;
+  w.token = static_cast<int64_t>(row) * kTokens;
+  const int steps = plan.body_steps + plan.outlier_steps;
+  if (plan.split == 1) {
+    w.channel = (2 * column + static_cast<int>(rank)) * kChannels;
+    w.first = 0, w.last = steps;
+  } else {
+    const int part = (steps + plan.split - 1) / plan.split;
+    w.channel = column * kChannels;
+    w.first = min(static_cast<int>(rank) * part, steps), w.last = min(w.first + part, steps);
+  }
+  w.body_end = max(w.first, min(w.last, plan.body_steps));
+  return w;
+}
+
+// Runs f(work) for each of the block's tiles.
+template <int kTokens, class F>
+__device__ __forceinline__ void ForEachTile(const Plan& plan, uint32_t rank, F&& f) {
+  const int clusters = gridDim.x / plan.cluster();
+  for (int tile = blockIdx.x / plan.cluster(); tile < plan.tiles.count(); tile += clusters) {
+    f(WorkOf<kTokens>(plan, tile, rank));
+  }
+}
+
+// One thread: the copy engine.
+template <bool kNibbles, int kTokens>
+__device__ __forceinline__ void ProduceTiles(const Plan& plan, Shared<kTokens>& s, const CUtensorMap* token_map,
+                                             const CUtensorMap* body_map, const CUtensorMap* outlier_map,
+                                             uint32_t rank) {
+  constexpr int kTokenBytes = Shared<kTokens>::kTokenBytes, kBodyRow = kNibbles ? kNibbleRow : kStep;
+  RingPosition<Shared<kTokens>::kStages> ring;
+  ForEachTile<kTokens>(plan, rank, [&](const Work& work) {
+    const int token_row = static_cast<int>(work.token);
+    for (int step = work.first; step < work.last; ++step, ring.Advance()) {
+      const bool body = step < work.body_end;
+      const int j = step - plan.body_steps;
+      const int k = body ? step * kStep : plan.args.body() + j * kStep;
+      uint64_t* full = &s.full[ring.stage];
+      BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
+      BarrierArriveExpect(full, kTokenBytes + kChannels * (body ? kBodyRow : kStep));
+      if (plan.split == 1) {
+        TensorLoadMulticast(token_map, full, s.tokens[ring.stage] + rank * (kTokenBytes / 2), k,
+                            token_row + static_cast<int>(rank) * (kTokens / 2), 3);
+      } else {
+        TensorLoad(token_map, full, s.tokens[ring.stage], k, token_row);
+      }
+      TensorLoad(body ? body_map : outlier_map, full, s.weights[ring.stage], body ? step * kBodyRow : j * kStep,
+                 work.channel);
+    }
+  });
+}
+
+// One warp: scales of the tokens, for every step, or where the body has one a token for its last step alone.
+template <bool kGroupTokens, int kTokens>
+__device__ __forceinline__ void ProduceTokenScales(const Plan& plan, Shared<kTokens>& s, uint32_t rank) {
+  const GemmArgs& args = plan.args;
+  RingPosition<Shared<kTokens>::kStages> ring;
+  const int lane = threadIdx.x % 32, scales = args.a_scales();
+  const int group_steps = kGroupTokens ? args.a_group_size / kStep : 1;
+  ForEachTile<kTokens>(plan, rank, [&](const Work& work) {
+    const int64_t m0 = work.token + lane;
+    const int last_token = static_cast<int>(min(args.m - 1 - m0, static_cast<int64_t>(kTokens)));  // may be negative
+    const float* first = args.a_scale + m0 * scales;
+    for (int step = work.first; step < work.last; ++step, ring.Advance()) {
+      const bool body = step < work.body_end;
+      BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
+      if (kGroupTokens || !body || step + 1 == work.body_end) {
+        const int index = !body ? scales - 1 : kGroupTokens ? step / group_steps : 0;
+        float* to = &s.token_scale[ring.stage][lane / 2 % 4 * Shared<kTokens>::kQuarter + 2 * (lane / 8) + lane % 2];
+#pragma unroll
+        for (int i = 0; i < kTokens / 32; ++i)
+          CopyShared4(to + 8 * i, first + min(32 * i, last_token) * scales + index);
+      }
+      BarrierArriveCopies(&s.full[ring.stage]);
+    }
+  });
+}
+
+// Two warps of 64 channels: scales of the weights. They come from memory four steps at a time, while those of the four
+// steps before are handed out: a load takes longer than a step.
+template <int kTokens>
+__device__ __forceinline__ void ProduceWeightScales(const Plan& plan, Shared<kTokens>& s, int helper, uint32_t rank) {
+  constexpr int kBatch = 4;
+  const GemmArgs& args = plan.args;
+  RingPosition<Shared<kTokens>::kStages> ring;
+  const int column = helper * (kChannels / 2) + threadIdx.x % 32;
+  const int group_steps = args.group_size ? args.group_size / kStep : plan.body_steps;
+  ForEachTile<kTokens>(plan, rank, [&](const Work& work) {
+    const int n[2] = {min(work.channel + column, args.n - 1), min(work.channel + column + 32, args.n - 1)};
+    const uint16_t* rows[2] = {args.b_scale + static_cast<int64_t>(n[0]) * args.b_scales(),
+                               args.b_scale + static_cast<int64_t>(n[1]) * args.b_scales()};
+    uint16_t next[kBatch][2];
+    const auto load = [&](int first) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int step = first + j;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if (step < work.last) {
+            next[j][i] =
+                step < work.body_end ? __ldg(rows[i] + step / group_steps) : __ldg(args.b_outlier_scale + n[i]);
+          }
+        }
+      }
+    };
+    load(work.first);
+    for (int first = work.first; first < work.last; first += kBatch) {
+      uint16_t now[kBatch][2];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) now[j][0] = next[j][0], now[j][1] = next[j][1];
+      load(first + kBatch);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (first + j >= work.last) break;
+        const float factor = first + j < work.body_end ? plan.weight_factor : 1.0f;
+        BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
+        s.weight_scale[ring.stage][column] = Widen(__ushort_as_half(now[j][0])) * factor;
+        s.weight_scale[ring.stage][column + 32] = Widen(__ushort_as_half(now[j][1])) * factor;
+        BarrierArrive(&s.full[ring.stage]);
+        ring.Advance();
+      }
+    }
+  });
+}
+
+}  // namespace lowbit::cuda::fp8
