@@ -9,22 +9,17 @@ interleaved repeats. Weights' bytes are codes and scales.
 """
 import ctypes
 import json
-import statistics
 import sys
 
 import torch
+
+from timing import copy_bandwidth, measure, ptr, stream
 
 lib = ctypes.CDLL(sys.argv[1])
 lib.bench_choice.restype = ctypes.c_char_p
 sweep, quick = "--sweep" in sys.argv, "--quick" in sys.argv
 dev = "cuda"
 torch.manual_seed(0)
-P = ctypes.c_void_p
-
-
-def ptr(t):
-    return P(t.data_ptr()) if t is not None else P(0)
-
 
 # Numbers of ops/common/cuda/types.h's Format.
 FORMATS = {"s4": 0, "s8": 1, "float": 2, "s4_e4m3": 3, "e2m1": 4, "e4m3": 6}
@@ -73,68 +68,13 @@ def ours(w, m, a_form, kernel=None, split=0, a_group=None):
         i %= len(w.b)
         e = lib.bench_gemm(name, ctypes.c_int64(m), w.n, w.k, w.outliers, w.group, a_group, FORMATS[w.form], FORMATS[a_form], ptr(a), ptr(a_scale),
                            ptr(w.b[i]), ptr(w.scale[i]), ptr(w.outlier[i]), ptr(w.outlier_scale[i]), ptr(y), split,
-                           P(torch.cuda.current_stream().cuda_stream))
+                           stream())
         if e != 0:
             raise RuntimeError(f"bench_gemm gave {e}")
 
     call(0)
     torch.cuda.synchronize()
     return call
-
-
-class Method:
-    def __init__(self, name, call, calls):
-        self.name, self.calls, self.times = name, calls, []
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            call(0)
-        torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=side):
-            for i in range(calls):
-                call(i)
-        self.graph.replay()
-        torch.cuda.synchronize()
-
-    def time(self):
-        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        a.record()
-        self.graph.replay()
-        b.record()
-        b.synchronize()
-        self.times.append(a.elapsed_time(b) * 1e3 / self.calls)
-
-    @property
-    def us(self):
-        return statistics.median(self.times)
-
-
-def measure(makers, calls, repeats):
-    """Methods by name; a method that cannot run is reported and left out."""
-    methods = []
-    for name, make in makers.items():
-        try:
-            methods.append(Method(name, make(), calls))
-        except Exception as e:  # a peer may lack a shape; ours must not
-            print(f"  {name}: {str(e)[:100]}")
-    for _ in range(repeats):
-        for m in methods:
-            m.time()
-    return {m.name: m.us for m in methods}
-
-
-def copy_bandwidth():
-    a = torch.empty(2**31, dtype=torch.uint8, device=dev)
-    b = torch.empty_like(a)
-    times = []
-    for _ in range(6):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        b.copy_(a)
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return 2 * a.numel() / min(times) / 1e6
 
 
 def peers(m, n, k, copies):
@@ -203,7 +143,7 @@ for m in (1, 64, 1024, 2048, 8192):
     s = torch.empty(m, 32, device=dev)
 
     def norm(group, outliers, order):
-        return lambda: lambda i: lib.bench_norm_quantize(ctypes.c_int64(m), k, group, outliers, ptr(xs[i % sets]), ptr(w), ptr(order), ptr(q[i % sets]), ptr(s), P(torch.cuda.current_stream().cuda_stream))
+        return lambda: lambda i: lib.bench_norm_quantize(ctypes.c_int64(m), k, group, outliers, ptr(xs[i % sets]), ptr(w), ptr(order), ptr(q[i % sets]), ptr(s), stream())
 
     t = measure({"reorder_g128_o128": norm(128, 128, order), "g128": norm(128, 0, None), "per_token": norm(0, 0, None)}, max(sets, 20), 5)
     moved = m * k * 3 + m * 32 * 4

@@ -20,6 +20,7 @@ class Method:
 
     def __init__(self, name, call, calls):
         self.name, self.calls, self.times = name, calls, []
+        self.call = call  # keeps alive what the graph reads
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
             call(0)
