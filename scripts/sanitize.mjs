@@ -1,4 +1,4 @@
-// Builds the CPU kernels with AddressSanitizer and UBSan and runs them over exactly sized buffers: npm run test:sanitize.
+// Builds the CPU row and cache kernels with AddressSanitizer and UBSan and runs them over exactly sized buffers: npm run test:sanitize.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -19,25 +19,9 @@ const program = (main, kernels) => [
   [`${kernels}/avx2.cc`, ...avx2],
   [`${kernels}/avx512.cc`, ...avx512],
 ];
-const gemm = ([name, ...isa]) => [`ops/quant-gemm/cpu/${name}.cc`, ...isa];
 const programs = [
   program('test/native/sanitize_rows.cc', 'ops/rows/cpu'),
   program('test/native/sanitize_kv.cc', 'ops/quant-kv-attention/cpu'),
-  [
-    ['test/native/sanitize_gemm.cc'],
-    ['native/core/cpu_features.cc'],
-    ...[
-      ['scalar'],
-      ['avx2', ...avx2],
-      ['minifloat_avx2', ...avx2],
-      ['minifloat_avx512', ...avx512],
-      ['float_row_avx512', ...avx512],
-    ].map(gemm),
-    ...[
-      ['avx512vnni', ...avx512, '-mavx512vnni'],
-      ['minifloat_avx512bf16', ...avx512, '-mavx512bf16'],
-    ].map(gemm),
-  ],
 ];
 
 const folder = mkdtempSync(join(tmpdir(), 'ort-lowbit-sanitize-'));

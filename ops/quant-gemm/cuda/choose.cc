@@ -12,26 +12,28 @@ constexpr int64_t kFewTokens = 64;
 bool Anything(const GemmArgs&) { return true; }
 bool ManyS8(const GemmArgs& args) { return args.m > kFewTokens && AcceptsS8Sm90(args); }
 bool ManyGroup(const GemmArgs& args) { return args.m > kFewTokens && AcceptsGroupSm90(args); }
-
 bool ManyWeightOnly(const GemmArgs& args) {
   const bool wide = args.n >= 8192;  // enough tiles for the device even with one row of them
   return args.m > (wide ? kFewTokens / 4 : kFewTokens) && AcceptsWeightOnlySm90(args);
 }
 
-// Also few tokens where no kernel for them has the formats.
-bool Fp8(const GemmArgs& args) { return AcceptsFp8Sm90(args) && (args.m > kFewTokens || !AcceptsDecode(args)); }
+// Also few tokens where no kernel for them takes the product.
+bool Fp8(const GemmArgs& args) {
+  const bool few = args.m <= kFewTokens && (AcceptsDecode(args) || AcceptsStreamMinifloat(args));
+  return AcceptsFp8Sm90(args) && !few;
+}
 
 }  // namespace
 
 const GemmKernel kGemmKernels[] = {
     {"s8s8_wgmma__sm90", 90, 90, ManyS8, AcceptsS8Sm90, LaunchS8Sm90},
     {"s8s4_wgmma__sm90", 90, 90, ManyGroup, AcceptsGroupSm90, LaunchGroupSm90},
+    {"fp8_wgmma__sm90", 90, 90, Fp8, AcceptsFp8Sm90, LaunchFp8Sm90},
+    {"f16s4_wgmma__sm90", 90, 90, ManyWeightOnly, AcceptsWeightOnlySm90, LaunchWeightOnlySm90},
     {"s4s4_mma__sm80", 80, 89, AcceptsS4Sm80, AcceptsS4Sm80, LaunchS4Sm80},
     {"s8s4_stream__sm90", 90, 90, AcceptsStream, AcceptsStream, LaunchStream},
-    {"f16s4_wgmma__sm90", 90, 90, ManyWeightOnly, AcceptsWeightOnlySm90, LaunchWeightOnlySm90},
     {"f8_stream__sm90", 90, 90, AcceptsStreamMinifloat, AcceptsStreamMinifloat, LaunchStreamMinifloat},
     {"f16s4_stream__sm90", 90, 90, AcceptsStreamFloat, AcceptsStreamFloat, LaunchStreamFloat},
-    {"fp8_wgmma__sm90", 90, 90, Fp8, AcceptsFp8Sm90, LaunchFp8Sm90},
     {"s8s4_mma__sm80", 80, 1000, AcceptsDecode, AcceptsDecode, LaunchDecode},
     {"f16s4_mma__sm80", 80, 1000, AcceptsWeightOnly, AcceptsWeightOnly, LaunchWeightOnly},
     {"portable__cuda", 0, 1000, Anything, Anything, LaunchPortable},

@@ -68,8 +68,10 @@ cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
   if (e != cudaSuccess) return e;
   const StreamPlan plan = MakePlan<Math>(args, split, sms);
-  const int shared_bytes = kSlots * (SlotBytes(kTiles, kBytes) + 16) + SumBytes(kTiles, plan.split) +
-                           plan.max_steps * (8 * kTiles * 4 + kStreamWarps * 32);
+  int shared_bytes = kSlots * (SlotBytes(kTiles, kBytes) + 16) + SumBytes(kTiles, plan.split) +
+                     plan.max_steps * (8 * kTiles * 4 + kStreamWarps * 32);
+  // Clusters are packed onto as few multiprocessors as hold them: two blocks each spread them better than three.
+  if (plan.split > 1) shared_bytes = std::max(shared_bytes, 80 * 1024);
   e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   // Room for a second block, of this kernel or the next.
   if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
