@@ -129,6 +129,7 @@ cudaError_t LaunchSplitColumns(GemmArgs* args, float threshold, void* scratch, c
     return cudaGetLastError();
   });
   args->a = q;
+  args->a_format = Format::kS8;
   args->a_scale = scale;
   args->residual = args->y;
   return launched;
