@@ -1,12 +1,11 @@
 // QuantGemm on Hopper's FP8 tensor cores: 4-bit or e4m3 weights, activations in e4m3, e5m2 or 4 bits stored as e4m3.
 //
-// The product is computed transposed: a warpgroup holds 64 output channels and 128 (or 64) tokens, because wgmma takes
+// The product is computed transposed: a warpgroup holds 64 output channels and up to 256 tokens, because wgmma takes
 // only its left operand from registers and the weights are what has to be unpacked. A block is two warpgroups:
 //
-//   warp 0          copy engine: tokens [128 x 128 B, half of them from the cluster's other block], weights
+//   warp 0          copy engine: tokens (half of them from the cluster's other block) and weights
 //   warp 1          token scales, warps 2, 3: weight scales; everything of a step arrives at one barrier
-//   warpgroups 1, 2 64 channels each. While the tensor cores work on step s: the scales' products of s and the weights
-//                   of s + 1 as e4m3. Then result += sum * scales, 64 FMAs, and the next step.
+//   warpgroups 1, 2 64 channels each: fp8_consumer.cuh
 //
 // A sum lives for 128 channels in the tensor cores' registers, which keep about 14 bits: exact for 4-bit codes on both
 // sides (at most 8192 units), and for other formats the README's bound. Nibbles reach fragments in natural order: two
