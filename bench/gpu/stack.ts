@@ -88,7 +88,7 @@ async function measure(text: string, id: number, shape: RunShape): Promise<Recor
   const run = await decoderRun(session, new Placer(session, provider), shape);
   const extra = values.graph && provider === 'cuda' ? { gpu_graph_id: String(id) } : undefined;
   try {
-    // The arena cannot grow while a graph is captured: runs before that make it large enough.
+    // So that the arena need not grow while the graph is captured.
     if (extra) for (let i = 0; i < 2; i++) await runOnce(session, run, { gpu_graph_id: '-1' });
     const times = await timeEach(() => runOnce(session, run, extra), Number(values.runs), 3);
     const ms = median(times);
