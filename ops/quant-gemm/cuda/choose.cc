@@ -17,9 +17,9 @@ bool ManyWeightOnly(const GemmArgs& args) {
   return args.m > (wide ? kFewTokens / 4 : kFewTokens) && AcceptsWeightOnlySm90(args);
 }
 
-// Also few tokens where no kernel for them takes the product.
+// Also few tokens where no kernel for them takes the product, or has to convert too much.
 bool Fp8(const GemmArgs& args) {
-  const bool few = args.m <= kFewTokens && (AcceptsDecode(args) || AcceptsStreamMinifloat(args));
+  const bool few = args.m <= kFewTokens / 2 && (AcceptsDecode(args) || AcceptsStreamMinifloat(args));
   return AcceptsFp8Sm90(args) && !few;
 }
 
