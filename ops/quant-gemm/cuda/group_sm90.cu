@@ -18,6 +18,7 @@
 #include <algorithm>
 
 #include "ops/common/cuda/tensor_map.h"
+#include "ops/common/cuda/wgmma.cuh"
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/sm90_tiles.cuh"
 
@@ -244,7 +245,7 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i) {
           const int block = sub * kBlocks + i;
-          WgmmaS8N128(sum, now[block], tokens + 2 * block, i > 0 ? 1 : kSubs == 1 ? in_segment : 0);
+          WgmmaS8(sum, now[block], tokens + 2 * block, i > 0 ? 1 : kSubs == 1 ? in_segment : 0);
         }
         WgmmaCommit();
         if (sub == 0) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "ops/common/cuda/tensor_map.h"
+#include "ops/common/cuda/wgmma.cuh"
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/sm90_tiles.cuh"
 
@@ -103,7 +104,7 @@ __device__ __forceinline__ void Consume(const S8Plan& plan, Shared& s, uint32_t 
       const uint64_t b = WgmmaDescriptor(s.weights[ring.stage]);
       WgmmaFence();
 #pragma unroll
-      for (int i = 0; i < kStep / 32; ++i) WgmmaS8N256(sum, a + 2 * i, b + 2 * i, step > 0 || i > 0);
+      for (int i = 0; i < kStep / 32; ++i) WgmmaS8(sum, a + 2 * i, b + 2 * i, step > 0 || i > 0);
       WgmmaCommit();
       WgmmaWait<1>();
       if (previous >= 0) release(previous);

@@ -8,7 +8,7 @@
 #include <algorithm>
 
 #include "ops/common/cuda/tensor_map.h"
-#include "ops/common/cuda/wgmma_half.cuh"
+#include "ops/common/cuda/wgmma.cuh"
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/sm90_tiles.cuh"
 

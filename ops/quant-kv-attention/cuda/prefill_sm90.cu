@@ -4,8 +4,9 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "ops/common/cuda/wgmma.cuh"
 #include "ops/quant-kv-attention/cuda/prefill_rows.cuh"
-#include "ops/quant-kv-attention/cuda/wgmma_f16.cuh"
+#include "ops/quant-kv-attention/cuda/tile_descriptors.cuh"
 
 namespace lowbit::cuda {
 namespace {
@@ -203,7 +204,7 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
       for (int step = 0; step < kKeys / 16; ++step) {
 #pragma unroll
         for (int p = 0; p < S::kPanels; ++p) {
-          WgmmaF16(sums[p], weights[step], values + p * (kPanel / 8) * kKeys + step * 16, 1);
+          WgmmaF16Rows(sums[p], weights[step], values + p * (kPanel / 8) * kKeys + step * 16, 1);
         }
       }
       WgmmaCommit();
