@@ -1,6 +1,6 @@
 // Cache rows and queries into the prefill kernel's shared memory: codes unpacked, dequantized and turned, 8 channels at
-// a time, in chunks of 16 bytes (tile_descriptors.cuh). Eight lanes take the same chunk of eight neighbouring rows, so that
-// their stores meet no bank twice; the four groups of a warp take neighbouring chunks, so that loads join up.
+// a time, in chunks of 16 bytes (tile_descriptors.cuh). Eight lanes take the same chunk of eight neighbouring rows, so
+// that their stores meet no bank twice; the four groups of a warp take neighbouring chunks, so that loads join up.
 #pragma once
 #include "ops/common/cuda/ptx.cuh"
 #include "ops/quant-kv-attention/cuda/sequence.cuh"
