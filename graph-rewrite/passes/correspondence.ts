@@ -2,6 +2,7 @@
  * Which float layers a rewritten product stands for, written on its node and read back to compare the models layer by layer.
  */
 import type { Node } from '../ir/node.js';
+import { decodeFactors, decodeOrder, encodeFactors, encodeOrder } from '../plan/plan.js';
 
 /** A float layer inside a product. */
 export interface Correspondence {
@@ -46,7 +47,10 @@ type Numbers = Int32Array | Float32Array | undefined;
 /** As base64, one text a part; nothing if no part has any. */
 function writeArrays(metadata: Map<string, string>, key: string, arrays: readonly Numbers[]): void {
   if (!arrays.some((array) => array)) return;
-  const encoded = arrays.map((array) => (array ? encode(array) : ''));
+  const encoded = arrays.map((array) => {
+    if (!array) return '';
+    return array instanceof Int32Array ? encodeOrder(array) : encodeFactors(array);
+  });
   metadata.set(key, JSON.stringify(encoded));
 }
 
@@ -61,8 +65,8 @@ export function readCorrespondence({ metadata }: Node): Correspondence[] {
     site,
     output: outputs[i] ?? '',
     channels: channels[i] ?? 0,
-    order: orders[i] ? new Int32Array(decode(orders[i])) : undefined,
-    ...(factors[i] ? { factors: new Float32Array(decode(factors[i])) } : {}),
+    order: orders[i] ? decodeOrder(orders[i]) : undefined,
+    ...(factors[i] ? { factors: decodeFactors(factors[i]) } : {}),
   }));
 }
 
@@ -78,18 +82,15 @@ const inputKeys = { order: 'lowbit.order', smooth: 'lowbit.smooth' } as const;
 
 /** Writes it on the node that quantizes the input. */
 export function writeInputOrder({ metadata }: Node, { order, smooth }: InputOrder): void {
-  if (order) metadata.set(inputKeys.order, encode(order));
-  if (smooth) metadata.set(inputKeys.smooth, encode(smooth));
+  if (order) metadata.set(inputKeys.order, encodeOrder(order));
+  if (smooth) metadata.set(inputKeys.smooth, encodeFactors(smooth));
 }
 
 /** The inverse of {@link writeInputOrder}. */
 export function readInputOrder({ metadata }: Node): InputOrder {
   const [order, smooth] = [metadata.get(inputKeys.order), metadata.get(inputKeys.smooth)];
   return {
-    ...(order ? { order: new Int32Array(decode(order)) } : {}),
-    ...(smooth ? { smooth: new Float32Array(decode(smooth)) } : {}),
+    ...(order ? { order: decodeOrder(order) } : {}),
+    ...(smooth ? { smooth: decodeFactors(smooth) } : {}),
   };
 }
-
-const encode = (array: Int32Array | Float32Array): string => Buffer.from(array.slice().buffer).toString('base64');
-const decode = (text: string): ArrayBuffer => new Uint8Array(Buffer.from(text, 'base64')).buffer;
