@@ -91,6 +91,16 @@ describe('native/generator on a device', () => {
       equal(device.live, 0);
       await device.release();
     });
+
+    it(`${title}: a second batch with long prompts takes the buffers of the first`, async () => {
+      const { device, text, both } = await open(make, true);
+      const long = prompts.map((ids) => Array.from({ length: 20 }, (_, i) => ids[i % ids.length]!));
+      await both({ prompts: long, capacity: 100, tokensPerRun: 15 });
+      await both({ prompts: long, capacity: 100, tokensPerRun: 15 });
+      deepEqual([...device.runs.keys()], ['-1', '1']);
+      text.dispose();
+      await device.release();
+    });
   }
 
   it('a session that fills no given outputs has its cache copied', async () => {

@@ -43,8 +43,8 @@ export class CapturedSteps {
     await Promise.all(uploads);
     const logits = this.#logits!;
     Object.assign(cache.feeds, this.#inputs);
-    cache.fetches[this.#model.logits] = logits;
-    await this.#session.run(cache.feeds, cache.fetches, { ...options, extra: { gpu_graph_id: this.#graph } });
+    const fetches = { ...cache.fetches, [this.#model.logits]: logits };
+    await this.#session.run(cache.feeds, fetches, { ...options, extra: { gpu_graph_id: this.#graph } });
     return logits;
   }
 

@@ -209,10 +209,10 @@ export class Decoding {
     const { captured, cache } = this.#buffers;
     Object.assign(cache.feeds, stepInputs(model, step, this.#scratch));
     const reused = step.tokens === 1 && fillsOutputs(session) ? this.#stepLogits : undefined;
-    if (scored) cache.fetches[model.logits] = reused ?? null;
+    const fetches = scored ? { ...cache.fetches, [model.logits]: reused ?? null } : cache.fetches;
     const options = this.#options(signal);
     const runOptions = captured ? { ...options, extra: withoutGraph } : options;
-    const outputs = await session.run(cache.feeds, cache.fetches, runOptions);
+    const outputs = await session.run(cache.feeds, fetches, runOptions);
     cache.accept(outputs);
     const logits = outputs[model.logits] as Tensor;
     if (!scored) return logits;
