@@ -4,7 +4,8 @@ import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { analyze } from '../analyze/index.js';
 import { makePlan, type BudgetReport } from '../plan/index.js';
 import type { Override, Recipe } from '../recipes/index.js';
-import { measureAlone, separateLayers, type MeasureOptions } from './measure.js';
+import { measureAlone, separateLayers, type MeasureOptions, type SensitiveLayers } from './measure.js';
+import { Reference } from './reference.js';
 
 export interface BudgetResult {
   /** The recipe with an override for every layer that stays at 8 bits. */
@@ -22,18 +23,34 @@ export async function keepWithinBudget(recipe: Recipe, budget: number, options: 
   if (!(budget > 0 && Number.isFinite(budget))) throw usageError('budget', `is ${budget}, expected a number above 0`);
   const model = options.load();
   const groups = separateLayers(makePlan(analyze(model), options.stats, recipe, model));
-  const measured: { sites: readonly string[]; weights: number; loss: number; lossAt8Bits?: number }[] = [];
+  const reference = await Reference.open(model, options.feeds, options.createSession);
+  try {
+    return await moveTheWorst(recipe, budget, groups, reference, options);
+  } finally {
+    await reference.release();
+  }
+}
+
+async function moveTheWorst(
+  recipe: Recipe,
+  budget: number,
+  groups: readonly SensitiveLayers[],
+  reference: Reference,
+  options: MeasureOptions,
+): Promise<BudgetResult> {
+  const measured: (SensitiveLayers & { loss: number; lossAt8Bits?: number })[] = [];
   const progress = (extra: number): void =>
     options.onProgress?.({ stage: 'sensitivity', done: measured.length + extra, total: groups.length + extra });
   for (const group of groups) {
-    measured.push({ ...group, loss: await measureAlone(group, recipe, options) });
+    measured.push({ ...group, loss: await measureAlone(group, recipe, reference, options) });
     progress(0);
   }
   const worstFirst = [...measured].sort((a, b) => b.loss - a.loss);
-  const eightBits: Recipe = { ...recipe, overrides: [] as Override[] };
+  const eightBits: Recipe = { ...recipe, ...settingsAt8Bits(recipe), overrides: [] };
   const predicted = (): number => measured.reduce((sum, { loss, lossAt8Bits }) => sum + (lossAt8Bits ?? loss), 0);
   let moved = 0;
-  while (predicted() > budget) {
+  // Written so that a loss which is not a number never counts as within the budget.
+  while (!(predicted() <= budget)) {
     const next = worstFirst[moved];
     if (!next)
       throw inputError(
@@ -41,7 +58,7 @@ export async function keepWithinBudget(recipe: Recipe, budget: number, options: 
         `is ${budget} nats a token, and with all layers at 8 bits the predicted loss is ${predicted().toPrecision(3)}`,
         'Give a larger one, or a recipe that loses less.',
       );
-    next.lossAt8Bits = await measureAlone(next, { ...eightBits, ...settingsAt8Bits(recipe) }, options);
+    next.lossAt8Bits = await measureAlone(next, eightBits, reference, options);
     moved++;
     progress(moved);
   }

@@ -1,17 +1,18 @@
 import { analyze } from '../analyze/index.js';
 import type { Model } from '../ir/model.js';
+import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
 import { applyPlan } from '../passes/index.js';
 import { makePlan, type Plan, type StatsByValue } from '../plan/index.js';
 import type { Recipe } from '../recipes/index.js';
-import { compareModels } from '../verify/index.js';
+import type { Reference } from './reference.js';
 
 export interface MeasureOptions {
   /** Reads the float model; every measurement changes a copy of its own. */
   readonly load: () => Model;
   readonly stats: StatsByValue | undefined;
-  /** A few windows; gone through twice for every input. */
+  /** A few windows; gone through once for every measurement. */
   readonly feeds: Iterable<Feeds>;
   readonly createSession: CreateSession;
   readonly onProgress?: OnProgress | undefined;
@@ -32,7 +33,8 @@ export interface SensitiveLayers {
 export async function measureAlone(
   layers: SensitiveLayers,
   recipe: Recipe,
-  { load, stats, feeds, createSession, signal }: MeasureOptions,
+  reference: Reference,
+  { load, stats, createSession, signal }: MeasureOptions,
 ): Promise<number> {
   throwIfAborted(signal, 'sensitivity');
   const rewritten = load();
@@ -49,11 +51,12 @@ export async function measureAlone(
     ],
   };
   applyPlan(rewritten, makePlan(analysis, stats, alone, rewritten), analysis);
-  const compared = await compareModels({
-    ...{ reference: load(), rewritten, feeds, createSession, layerRuns: 0 },
-    ...(signal ? { signal } : {}),
-  });
-  return compared.klDivergence;
+  const session = await openModel(rewritten, createSession);
+  try {
+    return await reference.divergence(session, signal);
+  } finally {
+    await session.release();
+  }
 }
 
 /** To nearest, without a low-rank term. */

@@ -35,13 +35,17 @@ export class DistributionError {
   #agreeing = 0;
   #rows = 0;
 
-  /** Adds one row of logits each. */
-  add(reference: Float32Array, test: Float32Array): void {
-    const [referenceSum, testSum] = [logSumExp(reference), logSumExp(test)];
+  /**
+   * Adds one row of logits each.
+   * @param referenceSum `logSumExp(reference)`, for callers who have it
+   */
+  add(reference: Float32Array, test: Float32Array, referenceSum = logSumExp(reference)): void {
+    const testSum = logSumExp(test);
     let divergence = 0;
     for (let i = 0; i < reference.length; i++) {
       const logP = reference[i]! - referenceSum;
-      if (logP > -700) divergence += Math.exp(logP) * (logP - (test[i]! - testSum));
+      // Written so that NaN counts: a probability of 0 does not, a value that is no number does.
+      if (!(logP <= -700)) divergence += Math.exp(logP) * (logP - (test[i]! - testSum));
     }
     this.#divergence += divergence;
     if (argmax(reference) === argmax(test)) this.#agreeing++;
@@ -52,7 +56,7 @@ export class DistributionError {
     return this.#rows;
   }
 
-  /** Mean of KL(reference ‖ test), nats a token. */
+  /** Mean of KL(reference ‖ test), nats a token; NaN if a score was NaN. */
   get klDivergence(): number {
     return this.#divergence / this.#rows;
   }

@@ -14,18 +14,14 @@ import {
 import { linearSize } from '../../graph-rewrite/cli/linear-size.js';
 import { parsePlan, type Plan } from '../../graph-rewrite/plan/index.js';
 import { compareModels } from '../../graph-rewrite/verify/index.js';
-import { InferenceSession } from '../../native/js/index.js';
 import { loadNative } from '../../native/js/load.js';
 import { temporaryFolder } from '../helpers/files.js';
+import { createSession } from '../helpers/session.js';
 import { randomStats } from '../helpers/stats.js';
 import { sqnr, zooFeeds, zooPath } from '../helpers/zoo.js';
 
 const path = zooPath('llama_kv_dynamo18');
 const native = loadNative().addon;
-const createSession: RoundOptions['createSession'] = async (model, options = {}) => {
-  const all = { intraOpNumThreads: 1, ...options };
-  return typeof model === 'string' ? InferenceSession.create(model, all) : InferenceSession.create(model, all);
-};
 
 function prepare(recipe: string, ...settings: string[]) {
   const model = loadModel(path);

@@ -10,24 +10,19 @@ import {
   saveModel,
   withSettings,
   type Plan,
-  type RoundOptions,
 } from '../../graph-rewrite/index.js';
 import { hessianGroups, listProducts, parsePlan, roundingPasses } from '../../graph-rewrite/plan/index.js';
 import { defaultGptq } from '../../graph-rewrite/recipes/recipe.js';
-import { InferenceSession } from '../../native/js/index.js';
 import { loadNative } from '../../native/js/load.js';
 import { Graph } from '../../graph-rewrite/ir/index.js';
 import { temporaryFolder } from '../helpers/files.js';
 import { TestGraph } from '../helpers/graph.js';
+import { createSession } from '../helpers/session.js';
 import { randomStats } from '../helpers/stats.js';
 import { sqnr, zooFeeds, zooPath } from '../helpers/zoo.js';
 
 const path = zooPath('llama_kv_dynamo18');
 const native = loadNative().addon;
-const createSession: RoundOptions['createSession'] = async (model, options = {}) => {
-  const all = { intraOpNumThreads: 1, ...options };
-  return typeof model === 'string' ? InferenceSession.create(model, all) : InferenceSession.create(model, all);
-};
 
 function prepare(...settings: string[]) {
   const model = loadModel(path);

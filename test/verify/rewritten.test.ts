@@ -2,25 +2,12 @@ import { deepEqual, equal, ok } from 'node:assert/strict';
 import { join } from 'node:path';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { tokenFeeds } from '../../graph-rewrite/calibrate/index.js';
-import {
-  applyPlan,
-  findRecipe,
-  loadModel,
-  makePlan,
-  saveModel,
-  withSettings,
-  type CreateSession,
-} from '../../graph-rewrite/index.js';
+import { applyPlan, findRecipe, loadModel, makePlan, saveModel, withSettings } from '../../graph-rewrite/index.js';
 import { compareModels } from '../../graph-rewrite/verify/index.js';
-import { InferenceSession } from '../../native/js/index.js';
 import { temporaryFolder, zooFolder } from '../helpers/files.js';
 import { Random } from '../helpers/random.js';
+import { createSession } from '../helpers/session.js';
 import { randomStats } from '../helpers/stats.js';
-
-const createSession: CreateSession = (model, options) => {
-  const all = { intraOpNumThreads: 1, ...options };
-  return typeof model === 'string' ? InferenceSession.create(model, all) : InferenceSession.create(model, all);
-};
 
 describe('comparing a model with its rewritten form', () => {
   const folder = temporaryFolder();

@@ -52,6 +52,17 @@ describe('comparison metrics', () => {
     error.add(Float32Array.of(1000, 0), Float32Array.of(1000, 0));
     equal(error.klDivergence, 0);
   });
+
+  it('a score that is no number is no agreement', () => {
+    for (const [reference, test] of [
+      [NaN, 0],
+      [0, NaN],
+    ] as const) {
+      const error = new DistributionError();
+      error.add(Float32Array.of(reference, 0), Float32Array.of(test, 0));
+      ok(Number.isNaN(error.klDivergence));
+    }
+  });
 });
 
 describe('compareModels', () => {

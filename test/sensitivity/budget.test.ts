@@ -1,0 +1,56 @@
+import { deepEqual, equal, rejects } from 'node:assert/strict';
+import { tokenFeeds } from '../../graph-rewrite/calibrate/index.js';
+import {
+  findRecipe,
+  keepWithinBudget,
+  loadModel,
+  withSettings,
+  type CreateSession,
+  type MeasureOptions,
+} from '../../graph-rewrite/index.js';
+import { readFloats, tensorOf } from '../../graph-rewrite/ir/tensor.js';
+import { createSession } from '../helpers/session.js';
+import { zooPath } from '../helpers/zoo.js';
+
+describe('keepWithinBudget', () => {
+  const load = (): ReturnType<typeof loadModel> => loadModel(zooPath('llama_nocache_dynamo18'));
+  const recipe = withSettings(findRecipe('w4a4'), []);
+  const ids = Int32Array.from({ length: 64 }, (_, i) => (i * 37) % 256);
+  const feeds = tokenFeeds(load(), ids, { length: 16, count: 3, at: 'ids' });
+  const options: MeasureOptions = { load, stats: undefined, feeds, createSession };
+
+  it('opens the float model once and runs it once on every feed; every session is closed', async () => {
+    const runs: number[] = [];
+    let open = 0;
+    const counting: CreateSession = async (...args) => {
+      const session = await createSession(...args);
+      const index = runs.push(0) - 1;
+      open++;
+      return Object.assign(Object.create(session) as typeof session, {
+        run: async (...words: Parameters<typeof session.run>) => (runs[index]!++, session.run(...words)),
+        release: async () => (open--, session.release()),
+      });
+    };
+    const { report } = await keepWithinBudget(recipe, 1e9, { ...options, createSession: counting });
+    deepEqual(
+      runs,
+      [undefined, ...report.groups].map(() => 3),
+    );
+    equal(open, 0);
+  });
+
+  it('does not take a loss that is not a number for a small one', async () => {
+    const broken = (): ReturnType<typeof loadModel> => {
+      const model = load();
+      const embedding = model.graph.nodes.find(({ opType }) => opType === 'Gather')!.input(0)!;
+      const { dims } = embedding.initializer!;
+      embedding.initializer = tensorOf(readFloats(embedding.initializer!).fill(NaN), dims);
+      return model;
+    };
+    await rejects(keepWithinBudget(recipe, 1e9, { ...options, load: broken }), /the predicted loss is NaN/);
+  });
+
+  it('says so when there is nothing to measure on', async () => {
+    await rejects(keepWithinBudget(recipe, 1, { ...options, feeds: [] }), /there are no samples/);
+  });
+});
