@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Whole models and ONNX Runtime's own operators beside ours, on a machine with a GPU, through the Node host.
 # usage: gpu-models.sh prepare WORK            writes models of 7B shape, rewritten, into WORK (half a minute on 16 cores)
-#        gpu-models.sh prepare-trained WORK    rewrites bookworm-11m by several recipes, with GPTQ
+#        gpu-models.sh prepare-trained WORK    rewrites bookworm-11m by every row of the accuracy table, with GPTQ
 #        gpu-models.sh run WORK OUT JOB…       runs jobs, each with its time limit; logs to OUT/log, results to OUT/*.json
 #        gpu-models.sh list                    names the jobs
 # NODE names Node.js (default: node). TARGET= (empty) keeps 4-bit activations in the form that all chips read. SMALL=1 takes tiny shapes and the CPU provider, to try all of it without a GPU.
@@ -14,10 +14,9 @@ target=${TARGET-sm90}
 four_bit=atom-w4a4${target:+@$target}
 in_place=atom-w4a4kv4${target:+@$target},kv.form=in_place
 in_place_post=$in_place,kv.rope=post
-# Recipes of the layer stack, of the whole model, and of the trained one (with settings).
+# Recipes of the layer stack and of the whole model (with settings).
 stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
 wholes="float16 $four_bit $in_place $in_place_post"
-trained="w8a8 llm-int8 smoothquant-w8a8 w4a16 atom-w4a4 atom-w4a4@sm90 zeroquant-fp-w4a8 zeroquant-fp-w4a8,weight.scaleConstraint=m2 zeroquant-fp-w8a8 kv4 atom-w4a4kv4"
 jobs_known="host stack stack-threads stack-graph attention gemm whole generate limit perplexity profile"
 
 # The file that write-stack gives a recipe.
@@ -37,16 +36,9 @@ prepare() {
 
 # Needs ONNX Runtime and the addon: recipes with GPTQ run the float model.
 prepare_trained() {
-  local work=$1 assets=$root/models/bookworm-11m
-  mkdir -p "$work/trained"
-  "$node" -e "import('$root/dist/models/bookworm.js').then((m) => m.materializeBookworm('built', '$work/trained'))"
-  for name in $trained; do
-    local recipe=${name%%,*} target=any set= data=
-    case $recipe in *@*) target=${recipe#*@} recipe=${recipe%@*} ;; esac
-    case $name in *,*) set="--set ${name#*,}" ;; esac
-    case $recipe in w8a8 | llm-int8 | w4a16 | kv4) ;; *) data="--calibration $assets/calibration.txt --tokenizer $assets/tokenizer.json" ;; esac
-    echo "$node $root/bin/rewrite.js $work/trained/bookworm-built.onnx -o $work/trained/$(file_of "$name").onnx --recipe $recipe --target $target $set $data --force --quiet"
-  done | xargs -P "${TRAINED_JOBS:-9}" -I{} sh -c '{} 2>&1' | tee "$work/trained.log"
+  local work=$1 ladder=$root/dist/test/gpu/ladder.js
+  "$node" "$ladder" floats "$work/trained"
+  "$node" "$ladder" list | xargs -P "${TRAINED_JOBS:-9}" -I{} sh -c "$node $ladder write $work/trained {} 2>&1" | tee "$work/trained.log"
   touch "$work/trained-ready"
 }
 
@@ -73,11 +65,13 @@ job() { # NAME WORK OUT
       stack "$work" "$out" float16 "$deep" limit 60 --limit 24000000000 $most_float
       for m in "$in_place" "$in_place_post"; do stack "$work" "$out" "$m" "$deep" limit 60 --limit 24000000000 $most; done ;;
     perplexity)
-      timeout 150 "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "$work"/trained/*.onnx ;;
+      ls "$work"/trained/*_*.onnx | timeout 240 xargs -P "${PERPLEXITY_JOBS:-6}" -n 1 \
+        "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "${CPU_WINDOWS:-100}" ;;
     profile)
       for m in float16 "$four_bit" w8a8; do
         for case in $prefill decode:16x1024; do profile "$work" "$m" "$layers" "$case"; done
-      done ;;
+      done
+      profile "$work" "$in_place" "$deep" prefill:1x512 ;;
     *) echo "gpu-models: job '$name' is not known, expected one of: $jobs_known" >&2; return 2 ;;
   esac
 }

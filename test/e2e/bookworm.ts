@@ -61,7 +61,7 @@ export interface RewriteReport {
 export async function rewriteModel(
   model: string,
   output: string,
-  { recipe, set }: Pick<Expectation, 'recipe' | 'set'>,
+  { recipe, set, target = 'any' }: Pick<Expectation, 'recipe' | 'set'> & { readonly target?: string },
 ): Promise<RewriteReport> {
   const settings = set.flatMap((each) => ['--set', each]);
   const needsData = needsCalibration(withSettings(findRecipe(recipe), set));
@@ -72,6 +72,8 @@ export async function rewriteModel(
     output,
     '--recipe',
     recipe,
+    '--target',
+    target,
     ...settings,
     ...calibration,
     '--force',
