@@ -130,7 +130,7 @@ function ours({ weight, weightGroup, activation, activationGroup, outliers }: Sc
       ...{ K, N, weight_format: weight, group_size: weightGroup, a_format: activation },
       ...{ a_group_size: activationGroup, outlier_channels: outliers },
     },
-    ownConstants: true,
+    ownConstants: 'different',
   };
   if (floats) return { spec, feeds: { a: new Tensor('float32', noise(M * K), [M, K]) } };
   const a = new Tensor('int8', codesOf(activation, M * K), [M, K]);
@@ -150,7 +150,7 @@ function matMulNBits({ K, N, M }: GemmCase): NodeCase {
       ],
       outputs: [{ name: 'y', dtype: 'float32', dims: ['M', N] }],
       attributes: { K, N, bits: 4, block_size: group, accuracy_level: 4 },
-      ownConstants: true,
+      ownConstants: 'different',
     },
     feeds: { a: new Tensor('float32', noise(M * K), [M, K]) },
   };
@@ -164,7 +164,7 @@ function matMul({ K, N, M }: GemmCase): NodeCase {
       inputs: [{ name: 'a', dtype: 'float32', dims: ['M', K] }, constant('b', 'float32', [K, N], noise(N * K))],
       outputs: [{ name: 'y', dtype: 'float32', dims: ['M', N] }],
       attributes: {},
-      ownConstants: true,
+      ownConstants: 'different',
     },
     feeds: { a: new Tensor('float32', noise(M * K), [M, K]) },
   };

@@ -1,5 +1,14 @@
 /** Models of a single operator, for tests and benchmarks. */
-import { float, inlineTensor, int, Model, string, type Attribute, type DType } from '../graph-rewrite/ir/index.js';
+import {
+  float,
+  inlineTensor,
+  int,
+  Model,
+  string,
+  type Attribute,
+  type DType,
+  type Tensor,
+} from '../graph-rewrite/ir/index.js';
 import { serializeModel } from '../graph-rewrite/onnx/write.js';
 
 type Data = Float32Array | Int8Array | Uint8Array | Uint16Array | Int32Array;
@@ -34,18 +43,33 @@ export interface OpSpec {
    * outputs are graph outputs, so sessions must not optimize the others away (`graphOptimizationLevel: 'disabled'`).
    */
   readonly copies?: number;
-  /** Each copy gets constants of its own, as the layers of a model have: weights then come from where they would come there. */
-  readonly ownConstants?: boolean;
+  /**
+   * Each copy gets constants of its own, as the layers of a model have: weights then come from where they would come there. `equal`
+   * ones are, in a saved file, the same bytes for every copy. ONNX Runtime may keep one packed form of equal constants for all
+   * copies, which then stays in the caches; `different` ones differ by a rotation.
+   */
+  readonly ownConstants?: 'equal' | 'different';
 }
 
 const bytesOf = (data: Data): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+/** The tensor with its first bytes, `count` modulo its length, put behind the others. */
+function rotated(tensor: Tensor, count: number): Tensor {
+  const bytes = tensor.bytes();
+  const at = count % bytes.length;
+  if (!at) return tensor; // or of no bytes
+  const turned = new Uint8Array(bytes.length);
+  turned.set(bytes.subarray(at));
+  turned.set(bytes.subarray(0, at), bytes.length - at);
+  return inlineTensor(tensor.dtype, tensor.dims, turned);
+}
 
 /** The serialized model of one node (or copies of it). */
 export function opModel(spec: OpSpec): Uint8Array {
   return serializeModel(buildOpModel(spec));
 }
 
-/** The model of one node (or copies of it); constants of its own are, in a saved file, the same bytes for every copy. */
+/** The model of one node (or copies of it). */
 export function buildOpModel(spec: OpSpec): Model {
   const model = new Model({
     irVersion: 8,
@@ -58,18 +82,22 @@ export function buildOpModel(spec: OpSpec): Model {
   const tensors = spec.inputs.map((input) =>
     input?.constant ? inlineTensor(input.dtype, input.dims as number[], bytesOf(input.constant)) : undefined,
   );
-  const constants = (suffix: string) =>
-    tensors.map((tensor, i) => tensor && model.graph.addInitializer(`${spec.inputs[i]!.name}${suffix}`, tensor));
+  const constants = (copy: number) =>
+    tensors.map((tensor, i) => {
+      if (!tensor) return undefined;
+      const name = `${spec.inputs[i]!.name}${copy > 0 ? `.${copy}` : ''}`;
+      return model.graph.addInitializer(name, spec.ownConstants === 'different' ? rotated(tensor, 64 * copy) : tensor);
+    });
   const fed = spec.inputs.map((input) =>
     input && !input.constant ? model.graph.addInput(input.name, input.dtype, [...input.dims]) : undefined,
   );
-  const shared = constants('');
+  const shared = constants(0);
   const attributes = Object.entries(spec.attributes).map(([name, value]): [string, Attribute] => {
     if (typeof value === 'string') return [name, string(value)];
     return [name, Number.isInteger(value) && !spec.floats?.includes(name) ? int(value) : float(value)];
   });
   const nodes = Array.from({ length: spec.copies ?? 1 }, (_, copy) => {
-    const own = spec.ownConstants && copy > 0 ? constants(`.${copy}`) : shared;
+    const own = spec.ownConstants && copy > 0 ? constants(copy) : shared;
     const inputs = fed.map((value, i) => value ?? own[i]);
     return model.graph.addNode({
       opType: spec.op,

@@ -36,7 +36,7 @@ function scheme(name: string, op: string, fed: Fed[], rest: InputSpec[], N: numb
   const spec: OpSpec = {
     ...{ op, inputs: [...fed.map(fedInput), ...rest] },
     outputs: [{ name: 'y', dtype: 'float16', dims: ['M', N] }],
-    ...{ attributes: {}, ownConstants: true },
+    ...{ attributes: {}, ownConstants: 'equal' },
     ...more,
   };
   return { name, spec, fed, weightBytes: rest.reduce((sum, { constant }) => sum + (constant?.byteLength ?? 0), 0) };
