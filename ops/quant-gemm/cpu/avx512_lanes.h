@@ -11,9 +11,9 @@ namespace {
 inline __mmask16 FirstLanes(int64_t lanes) { return static_cast<__mmask16>((1u << lanes) - 1); }
 inline __mmask64 FirstBytes(int64_t bytes) { return bytes >= 64 ? ~0ull : (1ull << bytes) - 1; }
 
-/// Fetches a line into the second-level cache. Not _mm_prefetch: GCC takes a function that does nothing else for one
-/// without effect and drops its calls.
-inline void Prefetch(const void* from) { asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(from))); }
+/// Fetches a line into the first-level cache; stopping at the second one costs more than it saves, wherever the line
+/// is. Not _mm_prefetch: GCC takes a function that does nothing else for one without effect and drops its calls.
+inline void Prefetch(const void* from) { asm volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(from))); }
 
 /// The first `lanes` (at most 16) of the values from `index` on, zeros behind them.
 inline __m512 LoadLanes(const void* data, int64_t index, int64_t lanes, bool half) {

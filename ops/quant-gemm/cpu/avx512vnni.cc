@@ -183,7 +183,21 @@ struct Isa {
     return SumFour(four);
   }
 
-  /// The same for lanes that hold 8 products of u4 and s8 codes: below 2^14 each and 2^15 in pairs, so that they fit in
+  static F SumEach(const F (&acc)[16]) {
+    F four[4];
+    Unroll<4>([&](auto i) LOWBIT_INLINE {
+      const F *a = acc + 4 * i.value, *b = a + 2;
+      const F low = Add(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+      const F high = Add(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
+      four[i.value] = Add(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
+    });
+    const auto add_lanes = [](F a, F b) {
+      return Add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    };
+    return add_lanes(add_lanes(four[0], four[1]), add_lanes(four[2], four[3]));
+  }
+
+  /// Likewise for lanes that hold 8 products of u4 and s8 codes: below 2^14 each and 2^15 in pairs, so that they fit in
   /// 16 bits and one instruction adds neighbours.
   static I SumEachSmall(const I (&acc)[16]) {
     const I ones = _mm512_set1_epi16(1);
@@ -195,29 +209,6 @@ struct Isa {
       four[i.value] = _mm512_madd_epi16(_mm512_packs_epi32(low, high), ones);
     });
     return SumFour(four);
-  }
-
-  /// Lane 4i + c of the result is the sum of lanes 4c .. 4c + 3 of parts[i].
-  static F SumSegments(const F (&parts)[4]) {
-    const F low = Add(_mm512_unpacklo_ps(parts[0], parts[1]), _mm512_unpackhi_ps(parts[0], parts[1]));
-    const F high = Add(_mm512_unpacklo_ps(parts[2], parts[3]), _mm512_unpackhi_ps(parts[2], parts[3]));
-    const F sums = Add(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));  // lane 4c + i
-    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), sums);
-  }
-
-  /// Four values, repeated in all 128-bit lanes.
-  static I Repeat4(const int32_t* from) {
-    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-  }
-  static F Repeat4(const float* from) { return _mm512_broadcast_f32x4(_mm_loadu_ps(from)); }
-
-  /// Lane 4c + s is half s of row c, for s < count, else 0; step 0: half 0 of row c.
-  static F LoadHalves4(const uint16_t* from, int64_t row, int64_t count, int64_t step) {
-    const __mmask8 mask = static_cast<__mmask8>((1u << (step == 0 ? 1 : count)) - 1);
-    const auto load = [&](int64_t c) { return _mm_maskz_loadu_epi16(mask, from + c * row); };
-    const __m128i low = _mm_unpacklo_epi64(load(0), load(1)), high = _mm_unpacklo_epi64(load(2), load(3));
-    const F halves = _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
-    return step == 0 ? _mm512_permute_ps(halves, 0) : halves;
   }
 
   /// float16 [column][count], columns `row` apart -> float [count][width]; absent columns get 0. The next columns' are
@@ -312,8 +303,8 @@ constexpr GemmKernel PanelKernel(const char* name) {
 
 template <Codes kB>
 constexpr GemmKernel RowKernel(const char* name) {
-  return {name,   kCpuAvx512Vnni, Codes::kS8,         kB,        kFewRows,    1,
-          kLanes, RowAccepts<kB>, RowPackedBytes<kB>, NoScratch, PackRow<kB>, RunRow<kB>};
+  return {name,           kCpuAvx512Vnni,     Codes::kS8,      kB,          kFewRows,  1, kLanes,
+          RowAccepts<kB>, RowPackedBytes<kB>, RowScratchBytes, PackRow<kB>, RunRow<kB>};
 }
 
 constexpr GemmKernel kTable[] = {
