@@ -21,8 +21,8 @@ export type GraphType = 'float32' | 'float16';
 export class PassContext {
   /** Quantized inputs by the id of their plan entry. */
   readonly codes = new Map<string, Codes>();
-  /** Merged products that a gated activation reads whole. */
-  readonly packedGates = new Set<string>();
+  /** Merged products that are read whole. */
+  readonly packed = new Set<string>();
   #pass = '';
   readonly #sites: ReadonlyMap<string, LinearSite>;
   readonly #replaced = new Map<Value, Value>();
@@ -47,6 +47,22 @@ export class PassContext {
     const site = this.#sites.get(name);
     if (!site) throw internalError('passes', `the plan speaks of "${name}", which is no linear layer of the model`);
     return site;
+  }
+
+  /**
+   * Notes that the node behind some layers will read them as one value, if one product makes them all.
+   * @param results of the layers
+   * @returns whether one does; the reader is then given the first of them, which that product takes over
+   */
+  pack(results: readonly Value[]): boolean {
+    const products = results.map((value) => {
+      const site = this.plan.sites.find((each) => this.site(each.site).y === value);
+      return site?.decision === 'quantize' ? site.merge : undefined;
+    });
+    const [product] = products;
+    if (product === undefined || products.some((each) => each !== product)) return false;
+    this.packed.add(product);
+    return true;
   }
 
   group(input: PlanInput): InputGroup {

@@ -14,12 +14,7 @@ export const fuseGate: Pass = {
       const { producer } = context.group(input);
       if (producer.kind !== 'gate') throw internalError('fuse-gate', `"${input.value}" does not come from a gate`);
       const { gate } = producer;
-      const merges = [gate.gate, gate.up].map((value) => {
-        const site = context.plan.sites.find((each) => context.site(each.site).y === value);
-        return site?.decision === 'quantize' ? site.merge : undefined;
-      });
-      const packed = merges[0] !== undefined && merges[0] === merges[1];
-      if (packed) context.packedGates.add(merges[0]!);
+      const packed = context.pack([gate.gate, gate.up]);
       const parts = GatedActQuantize.node<Value>(
         { gate: context.current(gate.gate), up: packed ? undefined : context.current(gate.up) },
         { activation: gate.activation, ...rowFormat(input) },

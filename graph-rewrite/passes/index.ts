@@ -10,6 +10,7 @@ import { PassContext, type RoundedWeights } from './context.js';
 import { fuseAct } from './fuse-act.js';
 import { fuseGate } from './fuse-gate.js';
 import { fuseNorm } from './fuse-norm.js';
+import { packAttention } from './pack-attention.js';
 import type { Pass } from './pass.js';
 import { prune } from './prune.js';
 import { quantizeCache } from './quantize-cache.js';
@@ -26,6 +27,7 @@ export const pipeline: readonly { readonly pass: Pass; readonly because: string 
   { pass: fuseAct, because: 'likewise' },
   { pass: quantizeInput, because: 'last of the quantizers: it reads what the norms above may have replaced' },
   { pass: quantizeCache, because: 'likewise quantizes what it gives to the layer behind it' },
+  { pass: packAttention, because: 'attention that stays reads what a product makes below' },
   { pass: swapLinear, because: 'every product finds the codes of its input' },
   { pass: prune, because: 'what the new nodes replaced is dead only now' },
   { pass: stamp, because: 'the model says so once it is rewritten' },

@@ -2,7 +2,8 @@
 import { internalError } from '../../ops/common/errors.js';
 import { kvRowBytes } from '../../ops/formats/kv.js';
 import { QuantKvAttention } from '../../ops/quant-kv-attention/contract.js';
-import type { CachedAttention, CacheTensor } from '../analyze/sites.js';
+import { attentionRows } from '../analyze/attention-rows.js';
+import type { AttentionSite, CachedAttention, CacheTensor } from '../analyze/sites.js';
 import { tensorOf, type Node, type Value } from '../ir/index.js';
 import { decodeOrder, type PlanCache, type PlanInput } from '../plan/plan.js';
 import { cachesKey, type CacheEntry } from './cache-metadata.js';
@@ -22,7 +23,7 @@ export const quantizeCache: Pass = {
       const site = context.analysis.caches.find((each) => each.attention.name === cache.site);
       if (!site?.cached)
         throw internalError('quantize-cache', `the plan speaks of "${cache.site}", which has no cache`);
-      return takeOver(site.cached, site.attention.node, cache, context, shared);
+      return takeOver(site.cached, site.attention, cache, context, shared);
     });
     if (entries.length > 0) context.model.metadata.set(cachesKey, JSON.stringify(entries));
     return planned.length;
@@ -48,12 +49,15 @@ type Planned = Extract<PlanCache, { decision: 'quantize' }>;
 
 function takeOver(
   cached: CachedAttention,
-  before: Node,
+  attention: AttentionSite,
   planned: Planned,
   context: PassContext,
   shared: SharedInputs,
 ): CacheEntry[] {
   const { heads, kvHeads, headSize, q, k, v } = cached;
+  const before = attention.node;
+  const rows = attentionRows(attention, cached);
+  const packed = rows !== undefined && context.pack(rows);
   const { name } = before;
   const inPlace = planned.form === 'in_place';
   const [key, value] = [cached.key, cached.value].map((tensor) => quantizeInput(tensor, cached, planned)) as [
@@ -71,7 +75,7 @@ function takeOver(
   const parts = QuantKvAttention.node<Value>(
     {
       q: context.current(q),
-      ...(k && v ? { k: context.current(k), v: context.current(v) } : {}),
+      ...(k && v && !packed ? { k: context.current(k), v: context.current(v) } : {}),
       ...{ past_k: key.codes, past_k_param: key.parameters },
       ...{ past_v: value.codes, past_v_param: value.parameters },
       lengths: lengths(cached, inPlace, before, context, shared),

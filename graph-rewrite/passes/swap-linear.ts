@@ -77,7 +77,7 @@ function swap(product: Product, context: PassContext): void {
   if (codes && (isFlattened(site, context.group(input).input) || isRestored(input, context)))
     y = flatten(y, N, name, site.node, context);
   // A packed product has no counterpart in the float graph, so it takes over no name; what else reads the parts is dead.
-  if (context.packedGates.has(name)) site.y.graph.replaceAllUses(site.y, y);
+  if (context.packed.has(name)) site.y.graph.replaceAllUses(site.y, y);
   else if (parts.length === 1) context.replace(site.y, y);
   else split(y, parts, name, context);
 }

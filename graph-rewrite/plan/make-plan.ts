@@ -114,7 +114,7 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
   const sites = new Map<LinearSite, PlanSite>(kept);
   const terms = new Set<string>();
   for (const { batch, fitted } of drafts) {
-    const merges = decideMerges(batch, recipe, fusedGates);
+    const merges = decideMerges(batch, recipe, fusedGates, analysis.attentions, claims.caches);
     for (const { site, settings } of batch.members)
       sites.set(
         site,

@@ -1,33 +1,56 @@
 /** Which layers of one input become one product. */
-import type { GateSite, LinearSite } from '../analyze/sites.js';
+import { attentionRows } from '../analyze/attention-rows.js';
+import type { AttentionSite, GateSite, LinearSite, Role } from '../analyze/sites.js';
+import type { Value } from '../ir/index.js';
 import type { Recipe } from '../recipes/recipe.js';
+import { lorcSettings } from '../recipes/resolve.js';
+import type { Claims } from './producers.js';
 import type { Batch, Member } from './resolve-sites.js';
 
 /**
  * Names of merged products, by layer.
  *
- * Gate and up are read together by what follows, so one product for both is free. Results of q, k and v would have to be split again: on
- * the CPU that costs what one product saves (hidden 384 … 2048, 1 … 256 rows: no difference), so `auto` leaves them apart.
+ * Gate and up are read together by what follows, so one product for both is free. So are q, k and v where attention reads them side by side;
+ * elsewhere they would have to be split again: on the CPU that costs what one product saves (hidden 384 … 2048, 1 … 256 rows: no
+ * difference), so `auto` leaves them apart. A low-rank term of one product would be shared by its layers, so `auto` leaves those apart too.
  */
-export function decideMerges(batch: Batch, recipe: Recipe, fusedGates: readonly GateSite[]): Map<LinearSite, string> {
+export function decideMerges(
+  batch: Batch,
+  recipe: Recipe,
+  fusedGates: readonly GateSite[],
+  attentions: readonly AttentionSite[],
+  caches: Claims['caches'],
+): Map<LinearSite, string> {
   const merged = new Map<LinearSite, string>();
-  if (batch.settings.activation.format === 'none') return merged;
-  const member = (role: string) => batch.members.find(({ site }) => site.role === role);
-  if (recipe.merge.gateUp) {
-    for (const gate of fusedGates) {
-      const parts = [gate.gate, gate.up].map((value) => batch.members.find(({ site }) => site.y === value));
-      join(parts, 'gate_up_proj', merged);
-    }
-  }
-  const heads = [member('q_proj'), member('k_proj'), member('v_proj')];
-  if (recipe.merge.qkv === true) join(heads, 'qkv_proj', merged);
+  const maker = (value: Value) => batch.members.find(({ site }) => site.y === value);
+  if (recipe.merge.gateUp)
+    for (const gate of fusedGates)
+      join([gate.gate, gate.up].map(maker), ['gate_proj', 'up_proj'], 'gate_up_proj', merged);
+  if (recipe.merge.qkv === true)
+    join(
+      heads.map((role) => batch.members.find(({ site }) => site.role === role)),
+      heads,
+      'qkv_proj',
+      merged,
+    );
+  if (recipe.merge.qkv === 'auto' && batch.members.every(({ settings }) => !lorcSettings(settings)))
+    for (const attention of attentions)
+      join((attentionRows(attention, caches.get(attention)) ?? []).map(maker), heads, 'qkv_proj', merged);
   return merged;
 }
 
-function join(parts: readonly (Member | undefined)[], suffix: string, merged: Map<LinearSite, string>): void {
+const heads: readonly Role[] = ['q_proj', 'k_proj', 'v_proj'];
+
+/** @param roles of the parts, which tell their order in the product */
+function join(
+  parts: readonly (Member | undefined)[],
+  roles: readonly Role[],
+  suffix: string,
+  merged: Map<LinearSite, string>,
+): void {
   const all = parts.filter((part) => part !== undefined);
   const [first] = all;
-  if (!first || all.length !== parts.length || new Set(all.map(({ site }) => site)).size !== all.length) return;
+  if (!first || all.length !== roles.length || all.some(({ site }, i) => site.role !== roles[i])) return;
   const keyOf = ({ settings: { weight, lorc } }: Member): string => JSON.stringify([weight, lorc]);
   if (all.some((part) => keyOf(part) !== keyOf(first))) return;
   // A pair of rows with one scale must not straddle two layers.

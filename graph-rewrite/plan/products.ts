@@ -1,5 +1,5 @@
 /** The products that a plan asks for: one QuantGemm each, made of one layer or of several that share their input. */
-import type { LinearSite } from '../analyze/sites.js';
+import { roles, type LinearSite } from '../analyze/sites.js';
 import type { PackSpec } from '../pack/linear.js';
 import type { WeightSource } from '../pack/rows.js';
 import { decodeFactors, decodeOrder, type Plan, type PlanInput, type QuantizedSite } from './plan.js';
@@ -28,7 +28,7 @@ export interface Product {
   readonly spec: PackSpec;
 }
 
-/** All products in plan order. */
+/** All products in plan order; layers of one stand in the order of their roles, which is the one that readers of all expect. */
 export function listProducts(
   { inputs, sites }: Pick<Plan, 'inputs' | 'sites'>,
   siteOf: (name: string) => LinearSite,
@@ -42,6 +42,8 @@ export function listProducts(
     parts.set(name, [...(parts.get(name) ?? []), { site: siteOf(planned.site), planned, rowOrder, rowSmooth }]);
   }
   const byId = new Map(inputs.map((input) => [input.id, input]));
+  const rank = ({ site }: ProductPart) => roles.indexOf(site.role);
+  for (const all of parts.values()) all.sort((a, b) => rank(a) - rank(b));
   return [...parts].map(([name, all]) => makeProduct(name, all, byId.get(all[0]!.planned.input)!));
 }
 

@@ -141,7 +141,7 @@ describe('rounding a model by GPTQ', () => {
     });
     for (const { name, gptq } of layers) ok(gptq!.loss < gptq!.nearestLoss, name);
     // Caches stay float meanwhile, also where attention would quantize for the layer behind it.
-    const cached = prepare('gptq.hessian=sequential', 'kv.bits=4', 'kv.form=in_place');
+    const cached = prepare('gptq.hessian=sequential', 'kv.bits=4', 'kv.form=in_place', 'merge.qkv=false');
     ok(cached.plan.inputs.some(({ decision }) => decision === 'fuse-attention'));
     const third = await roundWeights({ ...cached, folder: folder.path('c') });
     deepEqual(bytesOf(cached, third.weights), second);
