@@ -104,21 +104,25 @@ struct Isa {
     }
   }
 
-  /// Puts up to 32 codes into product order, zeros behind them; returns their sum.
+  /// Codes in product order.
   template <Codes kB>
-  static int32_t OrderCodes(const int8_t* a, int64_t count, int32_t* quads) {
-    I codes = LoadBytes(a, count);
-    // s8 + 128 summed as unsigned, then the 128s taken off again.
-    const I sums = _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
-    if constexpr (kB == Codes::kS4) {
-      const I even_odd =
-          _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
-      codes = _mm256_shuffle_epi8(codes, even_odd);
-    }
-    StoreI(quads, codes);
-    const __m128i halves = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    return static_cast<int32_t>(_mm_cvtsi128_si64(halves) + _mm_extract_epi64(halves, 1)) - 32 * 128;
+  static I OrderCodes(I codes) {
+    if constexpr (kB == Codes::kS8) return codes;
+    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    return _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(even_odd));
   }
+  /// The sum of eight codes is added to every second lane: of codes + 128 as unsigned, then the 128s are taken off
+  /// again.
+  static I AddCodes(I sum, I codes) {
+    const I sums = _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+    return AddI(sum, _mm256_sub_epi32(sums, _mm256_set1_epi64x(8 * 128)));
+  }
+  static I LoadBytes(const void* from, int64_t bytes) { return gemm::LoadBytes(from, bytes); }
+  static void StoreFirst(int32_t* to, int64_t lanes, I value) {
+    const I counted = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_maskstore_epi32(to, _mm256_cmpgt_epi32(SetI(static_cast<int32_t>(lanes)), counted), value);
+  }
+  static I Bits(F value) { return _mm256_castps_si256(value); }
 
   /// rows[i] lane j -> rows[j] lane i
   LOWBIT_INLINE static void Transpose(I (&rows)[8]) {
@@ -140,6 +144,14 @@ struct Isa {
       t[4 + j.value] = _mm256_permute2x128_si256(a, b, 0x31);
     });
     Unroll<8>([&](auto i) LOWBIT_INLINE { rows[i.value] = t[i.value]; });
+  }
+
+  /// Lane l of the result is the sum of all lanes of rows[l].
+  static I SumEach(I (&rows)[8]) {
+    Transpose(rows);
+    I sum = rows[0];
+    Unroll<7>([&](auto i) LOWBIT_INLINE { sum = AddI(sum, rows[1 + i.value]); });
+    return sum;
   }
 
   /// float16 [column][count], columns `row` apart -> float [count][width]; absent columns get 0.
@@ -226,7 +238,7 @@ struct Isa {
 
 template <Codes kA, Codes kB>
 constexpr GemmKernel Make(const char* name) {
-  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB, Isa::kRows>;
+  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB>;
   return {name, kCpuAvx2,         kA, kB, 256, Isa::kRows, kCols, AcceptsAny, PackedBytes<kA, kB>, ScratchBytes,
           pack, RunPanels<kA, kB>};
 }

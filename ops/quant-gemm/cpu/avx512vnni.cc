@@ -21,6 +21,10 @@ struct Isa {
   static F SetF(float value) { return _mm512_set1_ps(value); }
   static F LoadF(const float* from) { return _mm512_loadu_ps(from); }
   static void StoreF(float* to, F value) { _mm512_storeu_ps(to, value); }
+  static void StoreFirst(int32_t* to, int64_t lanes, I value) {
+    _mm512_mask_storeu_epi32(to, FirstLanes(lanes), value);
+  }
+  static I Bits(F value) { return _mm512_castps_si512(value); }
   static F ToFloat(I value) { return _mm512_cvtepi32_ps(value); }
   static F Add(F a, F b) { return _mm512_add_ps(a, b); }
   static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
@@ -69,18 +73,15 @@ struct Isa {
     }
   }
 
-  /// Puts up to 64 codes into product order, zeros behind them; returns their sum.
+  /// Codes in product order.
   template <Codes kB>
-  static int32_t OrderCodes(const int8_t* a, int64_t count, int32_t* quads) {
-    I codes = _mm512_maskz_loadu_epi8(FirstBytes(count), a);
-    const I sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);
-    if constexpr (kB == Codes::kS4) {
-      const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-      codes = _mm512_shuffle_epi8(codes, _mm512_broadcast_i32x4(even_odd));
-    }
-    _mm512_store_si512(quads, codes);
-    return _mm512_reduce_add_epi32(sums);
+  static I OrderCodes(I codes) {
+    if constexpr (kB == Codes::kS8) return codes;
+    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    return _mm512_shuffle_epi8(codes, _mm512_broadcast_i32x4(even_odd));
   }
+  /// The sum of a lane's codes is added to it.
+  static I AddCodes(I sum, I codes) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), codes); }
 
   /// rows[i] lane j -> rows[j] lane i
   LOWBIT_INLINE static void Transpose(I (&rows)[16]) {
@@ -114,7 +115,7 @@ struct Isa {
 
   static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
   static I LoadBytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
-  static I LoadBytes(const uint8_t* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
+  static I LoadBytes(const void* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
   static void Prefetch(const void* from) { gemm::Prefetch(from); }
 
   /// Calls use(index, quad) for the quads of unsigned codes in a word of weights, in product order.
@@ -296,7 +297,7 @@ struct Isa {
 
 template <Codes kA, Codes kB>
 constexpr GemmKernel PanelKernel(const char* name) {
-  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB, Isa::kRows>;
+  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB>;
   return {name, kCpuAvx512Vnni,   kA, kB, 252, Isa::kRows, kCols, AcceptsAny, PackedBytes<kA, kB>, ScratchBytes,
           pack, RunPanels<kA, kB>};
 }

@@ -67,47 +67,56 @@ struct Scratch {
 // ---- packing
 // ------------------------------------------------------------------------------------------------------------------
 
-/// Packs one row's codes [0, codes) as row `r` of a panel of `rows`; returns their sum.
+/// Lane i of lanes[r] goes to out[place(i) * rows + r], for i < count and r < rows.
+template <class Place>
+LOWBIT_INLINE inline void StoreColumns(typename Isa::I (&lanes)[kLanes], int64_t count, int32_t* out, int64_t rows,
+                                       const Place& place) {
+  Isa::Transpose(lanes);
+  Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
+    if (i.value < count) Isa::StoreFirst(out + place(i.value) * rows, rows, lanes[i.value]);
+  });
+}
+
+/// Packs a segment of `codes` codes of `rows` rows, `a_row` apart, and writes where their sums start.
 template <Codes kB>
-int32_t PackCodes(const int8_t* a, int64_t codes, int32_t* out, int64_t rows) {
-  int32_t sum = 0;
+void PackSegment(const int8_t* a, int64_t a_row, int64_t codes, int64_t rows, int32_t* out, int32_t* start) {
+  using I = typename Isa::I;
+  I sums[kLanes];
+  Unroll<kLanes>([&](auto r) LOWBIT_INLINE { sums[r.value] = Isa::SetI(0); });
   for (int64_t k = 0; k < codes; k += Isa::kPackCodes) {
-    alignas(64) int32_t quads[Isa::kPackCodes / 4];
-    sum += Isa::template OrderCodes<kB>(a + k, Min(Isa::kPackCodes, codes - k), quads);
-    const int64_t count = Quads<kB>(Min(Isa::kPackCodes, codes - k));
-    for (int64_t q = 0; q < count; ++q) out[q * rows] = quads[q];
-    out += count * rows;
+    const int64_t count = Min(Isa::kPackCodes, codes - k), quads = Quads<kB>(count);
+    I lanes[kLanes];
+    Unroll<kLanes>([&](auto r) LOWBIT_INLINE {
+      // Behind the last row, the last one again.
+      lanes[r.value] =
+          r.value < Isa::kRows ? Isa::LoadBytes(a + Min(r.value, rows - 1) * a_row + k, count) : Isa::SetI(0);
+      sums[r.value] = Isa::AddCodes(sums[r.value], lanes[r.value]);
+      lanes[r.value] = Isa::template OrderCodes<kB>(lanes[r.value]);
+    });
+    StoreColumns(lanes, quads, out, rows, [](int64_t i) { return i; });
+    out += quads * rows;
   }
-  return sum;
+  alignas(64) int32_t totals[kLanes];
+  Isa::StoreI(totals, Isa::SumEach(sums));
+  for (int64_t r = 0; r < rows; ++r) start[r] = -(kB == Codes::kS4 ? 8 : 128) * totals[r];
 }
 
+/// Rows in panels of at most Isa::kRows.
 template <Codes kB>
-void PackPanelRow(const Args& args, const PackedLayout<kB>& layout, const int8_t* a, int32_t* out, int64_t rows,
-                  int32_t* start, int64_t start_step) {
-  constexpr int32_t kOffset = kB == Codes::kS4 ? 8 : 128;
-  const int64_t segment_quads = Quads<kB>(args.segment);
-  for (int64_t s = 0; s < args.segments; ++s) {
-    const int32_t sum = PackCodes<kB>(a + s * args.segment, args.segment, out + s * segment_quads * rows, rows);
-    start[s * start_step] = -kOffset * sum;
-  }
-  if (args.outliers > 0) {
-    const int32_t sum = PackCodes<Codes::kS8>(a + args.body, args.outliers, out + layout.body_quads * rows, rows);
-    start[args.segments * start_step] = -128 * sum;
-  }
-}
-
-/// Rows in panels of at most kPanelRows.
-template <Codes kB, int64_t kPanelRows>
 void PackCodePanels(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed) {
   const PackedLayout<kB> layout(args, block.rows, false);
-  const Panels panels(block.rows, kPanelRows);
-  int32_t* start = reinterpret_cast<int32_t*>(static_cast<char*>(packed) + layout.start_offset);
+  const Panels panels(block.rows, Isa::kRows);
+  const int64_t a_row = args.body + args.outliers, quads = Quads<kB>(args.segment);
   for (int64_t p = begin; p < end; ++p) {
     const int64_t first = panels.Begin(p), rows = panels.Size(p);
+    const int8_t* a = static_cast<const int8_t*>(args.a) + (block.row + first) * a_row;
     int32_t* panel = static_cast<int32_t*>(packed) + first * layout.quads;
-    for (int64_t r = 0; r < rows; ++r) {
-      const int8_t* a = static_cast<const int8_t*>(args.a) + (block.row + first + r) * (args.body + args.outliers);
-      PackPanelRow<kB>(args, layout, a, panel + r, rows, start + first + r, block.rows);
+    int32_t* start = reinterpret_cast<int32_t*>(static_cast<char*>(packed) + layout.start_offset) + first;
+    for (int64_t s = 0; s < args.segments; ++s, start += block.rows) {
+      PackSegment<kB>(a + s * args.segment, a_row, args.segment, rows, panel + s * quads * rows, start);
+    }
+    if (args.outliers > 0) {
+      PackSegment<Codes::kS8>(a + args.body, a_row, args.outliers, rows, panel + layout.body_quads * rows, start);
     }
   }
 }
@@ -118,23 +127,22 @@ void PackFloatPanels(const Args& args, const Block& block, int64_t begin, int64_
   const PackedLayout<kB> layout(args, block.rows, true);
   const Panels panels(block.rows, Isa::kRows);
   const int64_t padded = Quads<kB>(args.segment) * 4;
+  // The even codes of a word, then the odd ones.
+  const auto place = [](int64_t i) { return kB == Codes::kS8 ? i : i / 8 * 8 + i % 2 * 4 + i % 8 / 2; };
   for (int64_t p = begin; p < end; ++p) {
     const int64_t first = panels.Begin(p), rows = panels.Size(p);
-    float* panel = static_cast<float*>(packed) + first * layout.quads * 4;
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t row = (block.row + first + r) * args.body;
-      for (int64_t s = 0; s < args.segments; ++s) {
-        float* out = panel + s * padded * rows + r;
-        for (int64_t k = 0; k < padded; k += kLanes) {
-          alignas(64) float values[kLanes];
-          const int64_t lanes = args.segment - k < 0 ? 0 : Min(kLanes, args.segment - k);
-          Isa::StoreF(values, Isa::LoadAny(args.a, row + s * args.segment + k, lanes, args.half_a));
-          for (int64_t i = 0; i < Min(kLanes, padded - k); ++i) {
-            // The even codes of a word, then the odd ones.
-            const int64_t place = kB == Codes::kS8 ? i : i / 8 * 8 + i % 2 * 4 + i % 8 / 2;
-            out[(k + place) * rows] = values[i];
-          }
-        }
+    int32_t* out = static_cast<int32_t*>(packed) + first * layout.quads * 4;
+    for (int64_t s = 0; s < args.segments; ++s, out += padded * rows) {
+      for (int64_t k = 0; k < padded; k += kLanes) {
+        const int64_t there = args.segment - k < 0 ? 0 : Min(kLanes, args.segment - k);
+        typename Isa::I lanes[kLanes];
+        Unroll<kLanes>([&](auto r) LOWBIT_INLINE {
+          const int64_t row = (block.row + first + Min(r.value, rows - 1)) * args.body;
+          lanes[r.value] = r.value < Isa::kRows
+                               ? Isa::Bits(Isa::LoadAny(args.a, row + s * args.segment + k, there, args.half_a))
+                               : Isa::SetI(0);
+        });
+        StoreColumns(lanes, padded - k, out + k * rows, rows, place);
       }
     }
   }
