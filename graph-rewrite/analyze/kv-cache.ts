@@ -42,12 +42,15 @@ function maskFacts(
     return {
       ...rest,
       ...(attentionMask ? { attentionMask } : {}),
+      ...(rest.lastIndex && !rest.lastIndex.isGraphInput && reader.countsMarks(rest.lastIndex)
+        ? { countsMarks: true }
+        : {}),
       ...(meaning ? { causal: true } : {}),
       ...(meaning === 'causal and padding' ? { padding: true } : {}),
       ...(mask && meaning !== 'causal' ? { mask } : {}),
     };
   });
-  const grows = float ? `the float cache of "${float.name}" grows` : growsBecause(graph, known, reader);
+  const grows = float ? `the float cache of "${float.name}" grows` : growsBecause(graph, known);
   return new Map(taken.map((each, i) => [each, grows ? { ...known[i]!, growsBecause: grows } : known[i]!]));
 }
 

@@ -4,14 +4,13 @@
  */
 import { attrInt, type Graph, type Node, type Value } from '../ir/index.js';
 import { integersOf } from '../match/constants.js';
-import type { MaskReader } from './kv-mask.js';
 import type { CachedAttention } from './sites.js';
 
 /** Why these attentions of one graph need caches that grow; undefined if they do not. */
-export function growsBecause(graph: Graph, caches: readonly CachedAttention[], reader: MaskReader): string | undefined {
-  for (const { key, lastIndex, attentionMask, mask, padding } of caches) {
+export function growsBecause(graph: Graph, caches: readonly CachedAttention[]): string | undefined {
+  for (const { key, lastIndex, countsMarks, attentionMask, mask, padding } of caches) {
     if (!lastIndex && !attentionMask) return `no input attention_mask says how many tokens "${key.past.name}" holds`;
-    if (lastIndex && !lastIndex.isGraphInput && !reader.countsMarks(lastIndex))
+    if (lastIndex && !lastIndex.isGraphInput && !countsMarks)
       return `"${lastIndex.name}" is not the number of tokens in attention_mask`;
     if (mask && !padding) return `the mask "${mask.value.name}" says more than attention_mask`;
   }

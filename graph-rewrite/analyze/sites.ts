@@ -179,6 +179,8 @@ export interface CachedAttention {
   readonly value: CacheTensor;
   /** Index of the last token of each sequence, int32; absent when all new tokens continue the whole past. */
   readonly lastIndex?: Value;
+  /** `lastIndex` is the number of marks in `attentionMask`, less one. */
+  readonly countsMarks?: boolean;
   /** The model's input that marks the tokens of each sequence, `[B, T + S]`. */
   readonly attentionMask?: Value;
   readonly rotary: 'none' | 'half' | 'interleaved';

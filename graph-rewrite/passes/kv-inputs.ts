@@ -42,10 +42,11 @@ function withAxes(
 
 /**
  * Lengths of the sequences, made once for all layers: GroupQueryAttention is given one less. A cache in place is told what a growing one
- * says by its size, by the sum of attention_mask.
+ * says by its size, by the sum of attention_mask. Tokens lie at the front of a cache, so a row of attention_mask that begins with a zero
+ * (a prompt padded on the left) would say where no token is: its length becomes negative, which the operator refuses.
  */
 export function lengths(
-  { lastIndex, attentionMask }: CachedAttention,
+  { lastIndex, countsMarks, attentionMask }: CachedAttention,
   inPlace: boolean,
   before: Node,
   context: PassContext,
@@ -56,14 +57,32 @@ export function lengths(
   if (!source || known) return known;
   const at = 'lowbit/kv_lengths';
   const add = adder(at, before, context);
-  const made = lastIndex
+  const counted = lastIndex
     ? add('Add', [
         add('Reshape', [lastIndex, context.constant(`${at}/shape`, tensorOf([-1]))]),
         context.constant(`${at}/one`, tensorOf(Int32Array.of(1))),
       ])
     : withAxes(add, 'ReduceSum', add('Cast', [source], { to: int(6) }), [1], context, { keepdims: int(0) });
+  const made =
+    attentionMask && (countsMarks || !lastIndex) ? refused(counted, attentionMask, at, context, before) : counted;
   shared.lengths.set(source, made);
   return made;
+}
+
+/** The lengths where attention_mask begins with a mark, and less than 0 where it begins with a zero and has marks. */
+function refused(counted: Value, attentionMask: Value, at: string, context: PassContext, before: Node): Value {
+  const type = context.analysis.shapes.dtype(attentionMask);
+  if (type !== 'int64' && type !== 'int32') return counted;
+  const add = adder(`${at}/first`, before, context);
+  const first = add('Gather', [attentionMask, context.constant(`${at}/zero`, tensorOf(Int32Array.of(0), []))], {
+    axis: int(1),
+  });
+  const sign = adder(
+    `${at}/sign`,
+    before,
+    context,
+  )('Gather', [context.constant(`${at}/signs`, tensorOf(Int32Array.of(-1, 1))), first]);
+  return add('Mul', [counted, sign]);
 }
 
 /** What is added to the scores, rank 4 and of the type of the rows; a condition becomes 0 or the lowest score. */

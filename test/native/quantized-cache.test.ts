@@ -31,7 +31,8 @@ function feeds(session: InferenceSession, batch: number, length: number, cacheBa
 }
 
 describe('native/quantized cache, fed wrongly', () => {
-  const cases: readonly [string, 'growing' | 'in_place', (session: InferenceSession) => Feeds, RegExp][] = [
+  type Form = 'growing' | 'in_place';
+  const cases: readonly (readonly [string, Form, (session: InferenceSession) => Feeds, RegExp])[] = [
     [
       'rows of another size',
       'growing',
@@ -83,6 +84,18 @@ describe('native/quantized cache, fed wrongly', () => {
       (session) => feeds(session, 1, 0, 1, 0),
       new RegExp(`${node}: lengths\\[0\\] is 1, expected 0 … 0, the capacity of the cache`),
     ],
+    ...(['growing', 'in_place'] as const).map(
+      (form) =>
+        [
+          'a prompt padded on the left',
+          form,
+          (session: InferenceSession) => ({
+            ...feeds(session, 2, 4, 2, form === 'growing' ? 4 : 16),
+            attention_mask: new Tensor('int64', BigInt64Array.from([1, 1, 1, 1, 1, 0, 0, 1, 1, 1], BigInt), [2, 5]),
+          }),
+          new RegExp(`${node}: lengths\\[1\\] is -3, expected 0 or more.*pad prompts on the right`),
+        ] as const,
+    ),
     [
       'buffers of another batch',
       'in_place',
