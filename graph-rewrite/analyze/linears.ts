@@ -91,6 +91,7 @@ function linearAt(
   const [K, N] = transposed ? [columns, rows] : [rows, columns];
   if (K < smallestK) return leave(`${K} input channels, expected at least ${smallestK}`, K, N);
   if (K > largestK) return leave(`${K} input channels, expected at most ${largestK}`, K, N);
+  if (N < 1) return leave(`${N} output channels, expected at least 1`, K, N);
   const type = shapes.dtype(x);
   if (type !== undefined && type !== 'float32' && type !== 'float16')
     return leave(`computes in ${type}, expected float32 or float16`, K, N);

@@ -52,16 +52,28 @@ function ownerOf(value: Value): Value {
   return at;
 }
 
-/** Whether a value follows from constants alone (and not from anything a caller feeds). */
+/**
+ * Whether a value follows from constants alone (and not from anything a caller feeds).
+ * @param seen answers so far, shared by the calls on one graph
+ */
 export function isConstantExpression(value: Value | undefined, seen: Map<Value, boolean>): boolean {
   if (!value) return true;
-  const known = seen.get(value);
-  if (known !== undefined) return known;
-  const answer =
-    value.constant() !== undefined ||
-    (value.producer !== undefined && value.producer.inputs.every((input) => isConstantExpression(input, seen)));
-  seen.set(value, answer);
-  return answer;
+  // Depth first with a stack of our own: decoders are thousands of nodes deep.
+  const stack = [value];
+  while (stack.length > 0) {
+    const at = stack.at(-1)!;
+    const inputs = at.producer?.inputs.filter((input) => input !== undefined) ?? [];
+    const varies =
+      at.constant() === undefined && (at.producer === undefined || inputs.some((input) => seen.get(input) === false));
+    const open = varies || at.constant() ? undefined : inputs.find((input) => !seen.has(input));
+    if (open) {
+      stack.push(open);
+    } else {
+      seen.set(at, !varies);
+      stack.pop();
+    }
+  }
+  return seen.get(value)!;
 }
 
 /** The tensor times a number (Gemm's alpha and beta), read when asked for. */

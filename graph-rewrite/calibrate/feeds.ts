@@ -1,4 +1,3 @@
-import { accessSync, closeSync, constants, openSync, readSync, statSync } from 'node:fs';
 import { Tensor } from 'onnxruntime-common';
 import { inputError } from '../../ops/common/errors.js';
 import { stepFeeds } from '../../native/js/lm/feeds.js';
@@ -9,6 +8,7 @@ import { modelIo, textFacts } from '../lm/facts.js';
 import type { NpyArray } from '../lm/npy.js';
 import { readNpz } from '../lm/npz.js';
 import type { Feeds, ModelIo } from '../lm/session.js';
+import { readText } from '../lm/text-file.js';
 import type { TextTokenizer } from '../lm/tokenizer.js';
 import { cutWindows, readBytes } from '../lm/tokens.js';
 
@@ -43,37 +43,15 @@ export function tokenFeeds(model: Model, ids: Int32Array, options: WindowOptions
   return feedList(windows, (window) => stepFeeds(text, window));
 }
 
-/** Feeds from a text file, see {@link tokenFeeds}. Of a long text as much of the beginning is used as surely is enough, 4 MiB or more. */
+/** Feeds from a text file, see {@link tokenFeeds}. Of a long text as much of the beginning is used as surely is enough, see `readText`. */
 export function textFeeds(
   model: Model,
   path: string,
   tokenizer: TextTokenizer,
   options: Omit<WindowOptions, 'at'> = {},
 ): FeedList {
-  const { length, count } = { ...defaultWindows, ...options };
-  const text = readStart(path, Math.max(2 ** 22, 16 * length * count));
+  const text = readText(path, { ...defaultWindows, ...options });
   return tokenFeeds(model, Int32Array.from(tokenizer.encode(text)), { ...options, at: path });
-}
-
-/** The first `limit` bytes of a UTF-8 text, without a character that is cut there. */
-function readStart(path: string, limit: number): string {
-  const bytes = Buffer.alloc(Math.min(limit, sizeOf(path)));
-  const file = openSync(path, 'r');
-  try {
-    const count = readSync(file, bytes);
-    return new TextDecoder().decode(bytes.subarray(0, count), { stream: true });
-  } finally {
-    closeSync(file);
-  }
-}
-
-function sizeOf(path: string): number {
-  try {
-    accessSync(path, constants.R_OK);
-    return statSync(path).size;
-  } catch (cause) {
-    throw inputError(path, `the calibration text cannot be read (${(cause as Error).message})`, '', cause);
-  }
 }
 
 /**

@@ -11,12 +11,17 @@ export interface Context {
   result(value: object, text: () => string): void;
   /** Raw text on stdout, for streams; nothing with --json. */
   write(text: string): void;
+  /** Whether somebody reads stdout; a long stream may end when not. */
+  readonly hasReader: boolean;
   /** A line for the person watching; nothing with --quiet. */
   note(line: string): void;
   progress(progress: Progress): void;
   /** Ends the bar and stops listening for Ctrl-C. */
   close(): void;
 }
+
+/** Ctrl-C, the polite kill, and a terminal that was closed. */
+const stopSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 export function createContext(options: { json?: boolean; quiet?: boolean }): Context {
   const json = options.json ?? false;
@@ -30,7 +35,10 @@ export function createContext(options: { json?: boolean; quiet?: boolean }): Con
   const controller = new AbortController();
   const onInterrupt = (): void => {
     // The second Ctrl-C does not wait for the step in hand.
-    if (controller.signal.aborted) process.exit(130);
+    if (controller.signal.aborted) {
+      view.stop();
+      process.exit(130);
+    }
     controller.abort(
       new LowbitError(
         'interrupted',
@@ -40,8 +48,7 @@ export function createContext(options: { json?: boolean; quiet?: boolean }): Con
       ),
     );
   };
-  process.on('SIGINT', onInterrupt);
-  process.on('SIGTERM', onInterrupt);
+  for (const signal of stopSignals) process.on(signal, onInterrupt);
 
   return {
     json,
@@ -54,6 +61,9 @@ export function createContext(options: { json?: boolean; quiet?: boolean }): Con
     write(text) {
       if (!json) process.stdout.write(text);
     },
+    get hasReader() {
+      return process.stdout.writable;
+    },
     note(line) {
       if (quiet) return;
       view.stop();
@@ -62,8 +72,7 @@ export function createContext(options: { json?: boolean; quiet?: boolean }): Con
     progress: (progress) => view.update(progress),
     close() {
       view.stop();
-      process.off('SIGINT', onInterrupt);
-      process.off('SIGTERM', onInterrupt);
+      for (const signal of stopSignals) process.off(signal, onInterrupt);
     },
   };
 }

@@ -55,6 +55,8 @@ function systemError(error: SystemError): LowbitError {
       'the disk quota is used up, expected room for the output',
       'Free some space, or choose another disk with -o.',
     ],
+    ENAMETOOLONG: ['the name is too long, expected one that the file system takes', 'Choose a shorter one.'],
+    ELOOP: ['a link that leads to itself, expected a file', 'Check the path.'],
     EFBIG: [
       'the file-size limit is reached, expected room for the output',
       'Raise the limit (ulimit -f), or choose another disk with -o.',

@@ -22,11 +22,11 @@ type Run<O> = (context: Context, args: readonly string[], options: O) => Promise
  * @returns the exit code: 0 done, 1 kept layers under --strict, 2 usage, 3 input, 70 defect, 130 interrupted
  */
 export async function main(argv: readonly string[]): Promise<number> {
-  // A reader that has seen enough (`rewrite inspect model.onnx | head`) is no failure.
+  // A reader that has seen enough (`rewrite inspect model.onnx | head`) is no failure, nor is nobody watching the progress.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-    throw error;
+    if (error.code !== 'EPIPE') process.exit(reportFailure(Object.assign(error, { path: 'stdout' }), false));
   });
+  process.stderr.on('error', () => undefined);
   const state = { exitCode: 0 };
   const program = buildProgram(state);
   try {

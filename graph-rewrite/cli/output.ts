@@ -16,6 +16,7 @@ export function defaultOutput(model: string, recipe: Recipe): string {
  */
 export function checkOutput(files: readonly string[], force: boolean): void {
   for (const file of files) {
+    if (file === '') throw usageError('--output', 'empty name given, expected a file name');
     const found = statSync(file, { throwIfNoEntry: false });
     if (found?.isDirectory()) throw usageError(file, 'is a folder, expected a file name', 'Name the file with -o.');
     if (found && !force)

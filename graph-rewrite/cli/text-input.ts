@@ -1,7 +1,6 @@
 /** Token ids from `--tokens FILE.npy`, or from `--text FILE --tokenizer FILE`. */
-import { readFileSync } from 'node:fs';
 import { usageError } from '../../ops/common/errors.js';
-import { loadTokenizer, readTokens } from '../lm/index.js';
+import { loadTokenizer, readText, readTokens } from '../lm/index.js';
 import type { CommonOptions } from './main.js';
 
 export interface TokenOptions extends CommonOptions {
@@ -23,17 +22,14 @@ export function tokenInput(options: TokenOptions): { ids: Int32Array; at: string
   if (text === undefined) {
     throw usageError('--tokens', 'no text given, expected --tokens FILE.npy, or --text FILE with --tokenizer FILE');
   }
-  return { ids: encodeFile(text, tokenizer, '--text'), at: text };
-}
-
-/** Reads a text file and encodes it; `option` is the one that named the file. */
-export function encodeFile(file: string, tokenizer: string | undefined, option: string): Int32Array {
   if (tokenizer === undefined) {
     throw usageError(
-      option,
+      '--text',
       'a text without a tokenizer, expected --tokenizer FILE',
       "Give the model's tokenizer.json.",
     );
   }
-  return Int32Array.from(loadTokenizer(tokenizer).encode(readFileSync(file, 'utf8')));
+  // The windows, and the id behind the last one.
+  const words = readText(text, { length: options.length, count: options.windows + 1 });
+  return { ids: Int32Array.from(loadTokenizer(tokenizer).encode(words)), at: text };
 }

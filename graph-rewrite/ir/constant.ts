@@ -3,14 +3,15 @@ import type { Value } from './value.js';
 import { inlineTensor, tensorOf, type Tensor } from './tensor.js';
 
 /** See `Value.constant`. */
-export function constantOf(value: Value): Tensor | undefined {
+export function constantOf(from: Value): Tensor | undefined {
+  let value = from;
+  while (value.producer?.is('Identity') && value.producer.input(0)) value = value.producer.input(0)!;
   if (value.initializer) {
     // Since IR version 4 an initializer that is also a graph input is a default that callers may override.
     return value.isGraphInput && value.graph.model.irVersion >= 4 ? undefined : value.initializer;
   }
   const node = value.producer;
   if (!node || node.domain !== '') return undefined;
-  if (node.opType === 'Identity') return node.input(0)?.constant();
   if (node.opType !== 'Constant') return undefined;
   const [[name, attribute] = ['', undefined]] = node.attributes;
   switch (attribute?.type) {

@@ -28,6 +28,12 @@ export class Graph {
     this.source = source;
   }
 
+  /** Where it is, for errors: the file, if there is one, and the name. */
+  get at(): string {
+    const { path } = this.model;
+    return `${path === undefined ? '' : `${path}: `}graph "${this.name}"`;
+  }
+
   /** Values with constant data, in file order. */
   initializers(): Iterable<Value> {
     return this.#initializers;

@@ -1,11 +1,22 @@
 // Stable topological order.
-import { internalError } from '../../ops/common/errors.js';
+import { inputError, internalError, type LowbitError } from '../../ops/common/errors.js';
 import type { Graph } from './graph.js';
 import type { Node } from './node.js';
 
 /** The nodes of a graph, each behind those it depends on; an order that is already right does not change. */
 export function sortNodes(graph: Graph): Node[] {
-  const sorted: Node[] = [];
+  return sorted(graph, (found) => internalError(`graph ${graph.name}`, found));
+}
+
+/** @throws input error if nodes of a graph wait for each other */
+export function checkOrder(graph: Graph): void {
+  sorted(graph, (found) =>
+    inputError(graph.at, `${found}, expected an order to run them in`, 'Export the model again; it cannot run.'),
+  );
+}
+
+function sorted(graph: Graph, failure: (found: string) => LowbitError): Node[] {
+  const result: Node[] = [];
   const state = new Map<Node, 'open' | 'done'>();
   for (const root of graph.nodes) {
     // Depth first with a stack of our own: decoders are thousands of nodes deep.
@@ -20,18 +31,17 @@ export function sortNodes(graph: Graph): Node[] {
       const missing = open ? [] : [...dependencies(node, graph)].filter((other) => state.get(other) !== 'done');
       if (missing.length === 0) {
         state.set(node, 'done');
-        sorted.push(node);
+        result.push(node);
         stack.pop();
         continue;
       }
       state.set(node, 'open');
       const cyclic = missing.find((other) => state.get(other) === 'open');
-      if (cyclic)
-        throw internalError(`graph ${graph.name}`, `nodes "${node.name}" and "${cyclic.name}" are on a cycle`);
+      if (cyclic) throw failure(`nodes "${node.name}" and "${cyclic.name}" are on a cycle`);
       stack.push(...missing.reverse());
     }
   }
-  return sorted;
+  return result;
 }
 
 /** Nodes of `graph` that a node uses, directly or from inside its subgraphs. */

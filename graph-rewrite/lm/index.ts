@@ -7,5 +7,6 @@ export * from './open.js';
 export * from './perplexity.js';
 export { throwIfAborted, type CreateSession, type OnProgress } from './session.js';
 export * from './stop-text.js';
+export * from './text-file.js';
 export * from './tokenizer.js';
 export * from './tokens.js';

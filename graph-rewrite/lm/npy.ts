@@ -65,6 +65,8 @@ export function readNpy(bytes: Uint8Array, at: string): NpyArray {
   const wide = bytes[6]! > 1;
   const start = wide ? 12 : 10;
   const end = start + (wide ? text.readUInt32LE(8) : text.readUInt16LE(8));
+  if (end > bytes.length)
+    throw inputError(at, `has ${bytes.length} bytes and a header that ends at ${end}, expected all of it`);
   const header = text.toString('latin1', start, end);
   const descriptor = /'descr':\s*'([^']*)'/.exec(header)?.[1];
   const shape = /'shape':\s*\(([^)]*)\)/
@@ -78,6 +80,8 @@ export function readNpy(bytes: Uint8Array, at: string): NpyArray {
       `holds ${descriptor ?? 'no plain array'}, expected one of ${Object.values(descriptors).join(' ')}`,
     );
   const dims = shape.filter((each) => each !== '').map(Number);
+  if (!dims.every((dim) => Number.isSafeInteger(dim) && dim >= 0))
+    throw inputError(at, `has shape (${shape.join(', ')}), expected whole numbers`);
   if (/'fortran_order':\s*True/.test(header) && dims.length > 1)
     throw inputError(at, 'is in Fortran order, expected C order', 'Save numpy.ascontiguousarray(x).');
   const dtype = known[0] as NpyType;

@@ -16,7 +16,11 @@ export function readTokens(path: string): Int32Array {
   const { dtype, shape, data } = readNpy(readBytes(path, 'the token file'), path);
   if (shape.length !== 1 || !/int/.test(dtype))
     throw inputError(path, `holds ${dtype} of shape (${shape.join(', ')}), expected a one-dimensional integer array`);
-  return Int32Array.from(data as Int32Array, Number);
+  return Int32Array.from(data as Int32Array, (value: number | bigint, index) => {
+    const id = Number(value);
+    if (id !== (id | 0)) throw inputError(path, `has ${value} at position ${index}, expected token ids below 2^31`);
+    return id;
+  });
 }
 
 /**

@@ -113,6 +113,7 @@ function allowedPath(modelPath: string, location: string, at: string): string {
   const path = join(dirname(modelPath), location);
   const link = lstatSync(path, { throwIfNoEntry: false });
   if (!link) return path; // missing: reported with offset and length when it is read
+  if (link.isDirectory()) throw refuse('is not a regular file');
   const real = realpathSync(path);
   const folders = [realpathSync(dirname(modelPath)), dirname(realpathSync(modelPath))];
   const home = folders.find((folder) => real.startsWith(folder === sep ? sep : folder + sep));

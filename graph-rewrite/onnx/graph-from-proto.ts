@@ -49,7 +49,7 @@ export function graphFromProto(graph: Graph, proto: GraphProto, openExternal: Op
 
 function define(graph: Graph, name: string): Value {
   if (graph.ownValue(name))
-    throw inputError(`graph "${graph.name}"`, `defines "${name}" twice`, 'The model is not valid.');
+    throw inputError(graph.at, `defines "${name}" twice, expected once`, 'Export the model again; it cannot run.');
   return graph.createValue(name);
 }
 

@@ -3,6 +3,7 @@ import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
 import { inputError } from '../../ops/common/errors.js';
+import { checkModel } from '../ir/check.js';
 import { Model } from '../ir/model.js';
 import { ExternalData } from './external-data.js';
 import { graphFromProto } from './graph-from-proto.js';
@@ -17,7 +18,7 @@ export interface LoadOptions {
 
 /**
  * Reads a model. Everything in it that this program does not know is kept and written back by `saveModel`.
- * @throws LowbitError 'input': no such file, not an ONNX model, truncated, external data missing, short or outside its folder
+ * @throws LowbitError 'input': no such file, not an ONNX model, truncated, a graph that is none (see `checkModel`), external data missing, short or outside its folder
  */
 export function loadModel(path: string, options: LoadOptions = {}): Model {
   const file = resolve(path);
@@ -43,6 +44,7 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
     { proto, externalData },
   );
   graphFromProto(model.graph, proto.graph ?? {}, (tensor) => externalData.open(tensor, false));
+  checkModel(model);
   return model;
 }
 

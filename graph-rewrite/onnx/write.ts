@@ -185,7 +185,11 @@ function encode(proto: ProtoWithData, at: string): Uint8Array {
   return bytes;
 }
 
-async function checkTargets(targets: string[], model: Model, force: boolean): Promise<void> {
+/**
+ * Refuses files that may not be written: those the model is read from, folders, devices, and without `force` what is there.
+ * @throws usage error
+ */
+export async function checkTargets(targets: readonly string[], model: Model, force: boolean): Promise<void> {
   const sources = [model.path, ...(model.externalData?.files() ?? [])].filter((file) => file !== undefined);
   const sourceStats = await Promise.all(sources.map((file) => stat(file).catch(() => undefined)));
   for (const file of targets) {
@@ -195,6 +199,8 @@ async function checkTargets(targets: string[], model: Model, force: boolean): Pr
       throw usageError(file, 'is a file of the input model, which is never changed', 'Choose another output.');
     }
     if (found.isDirectory()) throw usageError(file, 'is a folder, expected a file name', 'Choose another output.');
+    // A file that replaced a device would take its place for every program.
+    if (!found.isFile()) throw usageError(file, 'is no regular file, expected a file name', 'Choose another output.');
     if (!force) throw usageError(file, 'exists already', 'Choose another output, or replace it with --force.');
   }
 }
@@ -260,6 +266,7 @@ function describeFailure(error: unknown, target: string, total: number): unknown
     EACCES: [`no permission to write in ${folder}`, 'Choose another output.'],
     EPERM: [`no permission to write in ${folder}`, 'Choose another output.'],
     EROFS: [`${folder} is read-only`, 'Choose another output.'],
+    ENAMETOOLONG: ['the name is too long for this file system', 'Choose a shorter one.'],
   };
   const [found, hint] = known[code] ?? [`cannot be written (${code})`, ''];
   return inputError(target, found, hint, error);

@@ -264,14 +264,15 @@ function nothingToDo(analysis: Analysis, model: Model): Error {
   const at = model.path ?? 'model';
   const [site] = analysis.linears;
   const [miss] = analysis.nearMisses;
+  const again = model.metadata.has(recipeKey) ? 'The model has been rewritten already: start from the float model.' : '';
   if (site) {
     const why = site.reason ?? 'the recipe keeps it';
     return inputError(
       at,
-      `none of its ${analysis.linears.length} linear layers can be quantized, the first is "${site.name}": ${why}`,
-      model.metadata.has(recipeKey) ? 'The model has been rewritten already.' : '',
+      `none of its linear layers can be quantized (${analysis.linears.length}), the first is "${site.name}": ${why}`,
+      again || '`rewrite inspect` lists them; `rewrite recipes` shows what a recipe keeps.',
     );
   }
-  const nearest = miss ? ` The nearest miss is ${miss.node.opType} "${miss.node.name}": ${miss.reason}.` : '';
-  return inputError(at, 'no linear layers, expected products with constant weights (MatMul, Gemm)', nearest.trim());
+  const nearest = miss ? `The nearest miss is ${miss.node.opType} "${miss.node.name}": ${miss.reason}.` : '';
+  return inputError(at, 'no linear layers, expected products with constant weights (MatMul, Gemm)', again || nearest);
 }

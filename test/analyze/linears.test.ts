@@ -154,6 +154,7 @@ describe('analyze: linear layers', () => {
       (g) => g.op('MatMul', [g.input('z', ['n', 64], 'float64'), g.weight('w', [64, 48])]),
       /computes in float64/,
     ],
+    ['no outputs', (g, x) => g.op('MatMul', [x, g.weight('w', [64, 0])]), /^0 output channels, expected at least 1$/],
     [
       'one vector instead of rows',
       (g) => g.op('MatMul', [g.input('z', [64]), g.weight('w', [64, 48])]),
@@ -185,6 +186,15 @@ describe('analyze: linear layers', () => {
     g.output(g.op('MatMul', [g.input('x', ['n', 64]), w]));
     const [site] = analyze(g.model).linears;
     equal(site!.reason, 'weight "w" is listed as a graph input, expected an initializer alone (IR version 4 or newer)');
+  });
+
+  it('follows chains of nodes however long', () => {
+    const site = only((g, x) => {
+      let deep = x;
+      for (let i = 0; i < 20_000; i++) deep = g.op('Relu', [deep], { name: `relu${i}` });
+      return g.op('MatMul', [deep, g.weight('w', [64, 48])]);
+    });
+    equal(site.quantizable, true);
   });
 
   it('does not take products of activations for layers', () => {

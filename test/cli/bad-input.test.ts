@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   cpSync,
@@ -13,10 +14,8 @@ import {
 import { join } from 'node:path';
 import { Model } from '../../graph-rewrite/ir/index.js';
 import { saveModel } from '../../graph-rewrite/onnx/write.js';
-import { root, runCli, scratch, type CliOptions } from './run-cli.js';
+import { root, runCli, scratch, type CliOptions, type Folder } from './run-cli.js';
 import { tokenFile, writeTinyModel } from './tiny-model.js';
-
-type Folder = ReturnType<typeof scratch>;
 
 /** A bad situation: what is set up beside a good model, what is typed, what must come back. */
 interface BadCase {
@@ -137,6 +136,15 @@ const cases: readonly BadCase[] = [
     says: /ids\.npy: has 100 tokens, expected at least 512/,
   },
   {
+    name: 'calibration on what is no text',
+    args: (folder) => {
+      writeFileSync(folder.file('words.txt'), Buffer.alloc(10_000, 0xfe));
+      return inFolder(folder, ['model.onnx', '--calibration', 'words.txt', '--tokenizer', tokenizer]);
+    },
+    code: 3,
+    says: /words\.txt: is no UTF-8 text \(100 % of it\), expected a text file/,
+  },
+  {
     name: 'tokenizer of another model, in calibration',
     args: (folder) => {
       writeFileSync(folder.file('words.txt'), 'The quick brown fox jumps over the lazy dog. '.repeat(400));
@@ -176,6 +184,36 @@ const cases: readonly BadCase[] = [
     args: (folder) => inFolder(folder, [...good, '-o', 'model.onnx', '--force']),
     code: 2,
     says: /model\.onnx: is a file of the input model, which is never changed/,
+  },
+  {
+    name: 'output of a dry run is the input',
+    args: (folder) => inFolder(folder, [...good, '--dry-run', '-o', 'model.onnx', '--force']),
+    code: 2,
+    says: /model\.onnx: is a file of the input model, which is never changed/,
+  },
+  {
+    name: 'output is a pipe',
+    args: (folder) => {
+      execFileSync('mkfifo', [folder.file('pipe.onnx')]);
+      return inFolder(folder, [...good, '-o', 'pipe.onnx', '--force']);
+    },
+    code: 2,
+    says: /pipe\.onnx: is no regular file, expected a file name/,
+  },
+  {
+    name: 'output without a name',
+    args: (folder) => [...inFolder(folder, good), '-o', ''],
+    code: 2,
+    says: /^--output: empty name given, expected a file name/,
+  },
+  {
+    name: 'model that has been rewritten',
+    args: async (folder) => {
+      assert.equal((await runCli(inFolder(folder, [...good, '-o', 'small.onnx']))).code, 0);
+      return inFolder(folder, ['small.onnx', '--recipe', 'w4a16']);
+    },
+    code: 3,
+    says: /small\.onnx: .* The model has been rewritten already: start from the float model\.$/,
   },
   {
     name: 'output in a folder that does not exist',

@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
 import type { BudgetReport } from '../../graph-rewrite/plan/index.js';
-import { runCli, scratch } from './run-cli.js';
-import { tokenFile, writeTinyModel } from './tiny-model.js';
+import { runCli } from './run-cli.js';
+import { tinyFolder } from './tiny-model.js';
 
 interface Report {
   readonly budget: BudgetReport;
@@ -11,14 +10,7 @@ interface Report {
 
 describe('cli: rewrite --budget', function () {
   this.timeout(120_000);
-  const folder = scratch();
-  const model = folder.file('model.onnx');
-  const ids = folder.file('ids.npy');
-  before(async () => {
-    await writeTinyModel(model);
-    writeFileSync(ids, tokenFile(2049));
-  });
-  after(() => folder.remove());
+  const { model, ids, ...folder } = tinyFolder();
 
   const words = [model, '--recipe', 'w4a4', '--calibration', ids, '--force', '--json', '--quiet'];
   async function rewriteWithin(budget: number, output: string): Promise<Report> {

@@ -1,23 +1,19 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { runCli, scratch } from './run-cli.js';
-import { tokenFile, writeTinyModel } from './tiny-model.js';
+import { mkdirSync, readdirSync, symlinkSync, unlinkSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { claimLink } from '../../graph-rewrite/cli/claim.js';
+import { runCli } from './run-cli.js';
+import { tinyFolder } from './tiny-model.js';
 
 describe('cli: a rewrite that does not come to its end leaves nothing behind', function () {
   this.timeout(60_000);
-  const folder = scratch();
+  // Large enough that there is a middle to stop in.
+  const folder = tinyFolder({ hidden: 512, mlp: 1536, layers: 4, headDim: 128 }, 512 * 64);
   const inputs = ['ids.npy', 'model.onnx', 'model.onnx_data'];
 
-  before(async () => {
-    // Large enough that there is a middle to stop in.
-    await writeTinyModel(folder.file('model.onnx'), true, { hidden: 512, mlp: 1536, layers: 4, headDim: 128 });
-    writeFileSync(folder.file('ids.npy'), tokenFile(512 * 64));
-  });
-  after(() => folder.remove());
-
-  const data = ['--calibration', folder.file('ids.npy'), '--calibration-windows'];
-  const words = [folder.file('model.onnx'), '-o', folder.file('out.onnx'), ...data];
+  const data = ['--calibration', folder.ids, '--calibration-windows'];
+  const words = [folder.model, '-o', folder.file('out.onnx'), ...data];
 
   for (const [stage, windows] of [
     ['calibrate', '64'],
@@ -52,7 +48,7 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
         this.test!.title += ' (no right to mount a small disk here)';
         this.skip();
       }
-      const result = await runCli([folder.file('model.onnx'), '-o', `${small}/out.onnx`, '--recipe', 'w4a16']);
+      const result = await runCli([folder.model, '-o', `${small}/out.onnx`, '--recipe', 'w4a16']);
       assert.equal(result.code, 3, result.stderr);
       assert.match(result.stderr, /out\.onnx: the disk is full, \d+ bytes are needed/);
       assert.deepEqual(readdirSync(small), []);
@@ -60,5 +56,28 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
       if (mounted.status === 0) spawnSync('umount', [small]);
       spawnSync('rmdir', [small]);
     }
+  });
+
+  it('a watcher that goes away: the work goes on', async () => {
+    // Its end is the pipe's first line; what comes after meets a closed pipe.
+    const wrapper = ['bash', '-o', 'pipefail', '-c', '"$@" 2>&1 >/dev/null | head -n 1', 'watched'];
+    const result = await runCli([...words, '1', '--set', 'weight.rounding=rtn', '--force'], { wrapper });
+    assert.equal(result.code, 0);
+    assert.match(result.stdout, /^calibrate: \d+ %\n$/);
+    assert.deepEqual(folder.entries(), [...inputs, 'out.onnx', 'out.onnx_data']);
+  });
+
+  it('an output that another rewrite is writing is left to it, unless that process is gone', async () => {
+    const link = claimLink(folder.file('out.onnx'));
+    const again = [folder.model, '-o', folder.file('out.onnx'), '--recipe', 'w4a16', '--force'];
+    symlinkSync(`${process.pid}@${hostname()}`, link);
+    const refused = await runCli(again);
+    assert.equal(refused.code, 2, refused.stderr);
+    assert.match(refused.stderr, /out\.onnx: is being written by another rewrite \(process \d+ on /);
+    unlinkSync(link);
+    symlinkSync(`999999999@${hostname()}`, link);
+    const done = await runCli(again);
+    assert.equal(done.code, 0, done.stderr);
+    assert.deepEqual(folder.entries(), [...inputs, 'out.onnx', 'out.onnx_data']);
   });
 });

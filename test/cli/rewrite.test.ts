@@ -1,18 +1,11 @@
 import assert from 'node:assert/strict';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
-import { runCli, scratch } from './run-cli.js';
-import { tokenFile, writeTinyModel } from './tiny-model.js';
+import { readFileSync, statSync } from 'node:fs';
+import { runCli } from './run-cli.js';
+import { tinyFolder, writeTinyModel } from './tiny-model.js';
 
 describe('cli: rewrite, inspect, eval, compare on a small model', function () {
   this.timeout(60_000);
-  const folder = scratch();
-  const model = folder.file('model.onnx');
-  const ids = folder.file('ids.npy');
-  before(async () => {
-    await writeTinyModel(model);
-    writeFileSync(ids, tokenFile(2049));
-  });
-  after(() => folder.remove());
+  const { model, ids, ...folder } = tinyFolder();
 
   /** Runs a command that must succeed, with --json. */
   async function json<T>(...words: string[]): Promise<T> {

@@ -1,19 +1,11 @@
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
 import type { RoundedLayer } from '../../graph-rewrite/index.js';
-import { runCli, scratch } from './run-cli.js';
-import { tokenFile, writeTinyModel } from './tiny-model.js';
+import { runCli } from './run-cli.js';
+import { tinyFolder } from './tiny-model.js';
 
 describe('cli: rewrite with GPTQ', function () {
   this.timeout(60_000);
-  const folder = scratch();
-  const model = folder.file('model.onnx');
-  const ids = folder.file('ids.npy');
-  before(async () => {
-    await writeTinyModel(model);
-    writeFileSync(ids, tokenFile(2049));
-  });
-  after(() => folder.remove());
+  const { model, ids, ...folder } = tinyFolder();
   const words = [model, '--recipe', 'w4a16', '--set', 'weight.rounding=gptq'];
 
   it('reports what it gained by layer, and leaves nothing but the model', async () => {

@@ -44,13 +44,15 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
   });
 }
 
+export interface Folder {
+  readonly path: string;
+  readonly file: (name: string) => string;
+  readonly entries: () => string[];
+  readonly remove: () => void;
+}
+
 /** A folder for one test; `entries()` lists what is in it, to show that nothing was left behind. */
-export function scratch(): {
-  path: string;
-  file: (name: string) => string;
-  entries: () => string[];
-  remove: () => void;
-} {
+export function scratch(): Folder {
   const path = mkdtempSync(join(tmpdir(), 'ort-lowbit-test-'));
   return {
     path,

@@ -1,8 +1,10 @@
 /** Small float models with random weights, for tests of everything around the arithmetic. */
+import { writeFileSync } from 'node:fs';
 import { saveModel } from '../../graph-rewrite/onnx/write.js';
 import { buildLlama } from '../../models/build-llama.js';
 import { presets, type LlamaConfig } from '../../models/llama-config.js';
 import { randomSource } from '../../models/weights.js';
+import { scratch, type Folder } from './run-cli.js';
 
 /**
  * Writes a LLaMA-shaped decoder of 256 tokens.
@@ -12,6 +14,23 @@ export async function writeTinyModel(path: string, external = true, shape: Parti
   const model = buildLlama({ ...presets['tiny']!, ...shape }, randomSource(1));
   await saveModel(model, path, external ? {} : { externalThreshold: Infinity });
   return path;
+}
+
+/** A folder with a small model and ids to calibrate it on, while the suite runs that calls this. */
+export function tinyFolder(shape: Partial<LlamaConfig> = {}, tokens = 2049): TinyFolder {
+  const folder = scratch();
+  const [model, ids] = [folder.file('model.onnx'), folder.file('ids.npy')];
+  before(async () => {
+    await writeTinyModel(model, true, shape);
+    writeFileSync(ids, tokenFile(tokens));
+  });
+  after(() => folder.remove());
+  return { ...folder, model, ids };
+}
+
+export interface TinyFolder extends Folder {
+  readonly model: string;
+  readonly ids: string;
 }
 
 /** Token ids below 256 as a .npy file's bytes. */

@@ -105,4 +105,13 @@ describe('cli: wrong usage', () => {
     for (const { name } of recipes) assert.ok(text.stdout.includes(name));
     for (const { key } of settings) assert.ok(text.stdout.includes(key));
   });
+
+  it('a reader of stdout that goes away changes no exit code; a full disk behind it is said', async () => {
+    const unread = ['bash', '-o', 'pipefail', '-c', '"$@" | true', 'unread'];
+    assert.equal((await runCli(['recipes', '--json'], { wrapper: unread })).code, 0);
+    assert.equal((await runCli(['inspect', 'absent.onnx', '--json'], { wrapper: unread })).code, 3);
+    const full = await runCli(['recipes', '--json'], { wrapper: ['bash', '-c', '"$@" > /dev/full', 'full'] });
+    assert.equal(full.code, 3);
+    assert.match(full.stderr, /^stdout: the disk is full/);
+  });
 });

@@ -1,6 +1,16 @@
 import { deepEqual, equal, throws } from 'node:assert/strict';
-import { cutWindows, checkIds, readNpy, readNpz, writeNpy, writeNpz } from '../../graph-rewrite/lm/index.js';
+import { writeFileSync } from 'node:fs';
+import {
+  cutWindows,
+  checkIds,
+  readNpy,
+  readNpz,
+  readTokens,
+  writeNpy,
+  writeNpz,
+} from '../../graph-rewrite/lm/index.js';
 import type { NpyArray } from '../../graph-rewrite/lm/index.js';
+import { temporaryFolder } from '../helpers/files.js';
 
 const int: NpyArray = { dtype: 'int64', shape: [2, 3], data: BigInt64Array.of(1n, -2n, 3n, 4n, 5n, 6n) };
 const float: NpyArray = { dtype: 'float32', shape: [4], data: Float32Array.of(1, NaN, -0, 1e30) };
@@ -34,12 +44,32 @@ describe('npy and npz', () => {
 
   it('refuse what they cannot read, with the reason', () => {
     const bytes = writeNpy(int);
-    throws(() => readNpy(bytes.subarray(0, 100), 'x.npy'), /x\.npy: has .* bytes of data, expected 48/);
+    throws(() => readNpy(bytes.subarray(0, 150), 'x.npy'), /x\.npy: has .* bytes of data, expected 48/);
     throws(() => readNpy(new Uint8Array(200), 'x.npy'), /does not start as a \.npy file/);
     const text = Buffer.from(bytes).toString('latin1');
     throws(() => readNpy(Buffer.from(text.replace('False', 'True '), 'latin1'), 'x'), /Fortran order/);
     throws(() => readNpy(Buffer.from(text.replace('<i8', '<c8'), 'latin1'), 'x'), /holds <c8/);
+    throws(() => readNpy(bytes.subarray(0, 40), 'x'), /has 40 bytes and a header that ends at 128, expected all of it/);
+    for (const shape of ['(-2, 3)', '(2, x)', '(2, 3e99)'])
+      throws(() => readNpy(Buffer.from(text.replace('(2, 3)', shape), 'latin1'), 'x'), /expected whole numbers/);
     throws(() => readNpz(Buffer.from('no zip'), 'x.npz'), /x\.npz: is not a \.npz file/);
+  });
+});
+
+describe('token files', () => {
+  const folder = temporaryFolder();
+  const save = (...ids: bigint[]): string => {
+    const array: NpyArray = { dtype: 'int64', shape: [ids.length], data: BigInt64Array.from(ids) };
+    writeFileSync(folder.path('ids.npy'), writeNpy(array));
+    return folder.path('ids.npy');
+  };
+
+  it('give ids of any integer type', () => {
+    deepEqual(readTokens(save(1n, 2n)), Int32Array.of(1, 2));
+  });
+
+  it('do not wrap numbers that are no ids', () => {
+    throws(() => readTokens(save(1n, 2n ** 40n)), /has 1099511627776 at position 1, expected token ids below 2\^31/);
   });
 });
 

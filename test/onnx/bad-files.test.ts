@@ -39,6 +39,31 @@ describe('files that are no models', () => {
   it('a name that is defined twice is refused', () => {
     const node = [1, 2].map(() => ({ opType: 'Identity', input: [], output: ['y'] }));
     writeModel(folder.path('model.onnx'), { name: 'g', node });
-    assert.throws(() => loadModel(folder.path('model.onnx')), /defines "y" twice/);
+    assert.throws(
+      () => loadModel(folder.path('model.onnx')),
+      /model\.onnx: graph "g": defines "y" twice, expected once/,
+    );
   });
+
+  const graphs: [what: string, edges: [input: string, output: string][], message: RegExp][] = [
+    [
+      'nodes that wait for each other',
+      [
+        ['b', 'a'],
+        ['a', 'b'],
+      ],
+      /nodes "1" and "0" are on a cycle, expected an order/,
+    ],
+    ['a value from nowhere', [['x', 'y']], /node "0" \(Relu\): its input "x" is defined nowhere, expected an input/],
+  ];
+  for (const [what, edges, message] of graphs) {
+    it(`${what}: refused`, () => {
+      const node = edges.map(([from, to], i) => ({ opType: 'Relu', name: String(i), input: [from], output: [to] }));
+      writeModel(folder.path('model.onnx'), { name: 'g', node });
+      assert.throws(
+        () => loadModel(folder.path('model.onnx')),
+        (error) => error instanceof LowbitError && error.code === 'input' && message.test(error.message),
+      );
+    });
+  }
 });

@@ -34,7 +34,7 @@ export async function run(context: Context, args: readonly string[], options: Op
       ...{ temperature, topK, topP, repetitionPenalty, seed },
       stopIds: tokenizer.stopIds,
       signal: context.signal,
-      onToken: (i, id) => writers[i]!.push(id),
+      onToken: (i, id) => writers[i]!.push(id) && context.hasReader,
     });
     writers.forEach((writer, i) => {
       writer.end();

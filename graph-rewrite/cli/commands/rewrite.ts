@@ -2,6 +2,7 @@
 import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { usageError } from '../../../ops/common/errors.js';
 import { rewrite } from '../../index.js';
+import { checkTargets } from '../../onnx/write.js';
 import { readPlan, type Plan } from '../../plan/index.js';
 import { findRecipe, forTarget, targets, withSettings, type Target } from '../../recipes/index.js';
 import {
@@ -10,6 +11,7 @@ import {
   requireCalibration,
   type CalibrationOptions,
 } from '../calibration.js';
+import { claimOutput } from '../claim.js';
 import type { Context } from '../context.js';
 import { linearSize } from '../linear-size.js';
 import type { CommonOptions } from '../main.js';
@@ -48,6 +50,7 @@ export async function run(context: Context, args: readonly string[], options: Op
   if (!reviewed || reviewed.predicted.rounding) requireCalibration(recipe, options, budget !== undefined);
 
   if (budget === undefined) noteUnusedCalibration(context, recipe, options);
+  const release = options.dryRun ? undefined : claimOutput(output!);
   const { plan, model, saved, rounded } = await rewrite({
     ...{ input: path, recipe, force: options.force ?? false },
     ...(options.dryRun ? {} : { output: output! }),
@@ -58,9 +61,16 @@ export async function run(context: Context, args: readonly string[], options: Op
       roundedWeights(context, { path, model: floats, analysis, plan: decided }, output!, options),
     onProgress: context.progress,
     signal: context.signal,
-  });
-  if (!saved) return dryRun(context, plan, output);
-  if (rounded) removeRounded(output!);
+  })
+    .then((done) => {
+      if (done.rounded) removeRounded(output!);
+      return done;
+    })
+    .finally(release);
+  if (!saved) {
+    if (output !== undefined) await checkTargets([output], model, options.force ?? false);
+    return dryRun(context, plan, output);
+  }
   const size = linearSize(model);
   const kept = keptLayers(plan);
   const result: RewriteSummary = {

@@ -1,0 +1,64 @@
+/** One rewrite at a time to one output: two would mix their files, and take each other's rounded layers away. */
+import { readlinkSync, rmSync, symlinkSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
+import { usageError } from '../../ops/common/errors.js';
+
+/** Says who writes an output, and is there as long as the rewrite runs: a link to `<process>@<machine>`, since a link appears with what it says. */
+export const claimLink = (output: string): string => join(dirname(resolve(output)), `.${basename(output)}.lock`);
+
+/**
+ * Takes an output for this process. What a process left that is gone is taken over.
+ * @returns gives it back; this also happens when the process exits
+ * @throws usage error that names the process that has it
+ */
+export function claimOutput(output: string): () => void {
+  const link = claimLink(output);
+  while (!made(link)) {
+    const [pid = '', host = ''] = holderOf(link)?.split('@') ?? [];
+    if (isRunning(Number(pid), host)) {
+      throw usageError(
+        output,
+        `is being written by another rewrite (process ${pid} on ${host}), expected one at a time`,
+        `Wait for it, or choose another output with -o. If there is no such process, remove ${link}.`,
+      );
+    }
+    rmSync(link, { force: true });
+  }
+  const release = (): void => {
+    process.off('exit', release);
+    rmSync(link, { force: true });
+  };
+  process.on('exit', release);
+  return release;
+}
+
+/** False if the link is there. Where none can be made there is no claim: either the file system has no links, or writing will say what is wrong. */
+function made(link: string): boolean {
+  try {
+    symlinkSync(`${process.pid}@${hostname()}`, link);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'EEXIST';
+  }
+  return true;
+}
+
+function holderOf(link: string): string | undefined {
+  try {
+    return readlinkSync(link);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+/** Processes of other machines (a shared disk) cannot be asked for, so they count as running. */
+function isRunning(pid: number, host: string): boolean {
+  if (host !== hostname()) return host !== '';
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
