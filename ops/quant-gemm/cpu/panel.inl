@@ -223,10 +223,11 @@ void ComputePart(const Args& args, const Block& block, const Part& part, const u
   }
 }
 
-/// The parts of one piece for every panel of the block: the tile stays in L1 while the panels stream past.
+/// The parts of one piece for every panel of the block: the tile stays in L1 while the panels stream past. With the last
+/// piece a panel's y is written: its lines come while the next panel is computed.
 template <Codes kA, Codes kB>
 void ComputePiece(const Args& args, const Block& block, const Part* parts, int count, const char* packed, int64_t quads,
-                  const int32_t* start, const Scratch& scratch) {
+                  const int32_t* start, const Scratch& scratch, bool last) {
   constexpr int64_t kTileQuad = kCols * (kA == Codes::kFloat ? 16 : 4);
   constexpr int64_t kPackedQuad = kA == Codes::kFloat ? 16 : 4;
   const Panels panels(block.rows, Isa::kRows);
@@ -241,14 +242,18 @@ void ComputePiece(const Args& args, const Block& block, const Part* parts, int c
       }
     };
     WithRows<Isa::kRows>(panels.Size(p), compute);
+    if (last) {
+      const Block finished{block.row + row, panels.Size(p), block.n_begin, block.n_end};
+      Finish<kCols>(args, finished, scratch.sums + row * kCols);
+    }
   }
 }
 
-/// All pieces of `segments` equal segments that lie one after the other in the weight rows.
+/// All pieces of `segments` equal segments that lie one after the other in the weight rows; `last` ones finish y.
 template <Codes kA, Codes kB>
 void ComputeSegments(const Args& args, const Block& block, const uint8_t* b, int64_t b_row, int64_t first_segment,
                      int64_t segments, int64_t segment, int64_t first_quad, const char* packed, int64_t quads,
-                     const int32_t* start, const Scratch& scratch) {
+                     const int32_t* start, const Scratch& scratch, bool last) {
   constexpr int64_t kPiece = kA == Codes::kFloat ? kFloatPieceQuads : kPieceQuads;
   constexpr int64_t kCodesPerByte = kB == Codes::kS4 ? 2 : 1;
   const int64_t columns = Min(kCols, args.n - block.n_begin);
@@ -269,7 +274,8 @@ void ComputeSegments(const Args& args, const Block& block, const uint8_t* b, int
       // Meanwhile the next tile is fetched, from front to back: rows are too far apart for the hardware to guess.
       const uint8_t* next = b + kCols * (b_row + code / kCodesPerByte);
       Isa::template FillTile<kA, kB>(scratch.tile, b + code / kCodesPerByte, b_row, columns, codes, next);
-      ComputePiece<kA, kB>(args, block, parts, static_cast<int>(whole), packed, quads, start, scratch);
+      const bool last_piece = last && s + whole == segments && q + run == segment_quads;
+      ComputePiece<kA, kB>(args, block, parts, static_cast<int>(whole), packed, quads, start, scratch, last_piece);
     }
   }
 }
@@ -283,15 +289,15 @@ void RunTile(const Args& args, const Block& block, const void* packed, const Scr
   Isa::FillScales(scratch.scales, kCols, args.b_scale + block.n_begin * args.b_scale_row, args.b_scale_row,
                   args.b_scale_row, columns);
   for (int64_t i = 0; i < block.rows * kCols; i += Isa::kLanes) Isa::StoreF(scratch.sums + i, Isa::SetF(0));
+  const bool outliers = args.outliers > 0 && kA != Codes::kFloat;
   ComputeSegments<kA, kB>(args, block, args.b + block.n_begin * args.b_row, args.b_row, 0, args.segments, args.segment,
-                          0, panels, layout.quads, start, scratch);
-  if (args.outliers > 0 && kA != Codes::kFloat) {
+                          0, panels, layout.quads, start, scratch, !outliers);
+  if (outliers) {
     Isa::FillScales(scratch.scales + args.segments * kCols, kCols, args.b_outlier_scale + block.n_begin, 1, 1, columns);
     const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + block.n_begin * args.b_outlier_row;
     ComputeSegments<kA, Codes::kS8>(args, block, b, args.b_outlier_row, args.segments, 1, args.outliers,
-                                    layout.body_quads, panels, layout.quads, start, scratch);
+                                    layout.body_quads, panels, layout.quads, start, scratch, true);
   }
-  Finish<kCols>(args, block, scratch.sums);
 }
 
 template <Codes kA, Codes kB>
