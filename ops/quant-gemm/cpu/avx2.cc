@@ -117,6 +117,7 @@ struct Isa {
     const I sums = _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
     return AddI(sum, _mm256_sub_epi32(sums, _mm256_set1_epi64x(8 * 128)));
   }
+  static I LoadBytes(const void* from) { return LoadI(from); }
   static I LoadBytes(const void* from, int64_t bytes) { return gemm::LoadBytes(from, bytes); }
   static void StoreFirst(int32_t* to, int64_t lanes, I value) {
     const I counted = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -175,61 +176,25 @@ struct Isa {
     }
   }
 
-  /// Four unsigned codes in each lane -> four rows of floats of their signed values.
+  /// Four unsigned codes in each lane -> four rows of their signed values times `scale`, `width` floats apart.
   template <Codes kB>
-  static void StoreFloats(float* to, I codes) {
+  static void StoreFloats(float* to, int64_t width, I codes, F scale) {
     const I offset = SetI(kB == Codes::kS4 ? 8 : 128), byte = SetI(0xff);
     for (int j = 0; j < 4; ++j) {
       const I code = _mm256_and_si256(_mm256_srl_epi32(codes, _mm_cvtsi32_si128(8 * j)), byte);
-      StoreF(to + j * 16, ToFloat(_mm256_sub_epi32(code, offset)));
+      StoreF(to + j * width, Mul(ToFloat(_mm256_sub_epi32(code, offset)), scale));
     }
   }
 
-  /// Calls use(quad) for the quads of unsigned codes in a word of weights, in product order.
+  /// Calls use(index, quad) for the quads of unsigned codes in a word of weights, in product order.
   template <Codes kB, class Use>
   LOWBIT_INLINE static void ForQuads(I word, const Use& use) {
     if constexpr (kB == Codes::kS4) {
       const I low = _mm256_set1_epi8(0x0f), eight = _mm256_set1_epi8(8);
-      use(_mm256_xor_si256(_mm256_and_si256(word, low), eight));
-      use(_mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi32(word, 4), low), eight));
+      use(Int<0>{}, _mm256_xor_si256(_mm256_and_si256(word, low), eight));
+      use(Int<1>{}, _mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi32(word, 4), low), eight));
     } else {
-      use(_mm256_xor_si256(word, _mm256_set1_epi8(-128)));
-    }
-  }
-
-  /// Unpacks `codes` codes of `columns` weight rows into quads of unsigned codes, [quad][16 columns], and fetches as
-  /// many bytes from `next`. Absent columns give rubbish that nothing reads; codes after the last one meet zero
-  /// activations.
-  template <Codes kA, Codes kB>
-  static void FillTile(uint8_t* tile, const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes,
-                       const uint8_t* next) {
-    constexpr int64_t kQuadBytes = kA == Codes::kFloat ? 256 : 64;
-    const int64_t bytes = kB == Codes::kS4 ? (codes + 1) / 2 : codes;
-    for (int64_t half = 0; half < 16; half += 8) {
-      uint8_t* out = tile + half * 4;
-      for (int64_t at = 0; at < bytes; at += 32) {
-        const uint8_t *from = b + half * b_row + at, *ahead = next + at * 16 + half * 32;
-        I rows[8];
-        Unroll<8>([&](auto i) LOWBIT_INLINE {
-          if (i.value % 2 == 0) Prefetch(ahead + i.value * 32);
-          rows[i.value] = LoadBytes(from, half + i.value < columns ? bytes - at : 0);
-          from += b_row;
-        });
-        Transpose(rows);
-        const int64_t words = (bytes - at + 3) / 4;
-        Unroll<8>([&](auto i) LOWBIT_INLINE {
-          if (i.value < words) {
-            ForQuads<kB>(rows[i.value], [&](I quad) LOWBIT_INLINE {
-              if constexpr (kA == Codes::kFloat) {
-                StoreFloats<kB>(reinterpret_cast<float*>(out), quad);
-              } else {
-                StoreI(out, quad);
-              }
-              out += kQuadBytes;
-            });
-          }
-        });
-      }
+      use(Int<0>{}, _mm256_xor_si256(word, _mm256_set1_epi8(-128)));
     }
   }
 };

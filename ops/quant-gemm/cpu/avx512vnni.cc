@@ -17,7 +17,7 @@ struct Isa {
 
   static I SetI(int32_t value) { return _mm512_set1_epi32(value); }
   static I LoadI(const int32_t* from) { return _mm512_loadu_si512(from); }
-  static void StoreI(int32_t* to, I value) { _mm512_storeu_si512(to, value); }
+  static void StoreI(void* to, I value) { _mm512_storeu_si512(to, value); }
   static F SetF(float value) { return _mm512_set1_ps(value); }
   static F LoadF(const float* from) { return _mm512_loadu_ps(from); }
   static void StoreF(float* to, F value) { _mm512_storeu_ps(to, value); }
@@ -237,57 +237,13 @@ struct Isa {
     }
   }
 
-  /// Four unsigned codes in each lane -> four rows of floats of their signed values.
+  /// Four unsigned codes in each lane -> four rows of their signed values times `scale`, `width` floats apart.
   template <Codes kB>
-  static void StoreFloats(float* to, I codes) {
+  static void StoreFloats(float* to, int64_t width, I codes, F scale) {
     const I offset = _mm512_set1_epi32(kB == Codes::kS4 ? 8 : 128), byte = _mm512_set1_epi32(0xff);
     for (int j = 0; j < 4; ++j) {
       const I code = _mm512_and_si512(_mm512_srl_epi32(codes, _mm_cvtsi32_si128(8 * j)), byte);
-      StoreF(to + j * 32, ToFloat(_mm512_sub_epi32(code, offset)));
-    }
-  }
-
-  /// Unpacks `codes` codes of `columns` weight rows into quads of unsigned codes, [quad][32 columns], and fetches as
-  /// many bytes from `next`. Absent columns give rubbish that nothing reads; codes after the last one meet zero
-  /// activations.
-  template <Codes kA, Codes kB>
-  static void FillTile(uint8_t* tile, const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes,
-                       const uint8_t* next) {
-    constexpr int64_t kQuadBytes = kA == Codes::kFloat ? 512 : 128;
-    const int64_t bytes = kB == Codes::kS4 ? (codes + 1) / 2 : codes;
-    for (int64_t half = 0; half < 32; half += 16) {
-      uint8_t* out = tile + half * 4;
-      for (int64_t at = 0; at < bytes; at += 64) {
-        const uint8_t *from = b + half * b_row + at, *ahead = next + at * 32 + half * 64;
-        const bool full = half + 16 <= columns && at + 64 <= bytes;
-        I rows[16];
-        if (full) {
-          Unroll<16>([&](auto i) LOWBIT_INLINE {
-            Prefetch(ahead + i.value * 64);
-            rows[i.value] = LoadBytes(from);
-            from += b_row;
-          });
-        } else {
-          Unroll<16>([&](auto i) LOWBIT_INLINE {
-            rows[i.value] = LoadBytes(from, half + i.value < columns ? bytes - at : 0);
-            from += b_row;
-          });
-        }
-        Transpose(rows);
-        const int64_t words = (bytes - at + 3) / 4;
-        Unroll<16>([&](auto i) LOWBIT_INLINE {
-          if (full || i.value < words) {
-            ForQuads<kB>(rows[i.value], [&](auto, I quad) LOWBIT_INLINE {
-              if constexpr (kA == Codes::kFloat) {
-                StoreFloats<kB>(reinterpret_cast<float*>(out), quad);
-              } else {
-                _mm512_store_si512(out, quad);
-              }
-              out += kQuadBytes;
-            });
-          }
-        });
-      }
+      StoreF(to + j * width, Mul(ToFloat(_mm512_sub_epi32(code, offset)), scale));
     }
   }
 };

@@ -3,6 +3,16 @@
 
 inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/// Fetches the lines of y that Finish will write: stores are carried out in order, one late line holds up all others.
+template <int64_t kWidth>
+void FetchOutput(const Args& args, const Block& block) {
+  const int64_t size = args.half ? 2 : 4, bytes = Min(kWidth, block.n_end - block.n_begin) * size;
+  const char* y = static_cast<const char*>(args.y) + (block.row * args.n + block.n_begin) * size;
+  for (int64_t r = 0; r < block.rows; ++r, y += args.n * size) {
+    for (int64_t at = 0; at < bytes; at += 64) asm volatile("prefetchw %0" ::"m"(y[at]));
+  }
+}
+
 /// sums [row][kWidth] + bias + residual, rounded once to the graph type.
 template <int64_t kWidth>
 void Finish(const Args& args, const Block& block, const float* sums) {

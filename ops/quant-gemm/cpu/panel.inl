@@ -13,9 +13,9 @@
 
 constexpr int64_t kLanes = Isa::kLanes;
 constexpr int64_t kCols = 2 * kLanes;
-constexpr int64_t kChunk = kLanes * 4;  // bytes in a register
-constexpr int64_t kPieceQuads = 128;    // tile of one piece: 128 * kCols * 4 bytes = 16 KiB for 16 lanes
-constexpr int64_t kFloatPieceQuads = 32;
+constexpr int64_t kChunk = kLanes * 4;    // bytes in a register
+constexpr int64_t kPieceQuads = 128;      // tile of one piece: 128 * kCols * 4 bytes = 16 KiB for 16 lanes
+constexpr int64_t kFloatPieceQuads = 64;  // a tile of floats, 32 KiB for 16 lanes
 
 constexpr int64_t kLine = 64;
 inline int64_t AlignUp(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
@@ -56,7 +56,8 @@ struct Scratch {
       at += AlignUp(size);
       return here;
     };
-    tile = reinterpret_cast<uint8_t*>(take(kPieceQuads * kCols * 4));
+    tile = reinterpret_cast<uint8_t*>(
+        take((kPieceQuads > 4 * kFloatPieceQuads ? kPieceQuads : 4 * kFloatPieceQuads) * kCols * 4));
     scales = reinterpret_cast<float*>(take((args.segments + 1) * kCols * 4));
     sums = reinterpret_cast<float*>(take(rows * kCols * 4));
     carry = reinterpret_cast<int32_t*>(take(rows * kCols * 4));
@@ -151,6 +152,42 @@ void PackFloatPanels(const Args& args, const Block& block, int64_t begin, int64_
 // ---- computing
 // ----------------------------------------------------------------------------------------------------------------
 
+/// Unpacks `codes` codes of `columns` weight rows: store(half, word, Int<q>, quad) gets quad q of that word of kLanes
+/// columns from `half` on, words in order, as unsigned codes. As many bytes are fetched from `next`. Absent columns
+/// give rubbish that nothing reads; codes after the last one meet zero activations.
+template <Codes kB, class Store>
+void FillTile(const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes, const uint8_t* next,
+              const Store& store) {
+  const int64_t bytes = kB == Codes::kS4 ? (codes + 1) / 2 : codes;
+  for (int64_t half = 0; half < kCols; half += kLanes) {
+    for (int64_t at = 0; at < bytes; at += kChunk) {
+      const uint8_t *from = b + half * b_row + at, *ahead = next + at * kCols + half * kChunk;
+      const bool full = half + kLanes <= columns && at + kChunk <= bytes;
+      typename Isa::I rows[kLanes];
+      if (full) {
+        Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
+          if (i.value * kChunk % kLine == 0) Isa::Prefetch(ahead + i.value * kChunk);
+          rows[i.value] = Isa::LoadBytes(from);
+          from += b_row;
+        });
+      } else {
+        Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
+          rows[i.value] = Isa::LoadBytes(from, half + i.value < columns ? bytes - at : 0);
+          from += b_row;
+        });
+      }
+      Isa::Transpose(rows);
+      const int64_t words = (bytes - at + 3) / 4;
+      Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
+        if (full || i.value < words) {
+          Isa::template ForQuads<kB>(rows[i.value], [&](auto q, typename Isa::I quad)
+                                                        LOWBIT_INLINE { store(half, at / 4 + i.value, q, quad); });
+        }
+      });
+    }
+  }
+}
+
 template <int kR>
 struct Rows {};
 
@@ -171,7 +208,7 @@ struct Part {
   bool first, last;  // of its segment
 };
 
-template <Codes kA, Codes kB, int kR>
+template <Codes kB, int kR>
 void ComputePart(const Args& args, const Block& block, const Part& part, const uint8_t* tile, const void* panel,
                  const int32_t* start, const Scratch& scratch, int64_t row) {
   using F = typename Isa::F;
@@ -179,82 +216,66 @@ void ComputePart(const Args& args, const Block& block, const Part& part, const u
   const float* scale =
       scratch.scales + (part.segment == args.segments ? part.segment : part.segment * args.b_scale_step) * kCols;
   const F scale0 = Isa::LoadF(scale), scale1 = Isa::LoadF(scale + Isa::kLanes);
-  if constexpr (kA == Codes::kFloat) {
-    // Float sums may be scaled piece by piece: nothing is carried.
-    F acc[kR][2];
-    Unroll<kR>([&](auto r) LOWBIT_INLINE { acc[r.value][0] = acc[r.value][1] = Isa::SetF(0); });
-    Isa::template DotFloat<kR>(acc, reinterpret_cast<const float*>(tile),
-                               static_cast<const float*>(panel) + part.quad * 4 * kR, part.quads * 4);
-    Unroll<kR>([&](auto r) LOWBIT_INLINE {
-      float* out = sums + r.value * kCols;
-      Isa::StoreF(out, Isa::MulAdd(acc[r.value][0], scale0, Isa::LoadF(out)));
-      Isa::StoreF(out + Isa::kLanes, Isa::MulAdd(acc[r.value][1], scale1, Isa::LoadF(out + Isa::kLanes)));
-    });
+  int32_t* carry = scratch.carry + row * kCols;
+  typename Isa::I acc[kR][2];
+  if (part.first) {
+    const int32_t* at = start + part.segment * block.rows + row;
+    Unroll<kR>([&](auto r) LOWBIT_INLINE { acc[r.value][0] = acc[r.value][1] = Isa::SetI(at[r.value]); });
   } else {
-    int32_t* carry = scratch.carry + row * kCols;
-    typename Isa::I acc[kR][2];
-    if (part.first) {
-      const int32_t* at = start + part.segment * block.rows + row;
-      Unroll<kR>([&](auto r) LOWBIT_INLINE { acc[r.value][0] = acc[r.value][1] = Isa::SetI(at[r.value]); });
-    } else {
-      Unroll<kR>([&](auto r) LOWBIT_INLINE {
-        acc[r.value][0] = Isa::LoadI(carry + r.value * kCols);
-        acc[r.value][1] = Isa::LoadI(carry + r.value * kCols + Isa::kLanes);
-      });
-    }
-    Isa::template Dot<kB, kR>(acc, tile, static_cast<const int8_t*>(panel) + part.quad * 4 * kR, part.quads);
-    if (!part.last) {
-      Unroll<kR>([&](auto r) LOWBIT_INLINE {
-        Isa::StoreI(carry + r.value * kCols, acc[r.value][0]);
-        Isa::StoreI(carry + r.value * kCols + Isa::kLanes, acc[r.value][1]);
-      });
-      return;
-    }
-    const int64_t a_index = part.segment == args.segments ? args.a_scale_row - 1 : part.segment * args.a_scale_step;
-    const float* a_scale = args.a_scale + (block.row + row) * args.a_scale_row + a_index;
-    const int64_t a_scale_row = args.a_scale_row;
     Unroll<kR>([&](auto r) LOWBIT_INLINE {
-      const F scale_a = Isa::SetF(a_scale[r.value * a_scale_row]);
-      float* out = sums + r.value * kCols;
-      Isa::StoreF(out, Isa::MulAdd(Isa::Mul(Isa::ToFloat(acc[r.value][0]), scale0), scale_a, Isa::LoadF(out)));
-      Isa::StoreF(out + Isa::kLanes,
-                  Isa::MulAdd(Isa::Mul(Isa::ToFloat(acc[r.value][1]), scale1), scale_a, Isa::LoadF(out + Isa::kLanes)));
+      acc[r.value][0] = Isa::LoadI(carry + r.value * kCols);
+      acc[r.value][1] = Isa::LoadI(carry + r.value * kCols + Isa::kLanes);
     });
   }
+  Isa::template Dot<kB, kR>(acc, tile, static_cast<const int8_t*>(panel) + part.quad * 4 * kR, part.quads);
+  if (!part.last) {
+    Unroll<kR>([&](auto r) LOWBIT_INLINE {
+      Isa::StoreI(carry + r.value * kCols, acc[r.value][0]);
+      Isa::StoreI(carry + r.value * kCols + Isa::kLanes, acc[r.value][1]);
+    });
+    return;
+  }
+  const int64_t a_index = part.segment == args.segments ? args.a_scale_row - 1 : part.segment * args.a_scale_step;
+  const float* a_scale = args.a_scale + (block.row + row) * args.a_scale_row + a_index;
+  const int64_t a_scale_row = args.a_scale_row;
+  Unroll<kR>([&](auto r) LOWBIT_INLINE {
+    const F scale_a = Isa::SetF(a_scale[r.value * a_scale_row]);
+    float* out = sums + r.value * kCols;
+    Isa::StoreF(out, Isa::MulAdd(Isa::Mul(Isa::ToFloat(acc[r.value][0]), scale0), scale_a, Isa::LoadF(out)));
+    Isa::StoreF(out + Isa::kLanes,
+                Isa::MulAdd(Isa::Mul(Isa::ToFloat(acc[r.value][1]), scale1), scale_a, Isa::LoadF(out + Isa::kLanes)));
+  });
 }
 
-/// The parts of one piece for every panel of the block: the tile stays in L1 while the panels stream past. With the last
-/// piece a panel's y is written: its lines come while the next panel is computed.
-template <Codes kA, Codes kB>
+/// The parts of one piece for every panel of the block: the tile stays in L1 while the panels stream past. With the
+/// last piece a panel's y is written: its lines come while the next panel is computed.
+template <Codes kB>
 void ComputePiece(const Args& args, const Block& block, const Part* parts, int count, const char* packed, int64_t quads,
                   const int32_t* start, const Scratch& scratch, bool last) {
-  constexpr int64_t kTileQuad = kCols * (kA == Codes::kFloat ? 16 : 4);
-  constexpr int64_t kPackedQuad = kA == Codes::kFloat ? 16 : 4;
   const Panels panels(block.rows, Isa::kRows);
   for (int64_t p = 0; p < panels.count; ++p) {
     const int64_t row = panels.Begin(p);
-    const char* panel = packed + row * quads * kPackedQuad;
+    const char* panel = packed + row * quads * 4;
     const auto compute = [&]<int kR>(Rows<kR>) {
       const uint8_t* tile = scratch.tile;
       for (int i = 0; i < count; ++i) {
-        ComputePart<kA, kB, kR>(args, block, parts[i], tile, panel, start, scratch, row);
-        tile += parts[i].quads * kTileQuad;
+        ComputePart<kB, kR>(args, block, parts[i], tile, panel, start, scratch, row);
+        tile += parts[i].quads * kCols * 4;
       }
     };
+    const Block part{block.row + row, panels.Size(p), block.n_begin, block.n_end};
+    if (last) FetchOutput<kCols>(args, part);
     WithRows<Isa::kRows>(panels.Size(p), compute);
-    if (last) {
-      const Block finished{block.row + row, panels.Size(p), block.n_begin, block.n_end};
-      Finish<kCols>(args, finished, scratch.sums + row * kCols);
-    }
+    if (last) Finish<kCols>(args, part, scratch.sums + row * kCols);
   }
 }
 
 /// All pieces of `segments` equal segments that lie one after the other in the weight rows; `last` ones finish y.
-template <Codes kA, Codes kB>
+template <Codes kB>
 void ComputeSegments(const Args& args, const Block& block, const uint8_t* b, int64_t b_row, int64_t first_segment,
                      int64_t segments, int64_t segment, int64_t first_quad, const char* packed, int64_t quads,
                      const int32_t* start, const Scratch& scratch, bool last) {
-  constexpr int64_t kPiece = kA == Codes::kFloat ? kFloatPieceQuads : kPieceQuads;
+  constexpr int64_t kPiece = kPieceQuads;
   constexpr int64_t kCodesPerByte = kB == Codes::kS4 ? 2 : 1;
   const int64_t columns = Min(kCols, args.n - block.n_begin);
   const int64_t segment_quads = Quads<kB>(segment);
@@ -273,38 +294,101 @@ void ComputeSegments(const Args& args, const Block& block, const uint8_t* b, int
       const int64_t codes = Min(whole * run * 4, segments * segment - code);
       // Meanwhile the next tile is fetched, from front to back: rows are too far apart for the hardware to guess.
       const uint8_t* next = b + kCols * (b_row + code / kCodesPerByte);
-      Isa::template FillTile<kA, kB>(scratch.tile, b + code / kCodesPerByte, b_row, columns, codes, next);
+      const auto store = [tile = scratch.tile](int64_t half, int64_t word, auto q, typename Isa::I quad) LOWBIT_INLINE {
+        Isa::StoreI(tile + ((word * (kWordCodes<kB> / 4) + q.value) * kCols + half) * 4, quad);
+      };
+      FillTile<kB>(b + code / kCodesPerByte, b_row, columns, codes, next, store);
       const bool last_piece = last && s + whole == segments && q + run == segment_quads;
-      ComputePiece<kA, kB>(args, block, parts, static_cast<int>(whole), packed, quads, start, scratch, last_piece);
+      ComputePiece<kB>(args, block, parts, static_cast<int>(whole), packed, quads, start, scratch, last_piece);
+    }
+  }
+}
+
+/// Body and outliers of codes times codes.
+template <Codes kB>
+void ComputeCodes(const Args& args, const Block& block, const char* panels, const Scratch& scratch) {
+  const PackedLayout<kB> layout(args, block.rows, false);
+  const int32_t* start = reinterpret_cast<const int32_t*>(panels + layout.start_offset);
+  for (int64_t i = 0; i < block.rows * kCols; i += Isa::kLanes) Isa::StoreF(scratch.sums + i, Isa::SetF(0));
+  ComputeSegments<kB>(args, block, args.b + block.n_begin * args.b_row, args.b_row, 0, args.segments, args.segment, 0,
+                      panels, layout.quads, start, scratch, args.outliers == 0);
+  if (args.outliers == 0) return;
+  Isa::FillScales(scratch.scales + args.segments * kCols, kCols, args.b_outlier_scale + block.n_begin, 1, 1,
+                  Min(kCols, args.n - block.n_begin));
+  const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + block.n_begin * args.b_outlier_row;
+  ComputeSegments<Codes::kS8>(args, block, b, args.b_outlier_row, args.segments, 1, args.outliers, layout.body_quads,
+                              panels, layout.quads, start, scratch, true);
+}
+
+/// Body of floats times codes: a code times its scale is exact in a float, so a piece may hold several segments.
+template <Codes kB>
+void ComputeFloats(const Args& args, const Block& block, const float* panels, const Scratch& scratch) {
+  constexpr int64_t kQuadsPerWord = kWordCodes<kB> / 4, kCodesPerByte = kB == Codes::kS4 ? 2 : 1;
+  const int64_t columns = Min(kCols, args.n - block.n_begin);
+  const int64_t segment_words = Quads<kB>(args.segment) / kQuadsPerWord;
+  const int64_t quads = args.segments * segment_words * kQuadsPerWord;
+  const int64_t row_quads = PackedLayout<kB>(args, block.rows, true).quads;
+  const uint8_t* b = args.b + block.n_begin * args.b_row;
+  const Panels all(block.rows, Isa::kRows);
+  float* tile = reinterpret_cast<float*>(scratch.tile);
+  for (int64_t first = 0; first < quads; first += kFloatPieceQuads) {
+    const int64_t count = Min(kFloatPieceQuads, quads - first), code = first * 4;
+    const int64_t skipped = first / kQuadsPerWord % segment_words, segment = first / kQuadsPerWord / segment_words;
+    int64_t left = 0;
+    const float* scale = nullptr;
+    const auto store = [&](int64_t half, int64_t word, auto q, typename Isa::I quad) LOWBIT_INLINE {
+      if (q.value == 0) {
+        if (word == 0) {
+          scale = scratch.scales + segment * kCols + half;
+          left = segment_words - skipped;
+        } else if (left == 0) {
+          scale += kCols;
+          left = segment_words;
+        }
+        --left;
+      }
+      float* to = tile + (word * kQuadsPerWord + q.value) * 4 * kCols + half;
+      Isa::template StoreFloats<kB>(to, kCols, quad, Isa::LoadF(scale));
+    };
+    // Meanwhile the next tile is fetched.
+    const uint8_t* next = b + kCols * (args.b_row + code / kCodesPerByte);
+    FillTile<kB>(b + code / kCodesPerByte, args.b_row, columns, Min(count * 4, args.body - code), next, store);
+    for (int64_t p = 0; p < all.count; ++p) {
+      const int64_t row = all.Begin(p);
+      const Block part{block.row + row, all.Size(p), block.n_begin, block.n_end};
+      const bool last = first + count == quads;
+      if (last) FetchOutput<kCols>(args, part);
+      WithRows<Isa::kRows>(all.Size(p), [&]<int kR>(Rows<kR>) {
+        float* sums = scratch.sums + row * kCols;
+        typename Isa::F acc[kR][2];
+        Unroll<kR>([&](auto r) LOWBIT_INLINE {
+          const float* from = sums + r.value * kCols;
+          acc[r.value][0] = first == 0 ? Isa::SetF(0) : Isa::LoadF(from);
+          acc[r.value][1] = first == 0 ? Isa::SetF(0) : Isa::LoadF(from + kLanes);
+        });
+        Isa::template DotFloat<kR>(acc, tile, panels + (row * row_quads + first * kR) * 4, count * 4);
+        Unroll<kR>([&](auto r) LOWBIT_INLINE {
+          Isa::StoreF(sums + r.value * kCols, acc[r.value][0]);
+          Isa::StoreF(sums + r.value * kCols + kLanes, acc[r.value][1]);
+        });
+        if (last) Finish<kCols>(args, part, sums);
+      });
     }
   }
 }
 
 template <Codes kA, Codes kB>
-void RunTile(const Args& args, const Block& block, const void* packed, const Scratch& scratch) {
-  const PackedLayout<kB> layout(args, block.rows, kA == Codes::kFloat);
-  const char* panels = static_cast<const char*>(packed);
-  const int32_t* start = reinterpret_cast<const int32_t*>(panels + layout.start_offset);
-  const int64_t columns = Min(kCols, args.n - block.n_begin);
-  Isa::FillScales(scratch.scales, kCols, args.b_scale + block.n_begin * args.b_scale_row, args.b_scale_row,
-                  args.b_scale_row, columns);
-  for (int64_t i = 0; i < block.rows * kCols; i += Isa::kLanes) Isa::StoreF(scratch.sums + i, Isa::SetF(0));
-  const bool outliers = args.outliers > 0 && kA != Codes::kFloat;
-  ComputeSegments<kA, kB>(args, block, args.b + block.n_begin * args.b_row, args.b_row, 0, args.segments, args.segment,
-                          0, panels, layout.quads, start, scratch, !outliers);
-  if (outliers) {
-    Isa::FillScales(scratch.scales + args.segments * kCols, kCols, args.b_outlier_scale + block.n_begin, 1, 1, columns);
-    const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + block.n_begin * args.b_outlier_row;
-    ComputeSegments<kA, Codes::kS8>(args, block, b, args.b_outlier_row, args.segments, 1, args.outliers,
-                                    layout.body_quads, panels, layout.quads, start, scratch, true);
-  }
-}
-
-template <Codes kA, Codes kB>
-void RunPanels(const Args& args, const Block& block, const void* packed, void* memory) {
-  const Scratch scratch(memory, args, block.rows);
-  for (int64_t n = block.n_begin; n < block.n_end; n += kCols) {
-    RunTile<kA, kB>(args, {block.row, block.rows, n, Min(n + kCols, block.n_end)}, packed, scratch);
+void RunPanels(const Args& args, const Block& all, const void* packed, void* memory) {
+  const Scratch scratch(memory, args, all.rows);
+  for (int64_t n = all.n_begin; n < all.n_end; n += kCols) {
+    const Block block{all.row, all.rows, n, Min(n + kCols, all.n_end)};
+    Isa::FillScales(scratch.scales, kCols, args.b_scale + n * args.b_scale_row, args.b_scale_row, args.b_scale_row,
+                    Min(kCols, args.n - n));
+    if constexpr (kA == Codes::kFloat) {
+      ComputeFloats<kB>(args, block, static_cast<const float*>(packed), scratch);
+    } else {
+      ComputeCodes<kB>(args, block, static_cast<const char*>(packed), scratch);
+    }
   }
 }
 
