@@ -88,9 +88,14 @@ void PackSegment(const int8_t* a, int64_t a_row, int64_t codes, int64_t rows, in
     const int64_t count = Min(Isa::kPackCodes, codes - k), quads = Quads<kB>(count);
     I lanes[kLanes];
     Unroll<kLanes>([&](auto r) LOWBIT_INLINE {
-      // Behind the last row, the last one again.
-      lanes[r.value] =
-          r.value < Isa::kRows ? Isa::LoadBytes(a + Min(r.value, rows - 1) * a_row + k, count) : Isa::SetI(0);
+      if constexpr (r.value < Isa::kRows) {
+        // Behind the last row, the last one again. Meanwhile the next panel's are fetched.
+        const int8_t* from = a + Min(r.value, rows - 1) * a_row + k;
+        Isa::Prefetch(from + rows * a_row);
+        lanes[r.value] = Isa::LoadBytes(from, count);
+      } else {
+        lanes[r.value] = Isa::SetI(0);
+      }
       sums[r.value] = Isa::AddCodes(sums[r.value], lanes[r.value]);
       lanes[r.value] = Isa::template OrderCodes<kB>(lanes[r.value]);
     });
@@ -138,10 +143,14 @@ void PackFloatPanels(const Args& args, const Block& block, int64_t begin, int64_
         const int64_t there = args.segment - k < 0 ? 0 : Min(kLanes, args.segment - k);
         typename Isa::I lanes[kLanes];
         Unroll<kLanes>([&](auto r) LOWBIT_INLINE {
-          const int64_t row = (block.row + first + Min(r.value, rows - 1)) * args.body;
-          lanes[r.value] = r.value < Isa::kRows
-                               ? Isa::Bits(Isa::LoadAny(args.a, row + s * args.segment + k, there, args.half_a))
-                               : Isa::SetI(0);
+          if constexpr (r.value < Isa::kRows) {
+            const int64_t row = (block.row + first + Min(r.value, rows - 1)) * args.body,
+                          at = row + s * args.segment + k;
+            FetchAhead(args.a, at, rows * args.body, args.half_a);
+            lanes[r.value] = Isa::Bits(Isa::LoadAny(args.a, at, there, args.half_a));
+          } else {
+            lanes[r.value] = Isa::SetI(0);
+          }
         });
         StoreColumns(lanes, padded - k, out + k * rows, rows, place);
       }
