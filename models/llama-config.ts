@@ -1,8 +1,8 @@
 // The numbers that make a LLaMA-shaped decoder, as Hugging Face's config.json names them.
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { inputError, usageError } from '../ops/common/errors.js';
+import { readJson } from '../ops/common/json.js';
 
 export interface LlamaConfig {
   vocab: number;
@@ -78,17 +78,7 @@ interface HuggingFaceConfig {
  */
 export function readConfig(folder: string): LlamaConfig {
   const path = join(folder, 'config.json');
-  let json: HuggingFaceConfig;
-  try {
-    json = JSON.parse(readFileSync(path, 'utf8')) as HuggingFaceConfig;
-  } catch (error) {
-    throw inputError(
-      path,
-      `cannot be read as JSON (${(error as Error).message})`,
-      'Give the folder of a model.',
-      error,
-    );
-  }
+  const json = readJson(path, 'the config.json of a model') as HuggingFaceConfig;
   const unsupported = (what: string, found: unknown, expected: string) =>
     inputError(
       path,

@@ -171,7 +171,7 @@ function withTokens(command: Command): Command {
 
 function threadsOption(): Option {
   return new Option('--threads <n>', 'threads inside an operator (default: one per core)').argParser(
-    wholeNumber('--threads', 1),
+    wholeNumber('--threads', 1, 1024),
   );
 }
 

@@ -1,12 +1,17 @@
 /** Option values: words to numbers, with a complaint that names the option and what it takes. */
 import { usageError } from '../../ops/common/errors.js';
 
-/** A parser for whole numbers of at least `minimum`. */
-export function wholeNumber(option: string, minimum: number): (text: string) => number {
+/** A parser for whole numbers of at least `minimum`, at most `maximum`. */
+export function wholeNumber(
+  option: string,
+  minimum: number,
+  maximum = Number.MAX_SAFE_INTEGER,
+): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < minimum) {
-      throw usageError(option, `${JSON.stringify(text)} given, expected a whole number of at least ${minimum}`);
+    if (!/^\d+$/.test(text) || value < minimum || value > maximum) {
+      const most = maximum === Number.MAX_SAFE_INTEGER ? '' : `, at most ${maximum}`;
+      throw usageError(option, `${JSON.stringify(text)} given, expected a whole number of at least ${minimum}${most}`);
     }
     return value;
   };

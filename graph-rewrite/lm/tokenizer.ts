@@ -2,7 +2,7 @@ import { existsSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Tokenizer } from '@huggingface/tokenizers';
 import { inputError } from '../../ops/common/errors.js';
-import { readBytes } from './tokens.js';
+import { readJson } from '../../ops/common/json.js';
 
 /** Text to ids and back. */
 export interface TextTokenizer {
@@ -19,34 +19,31 @@ export interface TextTokenizer {
 
 const usualEnds = ['</s>', '<|endoftext|>', '<|end_of_text|>', '<|eot_id|>', '<|im_end|>', '<eos>'];
 
-function readJson(path: string, what: string): Record<string, unknown> {
-  try {
-    return JSON.parse(Buffer.from(readBytes(path, what)).toString('utf8')) as Record<string, unknown>;
-  } catch (cause) {
-    if (!(cause instanceof SyntaxError)) throw cause;
-    throw inputError(path, `is not JSON (${cause.message}), expected ${what}`, '', cause);
-  }
-}
-
 /**
  * Loads a `tokenizer.json`, with the `tokenizer_config.json` beside it if there is one.
  * @param path the file, or the folder that holds it
  */
 export function loadTokenizer(path: string): TextTokenizer {
   const file = existsSync(path) && statSync(path).isDirectory() ? join(path, 'tokenizer.json') : path;
-  const json = readJson(file, 'a tokenizer.json');
+  const json = readJson(file, 'a tokenizer.json') as object;
   const configFile = join(dirname(file), 'tokenizer_config.json');
-  const config = existsSync(configFile) ? readJson(configFile, 'a tokenizer_config.json') : {};
+  const found = existsSync(configFile) ? readJson(configFile, 'a tokenizer_config.json') : undefined;
+  const config = (found ?? {}) as { eos_token?: string | { content?: string } };
   let tokenizer: Tokenizer;
   try {
     tokenizer = new Tokenizer(json, config);
   } catch (cause) {
-    throw inputError(file, `is not a tokenizer (${(cause as Error).message})`, '', cause);
+    throw inputError(
+      file,
+      `is not a tokenizer (${(cause as Error).message.replace(/\.$/, '')}), expected a tokenizer.json`,
+      '',
+      cause,
+    );
   }
   let size = 0;
   for (const id of tokenizer.get_vocab(true).values()) size = Math.max(size, id + 1);
-  const end = config['eos_token'];
-  const named = typeof end === 'string' ? end : (end as { content?: string } | undefined)?.content;
+  const end = config.eos_token;
+  const named = typeof end === 'string' ? end : end?.content;
   const stopIds = [...(named === undefined ? [] : [named]), ...usualEnds]
     .map((token) => tokenizer.token_to_id(token))
     .filter((id) => id !== undefined);

@@ -268,17 +268,9 @@ function writerOf(format: WeightFormat): Write {
 export function refuse(name: string, row: number, refusal: Refusal | undefined): void {
   const hint = `Keep this layer in float by an override of the recipe: {"match": {"name": "${name}"}, "keep": "…"}.`;
   if (refusal === 'non-finite') {
-    throw inputError(
-      name,
-      `the weight of output channel ${row} holds NaN or infinity, expected finite values`,
-      hint,
-    );
+    throw inputError(name, `the weight of output channel ${row} holds NaN or infinity, expected finite values`, hint);
   }
   if (refusal === 'too-large') {
-    throw inputError(
-      name,
-      `the weight of output channel ${row} needs a scale above 65504, the largest float16`,
-      hint,
-    );
+    throw inputError(name, `the weight of output channel ${row} needs a scale above 65504, the largest float16`, hint);
   }
 }

@@ -1,4 +1,5 @@
 /** What a rewritten model says of its quantized caches, for programs that run the decoding loop. */
+import { parseList } from '../../ops/common/json.js';
 import type { Model } from '../ir/index.js';
 
 /** Metadata key: a JSON list of `CacheEntry`. */
@@ -22,7 +23,8 @@ export interface CacheEntry {
   readonly present_param: string;
 }
 
-/** The quantized caches of a model; none of a float one. */
+/** The quantized caches of a model; none of a float one. @throws input error if the metadata is not what the rewriter wrote */
 export function readCaches(model: Model): CacheEntry[] {
-  return JSON.parse(model.metadata.get(cachesKey) ?? '[]') as CacheEntry[];
+  const text = model.metadata.get(cachesKey) ?? '[]';
+  return parseList<CacheEntry>(text, `metadata "${cachesKey}"`, 'what the rewriter wrote');
 }

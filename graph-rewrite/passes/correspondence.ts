@@ -1,6 +1,7 @@
 /**
  * Which float layers a rewritten product stands for, written on its node and read back to compare the models layer by layer.
  */
+import { parseList } from '../../ops/common/json.js';
 import type { Node } from '../ir/node.js';
 import { decodeFactors, decodeOrder, encodeFactors, encodeOrder } from '../plan/plan.js';
 
@@ -54,9 +55,10 @@ function writeArrays(metadata: Map<string, string>, key: string, arrays: readonl
   metadata.set(key, JSON.stringify(encoded));
 }
 
-/** The layers of a product; none for other nodes. */
-export function readCorrespondence({ metadata }: Node): Correspondence[] {
-  const list = <T>(key: string): T[] => JSON.parse(metadata.get(key) ?? '[]') as T[];
+/** The layers of a product; none for other nodes. @throws input error if the metadata is not what the rewriter wrote */
+export function readCorrespondence({ name, metadata }: Node): Correspondence[] {
+  const list = <T>(key: string): T[] =>
+    parseList<T>(metadata.get(key) ?? '[]', `${name}: metadata "${key}"`, 'what the rewriter wrote');
   const outputs = list<string>(keys.outputs);
   const channels = list<number>(keys.channels);
   const orders = list<string>(keys.order);

@@ -264,7 +264,9 @@ function nothingToDo(analysis: Analysis, model: Model): Error {
   const at = model.path ?? 'model';
   const [site] = analysis.linears;
   const [miss] = analysis.nearMisses;
-  const again = model.metadata.has(recipeKey) ? 'The model has been rewritten already: start from the float model.' : '';
+  const again = model.metadata.has(recipeKey)
+    ? 'The model has been rewritten already: start from the float model.'
+    : '';
   if (site) {
     const why = site.reason ?? 'the recipe keeps it';
     return inputError(

@@ -1,6 +1,6 @@
 /** Reads a plan back from JSON and checks all of it: people edit plans. */
-import { readFileSync } from 'node:fs';
-import { inputError, usageError } from '../../ops/common/errors.js';
+import { usageError } from '../../ops/common/errors.js';
+import { readJson } from '../../ops/common/json.js';
 import { activationFormats, weightFormats } from '../../ops/formats/formats.js';
 import { roles } from '../analyze/sites.js';
 import { checkRecipe } from '../recipes/index.js';
@@ -196,11 +196,5 @@ function checkFactors(text: string | undefined, length: number, at: string): voi
 
 /** Reads and checks a plan file. */
 export function readPlan(path: string): Plan {
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(path, 'utf8'));
-  } catch (cause) {
-    throw inputError(path, `cannot be read as a plan (${(cause as Error).message})`, '', cause);
-  }
-  return parsePlan(value, path);
+  return parsePlan(readJson(path, 'a plan'), path);
 }

@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { inputError, usageError } from '../../ops/common/errors.js';
+import { usageError } from '../../ops/common/errors.js';
+import { readJson } from '../../ops/common/json.js';
 import { atomW4a4 } from './atom-w4a4.js';
 import { atomW4a4kv4 } from './atom-w4a4kv4.js';
 import { checkRecipe } from './check.js';
@@ -63,23 +63,9 @@ export function findRecipe(nameOrFile: string): Recipe {
     const names = recipes.map((recipe) => recipe.name).join(', ');
     throw usageError('--recipe', `unknown recipe "${nameOrFile}", expected one of ${names}, or a .json file`);
   }
-  const recipe = readJson(nameOrFile);
+  const recipe = readJson(nameOrFile, 'a recipe');
   checkRecipe(recipe, nameOrFile);
   return recipe;
-}
-
-function readJson(path: string): unknown {
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (cause) {
-    throw inputError(path, 'the recipe file cannot be read', (cause as Error).message, cause);
-  }
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    throw inputError(path, `is not JSON (${(cause as Error).message}), expected a recipe`, '', cause);
-  }
 }
 
 /** The value of a setting; its default where the recipe says nothing, `none` inside a part that it leaves out. */

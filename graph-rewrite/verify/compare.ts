@@ -9,6 +9,7 @@ import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, ModelSession, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
 import { analyze } from '../analyze/index.js';
+import { readCaches } from '../passes/cache-metadata.js';
 import { quantizedFeeds } from './cache-feeds.js';
 import { errorSources, type ErrorSources } from './error-sources.js';
 import { exposeValues } from './expose.js';
@@ -76,6 +77,7 @@ async function compareLogits(options: CompareOptions): Promise<Omit<Comparison, 
       `the second model has no output "${logits}"`,
       'Compare a model with its rewritten form.',
     );
+  checkInputs(reference, rewritten);
   const signalError = new SignalError();
   const distribution = new DistributionError();
   let done = 0;
@@ -95,6 +97,19 @@ async function compareLogits(options: CompareOptions): Promise<Omit<Comparison, 
     top1Agreement: distribution.top1Agreement,
     tokens: distribution.rows,
   };
+}
+
+/** @throws input error unless the second model can be fed as the first; parameters of a quantized cache are added to the feeds */
+function checkInputs(reference: Model, rewritten: Model): void {
+  const added = readCaches(rewritten).map(({ past_param: parameters }) => parameters);
+  const names = (model: Model): string[] => modelIo(model).inputNames.filter((name) => !added.includes(name));
+  const [first, second] = [names(reference), names(rewritten)];
+  if (first.length === second.length && first.every((name) => second.includes(name))) return;
+  throw inputError(
+    'compare',
+    `the second model has inputs ${second.join(', ')}, expected those of the first: ${first.join(', ')}`,
+    'Compare a model with its rewritten form.',
+  );
 }
 
 async function compareLayers(

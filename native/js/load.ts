@@ -82,6 +82,9 @@ export function loadNative(): LoadedNative {
   }
   // Worker threads are stopped by Node, with their environment's hooks; the main thread's exit has only this event.
   if (isMainThread) process.once('exit', () => addon.stopEverything());
+  // ONNX Runtime's telemetry searches the command line with a recursive regular expression; a long word in it, such as a prompt, then
+  // overflows the stack of the process.
+  process.env['ORT_DISABLE_TELEMETRY'] ??= '1';
   const logLevel = logLevels.indexOf(common.env.logLevel ?? 'warning');
   try {
     const { version, apiVersion } = addon.load(paths.runtime, paths.operatorLibrary, logLevel);

@@ -160,6 +160,16 @@ const cases: readonly BadCase[] = [
     says: /vocabulary has 256 entries/,
   },
   {
+    // ONNX Runtime's telemetry overflows the stack on command lines of this length.
+    name: 'a prompt longer than the context',
+    args: async (folder) => {
+      await writeTinyModel(folder.file('words.onnx'), true, { vocab: 4096 });
+      return ['generate', folder.file('words.onnx'), '--tokenizer', tokenizer, '--prompt', 'The sea. '.repeat(8000)];
+    },
+    code: 3,
+    says: /prompts\[0\]: has \d+ tokens, expected at most \d+, the rows of the model's position table/,
+  },
+  {
     name: 'tokens of another model, in eval',
     args: (folder) => [
       'eval',

@@ -65,6 +65,11 @@ const cases: readonly UsageCase[] = [
     args: ['generate', 'm.onnx', '--device', 'tpu'],
     says: /^--device: "tpu" given, expected cpu or cuda/,
   },
+  {
+    name: 'more threads than any machine has',
+    args: ['eval', 'm.onnx', '--threads', '100000'],
+    says: /^--threads: "100000" given, expected a whole number of at least 1, at most 1024/,
+  },
   { name: 'missing required option', args: ['generate', 'm.onnx', '--prompt', 'x'], says: /--tokenizer/ },
 ];
 

@@ -1,4 +1,4 @@
-import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
+import { deepEqual, equal, ok, rejects, throws } from 'node:assert/strict';
 import { join } from 'node:path';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { tokenFeeds } from '../../graph-rewrite/calibrate/index.js';
@@ -127,6 +127,14 @@ describe('compareModels', () => {
     );
   });
 
+  it('refuses a model with other inputs', async () => {
+    const other = loadModel(join(zooFolder, 'llama_kv_dynamo18.onnx'));
+    await rejects(
+      compareModels({ reference, rewritten: other, feeds, createSession: createOrtSession }),
+      /compare: the second model has inputs input_ids, .*past_key_values.*, expected those of the first: input_ids/,
+    );
+  });
+
   it('cuts layers into batches by their bytes', () => {
     const pairs = layerPairs(reference, scaled(1, ['q_proj', 'down_proj']));
     equal(pairs.length, 4);
@@ -151,5 +159,17 @@ describe('correspondence of a product', () => {
     ];
     writeCorrespondence(node, parts);
     deepEqual(readCorrespondence(node), parts);
+  });
+
+  it('is refused when the metadata is something else', () => {
+    const node = loadModel(join(zooFolder, 'llama_nocache_dynamo18.onnx')).graph.nodes[0]!;
+    writeCorrespondence(node, [{ site: 'a', output: 'y', channels: 2 }]);
+    for (const [text, reason] of [
+      ['{', /is not JSON/],
+      ['{}', /is no list, expected what the rewriter wrote/],
+    ] as const) {
+      for (const each of node.metadata.keys()) node.metadata.set(each, text);
+      throws(() => readCorrespondence(node), reason);
+    }
   });
 });

@@ -1,4 +1,4 @@
-import { inputError } from '../../../ops/common/errors.js';
+import { parseJson } from '../../../ops/common/json.js';
 
 /**
  * Where a batch of prompts of different lengths is padded. `right`: attention takes the length of each sequence, and new tokens go behind
@@ -42,9 +42,6 @@ export const textFactsKey = 'lowbit.text';
 export function readTextFacts(metadata: ReadonlyMap<string, string> | undefined): TextFacts {
   const text = metadata?.get(textFactsKey);
   if (text === undefined) return {};
-  try {
-    return JSON.parse(text) as TextFacts;
-  } catch (cause) {
-    throw inputError(`metadata "${textFactsKey}"`, 'is not JSON, expected what the rewriter wrote', '', cause);
-  }
+  const facts = parseJson(text, `metadata "${textFactsKey}"`, 'what the rewriter wrote');
+  return (facts ?? {}) as TextFacts;
 }
