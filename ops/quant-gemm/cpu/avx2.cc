@@ -9,37 +9,14 @@
 namespace lowbit::gemm {
 namespace {
 
-struct Isa {
-  using I = __m256i;
-  using F = __m256;
-  static constexpr int64_t kLanes = 8;
+struct Isa : Avx2 {
   static constexpr int kRows =
       4;  // 8 accumulators, as many partial sums of 16 bits in half of them, 2 weights, 1 activation
+  static constexpr uint32_t kNeeds = kCpuAvx2;
   static constexpr int64_t kPackCodes = 32;
 
-  static I SetI(int32_t value) { return _mm256_set1_epi32(value); }
-  static I LoadI(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
-  static void StoreI(void* to, I value) { _mm256_storeu_si256(static_cast<__m256i*>(to), value); }
-  static F SetF(float value) { return _mm256_set1_ps(value); }
-  static F LoadF(const float* from) { return _mm256_loadu_ps(from); }
-  static void StoreF(float* to, F value) { _mm256_storeu_ps(to, value); }
-  static F ToFloat(I value) { return _mm256_cvtepi32_ps(value); }
-  static I AddI(I a, I b) { return _mm256_add_epi32(a, b); }
-  static F Add(F a, F b) { return _mm256_add_ps(a, b); }
-  static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F MulAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   /// Not _mm_prefetch: GCC takes a function that does nothing else for one without effect and drops its calls.
   static void Prefetch(const void* from) { asm volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(from))); }
-
-  static float LoadOne(const void* data, int64_t index, bool half) {
-    return half ? _cvtsh_ss(static_cast<const uint16_t*>(data)[index]) : static_cast<const float*>(data)[index];
-  }
-  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
-    return LoadLanes(data, index, lanes, half);
-  }
-  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
-    StoreLanes(data, index, lanes, half, value);
-  }
 
   static I Broadcast(const int8_t* quad) {
     int32_t value;
@@ -90,20 +67,6 @@ struct Isa {
     }
   }
 
-  template <int kR>
-  LOWBIT_INLINE static void DotFloat(F (&acc)[kR][2], const float* tile, const float* a, int64_t steps) {
-    for (int64_t k = 0; k < steps; ++k) {
-      const F b0 = LoadF(tile), b1 = LoadF(tile + 8);
-      Unroll<kR>([&](auto r) LOWBIT_INLINE {
-        const F broadcast = SetF(a[r.value]);
-        acc[r.value][0] = MulAdd(b0, broadcast, acc[r.value][0]);
-        acc[r.value][1] = MulAdd(b1, broadcast, acc[r.value][1]);
-      });
-      tile += 16;
-      a += kR;
-    }
-  }
-
   /// Codes in product order.
   template <Codes kB>
   static I OrderCodes(I codes) {
@@ -123,7 +86,6 @@ struct Isa {
     const I counted = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     _mm256_maskstore_epi32(to, _mm256_cmpgt_epi32(SetI(static_cast<int32_t>(lanes)), counted), value);
   }
-  static I Bits(F value) { return _mm256_castps_si256(value); }
 
   /// rows[i] lane j -> rows[j] lane i
   LOWBIT_INLINE static void Transpose(I (&rows)[8]) {
@@ -155,27 +117,6 @@ struct Isa {
     return sum;
   }
 
-  /// float16 [column][count], columns `row` apart -> float [count][width]; absent columns get 0.
-  static void FillScales(float* scales, int64_t width, const uint16_t* from, int64_t row, int64_t count,
-                         int64_t columns) {
-    for (int64_t g = 0; g < count; g += 8) {
-      const int64_t groups = count - g < 8 ? count - g : 8;
-      for (int64_t half = 0; half < width; half += 8) {
-        I rows[8];
-        Unroll<8>([&](auto i) LOWBIT_INLINE {
-          const int64_t column = half + i.value;
-          rows[i.value] = _mm256_castps_si256(
-              LoadAny(from, column < columns ? column * row + g : 0, column < columns ? groups : 0, true));
-        });
-        Transpose(rows);
-        float* to = scales + g * width + half;
-        Unroll<8>([&](auto i) LOWBIT_INLINE {
-          if (i.value < groups) StoreF(to + i.value * width, _mm256_castsi256_ps(rows[i.value]));
-        });
-      }
-    }
-  }
-
   /// Four unsigned codes in each lane -> four rows of their signed values times `scale`, `width` floats apart.
   template <Codes kB>
   static void StoreFloats(float* to, int64_t width, I codes, F scale) {
@@ -201,18 +142,11 @@ struct Isa {
 
 #include "ops/quant-gemm/cpu/panel.inl"
 
-template <Codes kA, Codes kB>
-constexpr GemmKernel Make(const char* name) {
-  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB>;
-  return {name, kCpuAvx2,         kA, kB, 256, Isa::kRows, kCols, AcceptsAny, PackedBytes<kA, kB>, ScratchBytes,
-          pack, RunPanels<kA, kB>};
-}
-
 constexpr GemmKernel kTable[] = {
-    Make<Codes::kS8, Codes::kS4>("s8s4_f32_4x16__avx2"),
-    Make<Codes::kS8, Codes::kS8>("s8s8_f32_4x16__avx2"),
-    Make<Codes::kFloat, Codes::kS4>("f32s4_f32_4x16__avx2"),
-    Make<Codes::kFloat, Codes::kS8>("f32s8_f32_4x16__avx2"),
+    PanelKernel<Codes::kS8, Codes::kS4>("s8s4_f32_4x16__avx2"),
+    PanelKernel<Codes::kS8, Codes::kS8>("s8s8_f32_4x16__avx2"),
+    PanelKernel<Codes::kFloat, Codes::kS4>("f32s4_f32_4x16__avx2"),
+    PanelKernel<Codes::kFloat, Codes::kS8>("f32s8_f32_4x16__avx2"),
 };
 
 }  // namespace

@@ -35,5 +35,32 @@ inline void StoreLanes(void* data, int64_t index, int64_t lanes, bool half, __m2
   __builtin_memcpy(static_cast<char*>(data) + index * size, copy, static_cast<size_t>(lanes * size));
 }
 
+/// What the struct `Isa` of every file with vectors of 256 bits begins with.
+struct Avx2 {
+  using I = __m256i;
+  using F = __m256;
+  static constexpr int64_t kLanes = 8;
+
+  static I SetI(int32_t value) { return _mm256_set1_epi32(value); }
+  static I LoadI(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+  static void StoreI(void* to, I value) { _mm256_storeu_si256(static_cast<__m256i*>(to), value); }
+  static F SetF(float value) { return _mm256_set1_ps(value); }
+  static F LoadF(const float* from) { return _mm256_loadu_ps(from); }
+  static void StoreF(float* to, F value) { _mm256_storeu_ps(to, value); }
+  static F ToFloat(I value) { return _mm256_cvtepi32_ps(value); }
+  static I Bits(F value) { return _mm256_castps_si256(value); }
+  static I AddI(I a, I b) { return _mm256_add_epi32(a, b); }
+  static F Add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F MulAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static float HalfToFloat(uint16_t half) { return _cvtsh_ss(half); }
+  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
+    return LoadLanes(data, index, lanes, half);
+  }
+  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
+    StoreLanes(data, index, lanes, half, value);
+  }
+};
+
 }  // namespace
 }  // namespace lowbit::gemm

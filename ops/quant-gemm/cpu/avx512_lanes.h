@@ -28,5 +28,33 @@ inline void StoreLanes(void* data, int64_t index, int64_t lanes, bool half, __m5
   _mm256_mask_storeu_epi16(static_cast<uint16_t*>(data) + index, FirstLanes(lanes), rounded);
 }
 
+/// What the struct `Isa` of every file with vectors of 512 bits begins with.
+struct Avx512 {
+  using I = __m512i;
+  using F = __m512;
+  static constexpr int64_t kLanes = 16;
+  static constexpr int kRows = 12;  // 24 accumulators, 2 weights and 1 activation: 27 of 32 registers
+
+  static I SetI(int32_t value) { return _mm512_set1_epi32(value); }
+  static I LoadI(const void* from) { return _mm512_loadu_si512(from); }
+  static void StoreI(void* to, I value) { _mm512_storeu_si512(to, value); }
+  static F SetF(float value) { return _mm512_set1_ps(value); }
+  static F LoadF(const float* from) { return _mm512_loadu_ps(from); }
+  static void StoreF(float* to, F value) { _mm512_storeu_ps(to, value); }
+  static F ToFloat(I value) { return _mm512_cvtepi32_ps(value); }
+  static I Bits(F value) { return _mm512_castps_si512(value); }
+  static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
+  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F MulAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static float HalfToFloat(uint16_t half) { return _cvtsh_ss(half); }
+  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
+    return LoadLanes(data, index, lanes, half);
+  }
+  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
+    StoreLanes(data, index, lanes, half, value);
+  }
+};
+
 }  // namespace
 }  // namespace lowbit::gemm

@@ -8,38 +8,12 @@
 namespace lowbit::gemm {
 namespace {
 
-struct Isa {
-  using I = __m512i;
-  using F = __m512;
-  static constexpr int64_t kLanes = 16;
-  static constexpr int kRows = 12;  // 24 accumulators, 2 weights and 1 activation: 27 of 32 registers
+struct Isa : Avx512 {
+  static constexpr uint32_t kNeeds = kCpuAvx512Vnni;
   static constexpr int64_t kPackCodes = 64;
 
-  static I SetI(int32_t value) { return _mm512_set1_epi32(value); }
-  static I LoadI(const int32_t* from) { return _mm512_loadu_si512(from); }
-  static void StoreI(void* to, I value) { _mm512_storeu_si512(to, value); }
-  static F SetF(float value) { return _mm512_set1_ps(value); }
-  static F LoadF(const float* from) { return _mm512_loadu_ps(from); }
-  static void StoreF(float* to, F value) { _mm512_storeu_ps(to, value); }
   static void StoreFirst(int32_t* to, int64_t lanes, I value) {
     _mm512_mask_storeu_epi32(to, FirstLanes(lanes), value);
-  }
-  static I Bits(F value) { return _mm512_castps_si512(value); }
-  static F ToFloat(I value) { return _mm512_cvtepi32_ps(value); }
-  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
-  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F MulAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-
-  static float LoadOne(const void* data, int64_t index, bool half) {
-    return half ? _mm512_cvtss_f32(
-                      _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(1, static_cast<const uint16_t*>(data) + index)))
-                : static_cast<const float*>(data)[index];
-  }
-  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
-    return LoadLanes(data, index, lanes, half);
-  }
-  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
-    StoreLanes(data, index, lanes, half, value);
   }
 
   /// acc[r][c] += sum over quads of weights (u8) times activations (s8).
@@ -56,20 +30,6 @@ struct Isa {
       });
       tile += 128;
       a += kR * 4;
-    }
-  }
-
-  template <int kR>
-  LOWBIT_INLINE static void DotFloat(F (&acc)[kR][2], const float* tile, const float* a, int64_t steps) {
-    for (int64_t k = 0; k < steps; ++k) {
-      const F b0 = _mm512_load_ps(tile), b1 = _mm512_load_ps(tile + 16);
-      Unroll<kR>([&](auto r) LOWBIT_INLINE {
-        const F broadcast = _mm512_set1_ps(a[r.value]);
-        acc[r.value][0] = _mm512_fmadd_ps(b0, broadcast, acc[r.value][0]);
-        acc[r.value][1] = _mm512_fmadd_ps(b1, broadcast, acc[r.value][1]);
-      });
-      tile += 32;
-      a += kR;
     }
   }
 
@@ -113,7 +73,6 @@ struct Isa {
     Unroll<16>([&](auto i) LOWBIT_INLINE { rows[i.value] = t[i.value]; });
   }
 
-  static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
   static I LoadBytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
   static I LoadBytes(const void* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
   static void Prefetch(const void* from) { gemm::Prefetch(from); }
@@ -212,31 +171,6 @@ struct Isa {
     return SumFour(four);
   }
 
-  /// float16 [column][count], columns `row` apart -> float [count][width]; absent columns get 0. The next columns' are
-  /// fetched.
-  static void FillScales(float* scales, int64_t width, const uint16_t* from, int64_t row, int64_t count,
-                         int64_t columns) {
-    for (int64_t g = 0; g < count; g += 16) {
-      const int64_t groups = count - g < 16 ? count - g : 16;
-      const __mmask16 mask = FirstLanes(groups);
-      for (int64_t half = 0; half < width; half += 16) {
-        I rows[16];
-        const uint16_t* at = from + half * row + g;
-        Unroll<16>([&](auto i) LOWBIT_INLINE {
-          const __m256i halves = _mm256_maskz_loadu_epi16(half + i.value < columns ? mask : 0, at);
-          Prefetch(at + width * row);
-          rows[i.value] = _mm512_castps_si512(_mm512_cvtph_ps(halves));
-          at += row;
-        });
-        Transpose(rows);
-        float* to = scales + g * width + half;
-        Unroll<16>([&](auto i) LOWBIT_INLINE {
-          if (i.value < groups) StoreF(to + i.value * width, _mm512_castsi512_ps(rows[i.value]));
-        });
-      }
-    }
-  }
-
   /// Four unsigned codes in each lane -> four rows of their signed values times `scale`, `width` floats apart.
   template <Codes kB>
   static void StoreFloats(float* to, int64_t width, I codes, F scale) {
@@ -250,13 +184,6 @@ struct Isa {
 
 #include "ops/quant-gemm/cpu/panel.inl"
 #include "ops/quant-gemm/cpu/row.inl"
-
-template <Codes kA, Codes kB>
-constexpr GemmKernel PanelKernel(const char* name) {
-  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB>;
-  return {name, kCpuAvx512Vnni,   kA, kB, 252, Isa::kRows, kCols, AcceptsAny, PackedBytes<kA, kB>, ScratchBytes,
-          pack, RunPanels<kA, kB>};
-}
 
 template <Codes kB>
 constexpr GemmKernel RowKernel(const char* name) {

@@ -106,6 +106,18 @@ LOWBIT_INLINE inline void Unroll(const Fn& fn) {
   }
 }
 
+template <int kR>
+struct Rows {};
+
+/// Calls fn(Rows<rows>{}): row counts are compile-time constants so that accumulators stay in registers.
+template <int kMax, class Fn>
+void WithRows(int64_t rows, const Fn& fn) {
+  if constexpr (kMax > 1) {
+    if (rows < kMax) return WithRows<kMax - 1>(rows, fn);
+  }
+  fn(Rows<kMax>{});
+}
+
 /// Fetches the line `elements` behind element `index` of the graph type. Rows of a matrix are too far apart for the
 /// hardware to guess that the next tile's will be needed.
 inline void FetchAhead(const void* data, int64_t index, int64_t elements, bool half) {

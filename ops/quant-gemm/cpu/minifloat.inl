@@ -115,18 +115,6 @@ void FillTile(const Scratch& scratch, const uint8_t* b, int64_t b_row, int64_t c
   }
 }
 
-template <int kR>
-struct Rows {};
-
-/// Calls fn(Rows<rows>{}): row counts are compile-time constants so that accumulators stay in registers.
-template <int kMax, class Fn>
-void WithRows(int64_t rows, const Fn& fn) {
-  if constexpr (kMax > 1) {
-    if (rows < kMax) return WithRows<kMax - 1>(rows, fn);
-  }
-  fn(Rows<kMax>{});
-}
-
 /// sums += (panel · tile) · weight scale · activation scale, for one piece of `units`. `a_scale` may be nullptr
 /// (floats).
 template <int kR>
@@ -153,11 +141,12 @@ void ComputePiece(const float* panel, const float* tile, int64_t units, const fl
   });
 }
 
-/// One segment of `codes` codes, in pieces. `unit` is its first in a packed row, `b` its first byte of the first
-/// column.
+/// One segment of `codes` codes, in pieces; the `last` one finishes y. `unit` is its first in a packed row, `b` its
+/// first byte of the first column.
 template <Codes kB>
 void ComputeSegment(const Args& args, const Block& block, const Scratch& scratch, const uint8_t* b, int64_t b_row,
-                    int64_t unit, int64_t codes, const float* scale, int64_t a_scale_index, const float* packed) {
+                    int64_t unit, int64_t codes, const float* scale, int64_t a_scale_index, const float* packed,
+                    bool last) {
   const int64_t columns = Min(kCols, args.n - block.n_begin), row_units = RowUnits(args);
   const Panels panels(block.rows, Isa::kRows);
   for (int64_t k = 0; k < codes; k += kPiece) {
@@ -168,10 +157,14 @@ void ComputeSegment(const Args& args, const Block& block, const Scratch& scratch
       const float* panel = packed + first * row_units + (unit + k / Isa::kCodes) * rows;
       const float* a_scale =
           args.a_scale == nullptr ? nullptr : args.a_scale + (block.row + first) * args.a_scale_row + a_scale_index;
+      const Block part{block.row + first, rows, block.n_begin, block.n_end};
+      const bool finish = last && k + count == codes;
+      if (finish) FetchOutput<kCols>(args, part);
       WithRows<Isa::kRows>(rows, [&]<int kR>(Rows<kR>) {
         ComputePiece<kR>(panel, scratch.tile, Units(count), scale, a_scale, args.a_scale_row,
                          scratch.sums + first * kCols);
       });
+      if (finish) Finish<kCols>(args, part, scratch.sums + first * kCols);
     }
   }
 }
@@ -196,16 +189,16 @@ void RunTiles(const Args& args, const Block& all, const void* packed, void* memo
       const int64_t channel = s * args.segment;
       ComputeSegment<kB>(args, block, scratch, args.b + n * args.b_row + (IsNibble(kB) ? channel / 2 : channel),
                          args.b_row, channel / Isa::kCodes, args.segment,
-                         scratch.scales + s * args.b_scale_step * kCols, s * args.a_scale_step, floats);
+                         scratch.scales + s * args.b_scale_step * kCols, s * args.a_scale_step, floats,
+                         args.outliers == 0 && s + 1 == args.segments);
     }
     if (args.outliers > 0) {
       float* scale = scratch.scales + args.segments * kCols;
       FillScales(scale, args.b_outlier_scale + n, 1, 1, columns);
       const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + n * args.b_outlier_row;
       ComputeSegment<Codes::kS8>(args, block, scratch, b, args.b_outlier_row, Units(args.body), args.outliers, scale,
-                                 args.a_scale_row - 1, floats);
+                                 args.a_scale_row - 1, floats, true);
     }
-    Finish<kCols>(args, block, scratch.sums);
   }
 }
 

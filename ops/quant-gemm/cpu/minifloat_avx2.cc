@@ -9,33 +9,16 @@
 namespace lowbit::gemm {
 namespace {
 
-struct Isa {
-  using I = __m256i;
-  using F = __m256;
+struct Isa : Avx2 {
   static constexpr int kCodes = 1;
-  static constexpr int64_t kLanes = 8;
   static constexpr int kRows = 6;  // 12 accumulators, 2 weights and 1 activation: 15 of 16 registers
   static constexpr uint32_t kNeeds = kCpuAvx2;
 
-  static I LoadI(const uint32_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-  static F SetF(float value) { return _mm256_set1_ps(value); }
-  static F LoadF(const float* from) { return _mm256_loadu_ps(from); }
-  static void StoreF(float* to, F value) { _mm256_storeu_ps(to, value); }
-  static F Add(F a, F b) { return _mm256_add_ps(a, b); }
-  static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F MulAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static float Join(float value, float) { return value; }
   static F MulAddUnits(F a, F b, F c) { return MulAdd(a, b, c); }
   template <int kBits>
   static I ShiftRight(I value) {
     return _mm256_srli_epi32(value, kBits);
-  }
-  static float HalfToFloat(uint16_t half) { return _cvtsh_ss(half); }
-  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
-    return LoadLanes(data, index, lanes, half);
-  }
-  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
-    StoreLanes(data, index, lanes, half, value);
   }
 
   /// The values of the lowest nibbles: bit 3 chooses the half of the table.

@@ -10,29 +10,10 @@ namespace lowbit::gemm {
 namespace {
 
 /// What the instruction sets with 512 bits share; see minifloat.inl.
-struct MinifloatAvx512 {
-  using I = __m512i;
-  using F = __m512;
-  static constexpr int64_t kLanes = 16;
-  static constexpr int kRows = 12;  // 24 accumulators, 2 weights and 1 activation: 27 of 32 registers
-
-  static I LoadI(const uint32_t* from) { return _mm512_loadu_si512(from); }
-  static F SetF(float value) { return _mm512_set1_ps(value); }
-  static F LoadF(const float* from) { return _mm512_loadu_ps(from); }
-  static void StoreF(float* to, F value) { _mm512_storeu_ps(to, value); }
-  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
-  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F MulAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+struct MinifloatAvx512 : Avx512 {
   template <int kBits>
   static I ShiftRight(I value) {
     return _mm512_srli_epi32(value, kBits);
-  }
-  static float HalfToFloat(uint16_t half) { return _cvtsh_ss(half); }
-  static F LoadAny(const void* data, int64_t index, int64_t lanes, bool half) {
-    return LoadLanes(data, index, lanes, half);
-  }
-  static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
-    StoreLanes(data, index, lanes, half, value);
   }
 
   /// The values of the lowest nibbles.

@@ -1,46 +1,20 @@
 // The blocked product, once for every instruction set. Included by one file per set, inside its anonymous namespace,
 // after it has defined a struct `Isa` (vectors of kLanes 32-bit lanes and a few verbs on them).
 //
-// Codes are multiplied four at a time, a quad being the unit that one 32-bit lane holds. An s4 row yields for each of
-// its 32-bit words (eight codes) the quad of even codes, then that of odd ones: masking and shifting, no shuffling.
-// Activations are packed in the same order. Weights become unsigned by adding 8 (s4) or 128 (s8), so that u8 x s8
-// instructions apply; what this adds to a sum, 8 or 128 times the sum of the activations, is subtracted by starting the
-// accumulator there.
+// Weights become unsigned by adding 8 (s4) or 128 (s8), so that u8 x s8 instructions apply; what this adds to a sum, 8
+// or 128 times the sum of the activations, is subtracted by starting the accumulator there. Where activations are
+// floats, weights become floats times their scale, which is exact.
 //
-//   packed activations   [panel][quad][row of panel][4 codes], then int32 start [segment][row]
-//   weight tile          [quad][column][4 codes], one piece of K at a time, in L1, used by every panel of the block
-//   sums                 float [row][column] of the tile; int32 [row][column] for a segment that spans several pieces
+//   weight tile   [quad][column][4 codes], or floats [channel][column]: one piece of K at a time, in L1, used by every
+//                 panel of the block
+//   sums          float [row][column] of the tile; int32 [row][column] for a segment that spans several pieces
 
-constexpr int64_t kLanes = Isa::kLanes;
+#include "ops/quant-gemm/cpu/pack.inl"
+
 constexpr int64_t kCols = 2 * kLanes;
-constexpr int64_t kChunk = kLanes * 4;    // bytes in a register
-constexpr int64_t kPieceQuads = 128;      // tile of one piece: 128 * kCols * 4 bytes = 16 KiB for 16 lanes
-constexpr int64_t kFloatPieceQuads = 64;  // a tile of floats, 32 KiB for 16 lanes
-
-constexpr int64_t kLine = 64;
-inline int64_t AlignUp(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-#include "ops/quant-gemm/cpu/finish.inl"
-
-/// Codes of a segment after zero padding to whole words of the weight row.
-template <Codes kB>
-constexpr int64_t kWordCodes = kB == Codes::kS4 ? 8 : 4;
-
-template <Codes kB>
-int64_t Quads(int64_t codes) {
-  return (codes + kWordCodes<kB> - 1) / kWordCodes<kB> * (kWordCodes<kB> / 4);
-}
-
-/// Where things are in a packed block.
-template <Codes kB>
-struct PackedLayout {
-  int64_t body_quads, outlier_quads, quads, start_offset, bytes;
-  PackedLayout(const Args& args, int64_t rows, bool floats)
-      : body_quads(args.segments * Quads<kB>(args.segment)),
-        outlier_quads(Quads<Codes::kS8>(args.outliers)),
-        quads(body_quads + outlier_quads),
-        start_offset(AlignUp(rows * quads * (floats ? 16 : 4))),
-        bytes(start_offset + (floats ? 0 : (args.segments + 1) * rows * 4)) {}
-};
+constexpr int64_t kMaxRows = 252;         // whole panels of any kind
+constexpr int64_t kPieceQuads = 128;      // tile of one piece: 16 KiB for 16 lanes
+constexpr int64_t kFloatPieceQuads = 64;  // 32 KiB
 
 /// Where things are in a task's scratch.
 struct Scratch {
@@ -64,102 +38,6 @@ struct Scratch {
     bytes = at - static_cast<char*>(memory);
   }
 };
-
-// ---- packing
-// ------------------------------------------------------------------------------------------------------------------
-
-/// Lane i of lanes[r] goes to out[place(i) * rows + r], for i < count and r < rows.
-template <class Place>
-LOWBIT_INLINE inline void StoreColumns(typename Isa::I (&lanes)[kLanes], int64_t count, int32_t* out, int64_t rows,
-                                       const Place& place) {
-  Isa::Transpose(lanes);
-  Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
-    if (i.value < count) Isa::StoreFirst(out + place(i.value) * rows, rows, lanes[i.value]);
-  });
-}
-
-/// Packs a segment of `codes` codes of `rows` rows, `a_row` apart, and writes where their sums start.
-template <Codes kB>
-void PackSegment(const int8_t* a, int64_t a_row, int64_t codes, int64_t rows, int32_t* out, int32_t* start) {
-  using I = typename Isa::I;
-  I sums[kLanes];
-  Unroll<kLanes>([&](auto r) LOWBIT_INLINE { sums[r.value] = Isa::SetI(0); });
-  for (int64_t k = 0; k < codes; k += Isa::kPackCodes) {
-    const int64_t count = Min(Isa::kPackCodes, codes - k), quads = Quads<kB>(count);
-    I lanes[kLanes];
-    Unroll<kLanes>([&](auto r) LOWBIT_INLINE {
-      if constexpr (r.value < Isa::kRows) {
-        // Behind the last row, the last one again. Meanwhile the next panel's are fetched.
-        const int8_t* from = a + Min(r.value, rows - 1) * a_row + k;
-        Isa::Prefetch(from + rows * a_row);
-        lanes[r.value] = Isa::LoadBytes(from, count);
-      } else {
-        lanes[r.value] = Isa::SetI(0);
-      }
-      sums[r.value] = Isa::AddCodes(sums[r.value], lanes[r.value]);
-      lanes[r.value] = Isa::template OrderCodes<kB>(lanes[r.value]);
-    });
-    StoreColumns(lanes, quads, out, rows, [](int64_t i) { return i; });
-    out += quads * rows;
-  }
-  alignas(64) int32_t totals[kLanes];
-  Isa::StoreI(totals, Isa::SumEach(sums));
-  for (int64_t r = 0; r < rows; ++r) start[r] = -(kB == Codes::kS4 ? 8 : 128) * totals[r];
-}
-
-/// Rows in panels of at most Isa::kRows.
-template <Codes kB>
-void PackCodePanels(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed) {
-  const PackedLayout<kB> layout(args, block.rows, false);
-  const Panels panels(block.rows, Isa::kRows);
-  const int64_t a_row = args.body + args.outliers, quads = Quads<kB>(args.segment);
-  for (int64_t p = begin; p < end; ++p) {
-    const int64_t first = panels.Begin(p), rows = panels.Size(p);
-    const int8_t* a = static_cast<const int8_t*>(args.a) + (block.row + first) * a_row;
-    int32_t* panel = static_cast<int32_t*>(packed) + first * layout.quads;
-    int32_t* start = reinterpret_cast<int32_t*>(static_cast<char*>(packed) + layout.start_offset) + first;
-    for (int64_t s = 0; s < args.segments; ++s, start += block.rows) {
-      PackSegment<kB>(a + s * args.segment, a_row, args.segment, rows, panel + s * quads * rows, start);
-    }
-    if (args.outliers > 0) {
-      PackSegment<Codes::kS8>(a + args.body, a_row, args.outliers, rows, panel + layout.body_quads * rows, start);
-    }
-  }
-}
-
-/// Float activations keep four floats where codes keep four bytes: [quad][code of the quad][row].
-template <Codes kB>
-void PackFloatPanels(const Args& args, const Block& block, int64_t begin, int64_t end, void* packed) {
-  const PackedLayout<kB> layout(args, block.rows, true);
-  const Panels panels(block.rows, Isa::kRows);
-  const int64_t padded = Quads<kB>(args.segment) * 4;
-  // The even codes of a word, then the odd ones.
-  const auto place = [](int64_t i) { return kB == Codes::kS8 ? i : i / 8 * 8 + i % 2 * 4 + i % 8 / 2; };
-  for (int64_t p = begin; p < end; ++p) {
-    const int64_t first = panels.Begin(p), rows = panels.Size(p);
-    int32_t* out = static_cast<int32_t*>(packed) + first * layout.quads * 4;
-    for (int64_t s = 0; s < args.segments; ++s, out += padded * rows) {
-      for (int64_t k = 0; k < padded; k += kLanes) {
-        const int64_t there = args.segment - k < 0 ? 0 : Min(kLanes, args.segment - k);
-        typename Isa::I lanes[kLanes];
-        Unroll<kLanes>([&](auto r) LOWBIT_INLINE {
-          if constexpr (r.value < Isa::kRows) {
-            const int64_t row = (block.row + first + Min(r.value, rows - 1)) * args.body,
-                          at = row + s * args.segment + k;
-            FetchAhead(args.a, at, rows * args.body, args.half_a);
-            lanes[r.value] = Isa::Bits(Isa::LoadAny(args.a, at, there, args.half_a));
-          } else {
-            lanes[r.value] = Isa::SetI(0);
-          }
-        });
-        StoreColumns(lanes, padded - k, out + k * rows, rows, place);
-      }
-    }
-  }
-}
-
-// ---- computing
-// ----------------------------------------------------------------------------------------------------------------
 
 /// Unpacks `codes` codes of `columns` weight rows: store(half, word, Int<q>, quad) gets quad q of that word of kLanes
 /// columns from `half` on, words in order, as unsigned codes. As many bytes are fetched from `next`. Absent columns
@@ -197,16 +75,25 @@ void FillTile(const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes, c
   }
 }
 
-template <int kR>
-struct Rows {};
-
-/// Calls fn(Rows<rows>{}): row counts are compile-time constants so that accumulators stay in registers.
-template <int kMax, class Fn>
-void WithRows(int64_t rows, const Fn& fn) {
-  if constexpr (kMax > 1) {
-    if (rows < kMax) return WithRows<kMax - 1>(rows, fn);
+/// float16 [column][count], columns `row` apart -> float [count][kCols]; absent columns get 0. The next columns' are
+/// fetched.
+inline void FillScales(float* scales, const uint16_t* from, int64_t row, int64_t count, int64_t columns) {
+  for (int64_t g = 0; g < count; g += kLanes) {
+    const int64_t groups = Min(kLanes, count - g);
+    for (int64_t half = 0; half < kCols; half += kLanes) {
+      typename Isa::I rows[kLanes];
+      Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
+        const int64_t column = half + i.value, at = column * row + g;
+        Isa::Prefetch(from + at + kCols * row);
+        rows[i.value] = Isa::Bits(Isa::LoadAny(from, column < columns ? at : 0, column < columns ? groups : 0, true));
+      });
+      Isa::Transpose(rows);
+      float* to = scales + g * kCols + half;
+      Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
+        if (i.value < groups) Isa::StoreI(to + i.value * kCols, rows[i.value]);
+      });
+    }
   }
-  fn(Rows<kMax>{});
 }
 
 /// A run of quads of one segment inside a piece.
@@ -322,11 +209,24 @@ void ComputeCodes(const Args& args, const Block& block, const char* panels, cons
   ComputeSegments<kB>(args, block, args.b + block.n_begin * args.b_row, args.b_row, 0, args.segments, args.segment, 0,
                       panels, layout.quads, start, scratch, args.outliers == 0);
   if (args.outliers == 0) return;
-  Isa::FillScales(scratch.scales + args.segments * kCols, kCols, args.b_outlier_scale + block.n_begin, 1, 1,
-                  Min(kCols, args.n - block.n_begin));
+  FillScales(scratch.scales + args.segments * kCols, args.b_outlier_scale + block.n_begin, 1, 1,
+             Min(kCols, args.n - block.n_begin));
   const uint8_t* b = reinterpret_cast<const uint8_t*>(args.b_outlier) + block.n_begin * args.b_outlier_row;
   ComputeSegments<Codes::kS8>(args, block, b, args.b_outlier_row, args.segments, 1, args.outliers, layout.body_quads,
                               panels, layout.quads, start, scratch, true);
+}
+
+/// acc[r][c] += sum over `steps` channels of weights, two registers each, times kR activations.
+template <int kR>
+LOWBIT_INLINE inline void DotFloats(typename Isa::F (&acc)[kR][2], const float* tile, const float* a, int64_t steps) {
+  for (int64_t k = 0; k < steps; ++k, tile += kCols, a += kR) {
+    const typename Isa::F b0 = Isa::LoadF(tile), b1 = Isa::LoadF(tile + kLanes);
+    Unroll<kR>([&](auto r) LOWBIT_INLINE {
+      const typename Isa::F broadcast = Isa::SetF(a[r.value]);
+      acc[r.value][0] = Isa::MulAdd(b0, broadcast, acc[r.value][0]);
+      acc[r.value][1] = Isa::MulAdd(b1, broadcast, acc[r.value][1]);
+    });
+  }
 }
 
 /// Body of floats times codes: a code times its scale is exact in a float, so a piece may hold several segments.
@@ -375,7 +275,7 @@ void ComputeFloats(const Args& args, const Block& block, const float* panels, co
           acc[r.value][0] = first == 0 ? Isa::SetF(0) : Isa::LoadF(from);
           acc[r.value][1] = first == 0 ? Isa::SetF(0) : Isa::LoadF(from + kLanes);
         });
-        Isa::template DotFloat<kR>(acc, tile, panels + (row * row_quads + first * kR) * 4, count * 4);
+        DotFloats<kR>(acc, tile, panels + (row * row_quads + first * kR) * 4, count * 4);
         Unroll<kR>([&](auto r) LOWBIT_INLINE {
           Isa::StoreF(sums + r.value * kCols, acc[r.value][0]);
           Isa::StoreF(sums + r.value * kCols + kLanes, acc[r.value][1]);
@@ -391,8 +291,8 @@ void RunPanels(const Args& args, const Block& all, const void* packed, void* mem
   const Scratch scratch(memory, args, all.rows);
   for (int64_t n = all.n_begin; n < all.n_end; n += kCols) {
     const Block block{all.row, all.rows, n, Min(n + kCols, all.n_end)};
-    Isa::FillScales(scratch.scales, kCols, args.b_scale + n * args.b_scale_row, args.b_scale_row, args.b_scale_row,
-                    Min(kCols, args.n - n));
+    FillScales(scratch.scales, args.b_scale + n * args.b_scale_row, args.b_scale_row, args.b_scale_row,
+               Min(kCols, args.n - n));
     if constexpr (kA == Codes::kFloat) {
       ComputeFloats<kB>(args, block, static_cast<const float*>(packed), scratch);
     } else {
@@ -409,3 +309,10 @@ int64_t PackedBytes(const Args& args, int64_t rows) {
 inline int64_t ScratchBytes(const Args& args, int64_t rows) { return Scratch(nullptr, args, rows).bytes; }
 
 inline bool AcceptsAny(const Shape&) { return true; }
+
+template <Codes kA, Codes kB>
+constexpr GemmKernel PanelKernel(const char* name) {
+  constexpr auto pack = kA == Codes::kFloat ? PackFloatPanels<kB> : PackCodePanels<kB>;
+  return {name,       Isa::kNeeds,         kA,           kB,   kMaxRows,         Isa::kRows, kCols,
+          AcceptsAny, PackedBytes<kA, kB>, ScratchBytes, pack, RunPanels<kA, kB>};
+}
