@@ -55,6 +55,16 @@ class DeviceArray {
   size_t count_;
 };
 
+// float, __half and __nv_bfloat16 to binary32 and back, to nearest.
+template <class T>
+float ToFloat(T v) {
+  return static_cast<float>(v);
+}
+template <class T>
+T FromFloat(float v) {
+  return static_cast<T>(v);
+}
+
 // SplitMix64: repeatable on every machine.
 class Random {
  public:

@@ -95,27 +95,6 @@ inline std::vector<float> Dequantize(const uint8_t* codes, const uint16_t* param
 }
 
 template <class T>
-float ToFloat(T v);
-template <>
-inline float ToFloat(float v) {
-  return v;
-}
-template <>
-inline float ToFloat(__half v) {
-  return __half2float(v);
-}
-template <class T>
-T FromFloat(float v);
-template <>
-inline float FromFloat(float v) {
-  return v;
-}
-template <>
-inline __half FromFloat(float v) {
-  return __float2half(v);
-}
-
-template <class T>
 struct Data {
   Case c;
   int room, row_bytes, pairs, columns;

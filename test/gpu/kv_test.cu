@@ -10,7 +10,6 @@ namespace {
 
 using kv::Case;
 using kv::Data;
-using kv::ToFloat;
 
 using cuda::DType;
 using cuda::KvArgs;

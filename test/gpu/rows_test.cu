@@ -30,34 +30,6 @@ float FromBits(uint32_t b) {
 }
 
 template <class T>
-float ToFloat(T v);
-template <>
-float ToFloat(float v) {
-  return v;
-}
-template <>
-float ToFloat(__half v) {
-  return __half2float(v);
-}
-template <>
-float ToFloat(__nv_bfloat16 v) {
-  return __bfloat162float(v);
-}
-template <class T>
-T FromFloat(float v);
-template <>
-float FromFloat(float v) {
-  return v;
-}
-template <>
-__half FromFloat(float v) {
-  return __float2half(v);
-}
-template <>
-__nv_bfloat16 FromFloat(float v) {
-  return __float2bfloat16(v);
-}
-template <class T>
 constexpr DType kType = DType::kF32;
 template <>
 constexpr DType kType<__half> = DType::kF16;

@@ -35,7 +35,10 @@ describe('text facts in the metadata', () => {
   it('are read, and refused if they are broken', () => {
     deepEqual(readTextFacts(undefined), {});
     deepEqual(readTextFacts(new Map([['lowbit.text', '{"padding":"left"}']])), { padding: 'left' });
-    throws(() => readTextFacts(new Map([['lowbit.text', '{']])), /metadata "lowbit\.text": is not JSON \(.*\), expected what/);
+    throws(
+      () => readTextFacts(new Map([['lowbit.text', '{']])),
+      /metadata "lowbit\.text": is not JSON \(.*\), expected what/,
+    );
   });
 });
 

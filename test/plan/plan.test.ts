@@ -1,9 +1,10 @@
 import { deepEqual, equal, match, ok, throws } from 'node:assert/strict';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { applyPlan, findRecipe, makePlan, withSettings, type Plan, type Recipe } from '../../graph-rewrite/index.js';
+import type { ChannelStats } from '../../graph-rewrite/calibrate/stats.js';
 import { loadModel } from '../../graph-rewrite/onnx/read.js';
 import { decodeOrder, explain, parsePlan } from '../../graph-rewrite/plan/index.js';
-import { headOrder } from '../../graph-rewrite/plan/order.js';
+import { headOrder, rank } from '../../graph-rewrite/plan/order.js';
 import { fit } from '../../graph-rewrite/plan/shrink.js';
 import { temporaryFolder } from '../helpers/files.js';
 import { TestGraph } from '../helpers/graph.js';
@@ -86,6 +87,19 @@ describe('plan: orders', () => {
     const { plan } = planFor('llama_kv_ts17', atom);
     const order = decodeOrder(plan.inputs[1]!.order!);
     ok(order.some((channel, i) => channel >> 4 !== i >> 4));
+  });
+
+  it('ranks channels of inputs that share an order by all rows, or by the largest value', () => {
+    const stats = (rows: number, ...values: number[]): ChannelStats => ({
+      ...{ inputValue: 'x', channels: values.length, rows },
+      ...{ meanSquare: Float64Array.from(values), absMean: Float64Array.from(values, (value) => 2 * value) },
+      ...{ min: new Float32Array(values.length), max: Float32Array.from(values), absMax: Float32Array.from(values) },
+    });
+    const all = [stats(1, 8, 0, 4), stats(3, 0, 4, 4)];
+    deepEqual([...rank(all, 'mean-square')], [2, 3, 4]);
+    deepEqual([...rank(all, 'abs-mean')], [4, 6, 8]);
+    deepEqual([...rank(all, 'abs-max')], [8, 4, 4]);
+    deepEqual([...rank(all.slice(0, 1), 'mean-square')], [8, 0, 4]);
   });
 
   it('inside heads: every query head of a value head has its order', () => {
