@@ -127,7 +127,8 @@ export async function benchKvAttention(one: KvCase, samples: number): Promise<Kv
   const [own, theirs] = (await Promise.all(
     [ours(one), peer(one)].map((spec) => InferenceSession.create(opModel(spec), { intraOpNumThreads: one.threads })),
   )) as [InferenceSession, InferenceSession];
-  const [mine, other] = await timeRuns([() => own.run(fed.ours), () => theirs.run(fed.peer)], samples);
+  const runs = [() => own.run(fed.ours), () => theirs.run(fed.peer)];
+  const [mine, other] = await timeRuns(runs, { threads: one.threads, samples });
   for (const session of [own, theirs]) await session.release();
   return { ...one, time: mine!, peer: other! };
 }

@@ -1,5 +1,5 @@
 /**
- * How everything here is timed: what is compared runs alternately, in one process, and medians are quoted. Nodes on one thread are
+ * How everything here is timed: what is compared runs alternately, in one process, and medians are quoted. Runs on one thread are
  * timed by the CPU time that the process uses, which others on the machine hardly change; everything else by the clock, because
  * threads that wait for work use the CPU too.
  */
@@ -27,6 +27,8 @@ const cpuClock: Clock = () => {
   return used.user + used.system;
 };
 
+const clockFor = (threads: number): Clock => (threads === 1 ? cpuClock : wallClock);
+
 /**
  * Times runs alternately, `samples` of each. Every timed run follows an untimed one of its own, so that each finds its threads awake
  * and its weights where they usually are, not what the others left behind.
@@ -48,9 +50,12 @@ async function alternate(
   return times;
 }
 
-/** Times whole runs. */
-export async function timeRuns(runs: readonly (() => Promise<unknown>)[], samples: number): Promise<Timing[]> {
-  const times = await alternate(runs, samples, wallClock);
+/** Times whole runs of sessions with so many threads. */
+export async function timeRuns(
+  runs: readonly (() => Promise<unknown>)[],
+  { threads, samples }: { threads: number; samples: number },
+): Promise<Timing[]> {
+  const times = await alternate(runs, samples, clockFor(threads));
   return times.map((each) => ({ median: median(each), best: Math.min(...each) }));
 }
 
@@ -84,7 +89,7 @@ export async function timeNodes(
       runs.push(() => session.run(feeds));
     }
   }
-  const times = await alternate(runs, samples, threads === 1 ? cpuClock : wallClock);
+  const times = await alternate(runs, samples, clockFor(threads));
   for (const session of sessions) await session.release();
   return cases.map((_, i) => {
     const node = (pick: (values: readonly number[]) => number) =>

@@ -77,7 +77,7 @@ export async function benchModels(
     ['prefill 512', prefill],
     ['decode after 512', decode],
   ] as const) {
-    const times = await timeRuns(runs, phase === 'prefill 512' ? samples : 6 * samples);
+    const times = await timeRuns(runs, { threads, samples: phase === 'prefill 512' ? samples : 6 * samples });
     results.push({ threads, phase, times: Object.fromEntries([...files.keys()].map((name, i) => [name, times[i]!])) });
   }
   for (const session of sessions) await session.release();
