@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the CUDA kernels beside their peers on one GPU: cuBLAS fp16, fp8 and int8 through PyTorch, one process, interleaved.
+"""Times the CUDA kernels beside their peers on one GPU: cuBLAS fp16, fp8 and int8 through PyTorch, group scales in Triton; one process, interleaved.
 
 usage: run.py LIBRARY OUT.json [--sweep] [--quick]
 
@@ -14,6 +14,7 @@ import sys
 import torch
 
 from timing import copy_bandwidth, measure, ptr, stream
+from triton_group import TritonGroups
 
 lib = ctypes.CDLL(sys.argv[1])
 lib.bench_choice.restype = ctypes.c_char_p
@@ -86,6 +87,8 @@ def peers(m, n, k, copies):
     wi, xi = [(w * 1000).to(torch.int8) for w in ws], (x * 20).to(torch.int8)
     found = {"cublas_fp16": lambda: lambda i: torch.matmul(x, ws[i % copies].t(), out=y),
              "cublas_fp8": lambda: lambda i: torch._scaled_mm(x8, w8[i % copies].t(), scale_a=one, scale_b=one, out_dtype=torch.half)}
+    if m >= 1024:
+        found["triton_fp8_g128"] = lambda: TritonGroups(m, n, k, copies)
     if m > 16:
         found["cublas_int8"] = lambda: lambda i: torch._int_mm(xi, wi[i % copies].t())
     return found
