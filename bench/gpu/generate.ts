@@ -8,7 +8,7 @@ import { basename } from 'node:path';
 import { parseArgs } from 'node:util';
 import { loadModel, textFacts } from '../../graph-rewrite/index.js';
 import { Generator } from '../../native/js/index.js';
-import { log, memoryInUse, reasonOf, type Provider } from './device.js';
+import { log, median, memoryInUse, reasonOf, type Provider } from './device.js';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -40,7 +40,10 @@ for (const text of cases) {
   );
   try {
     await generator.generate({ prompts, maxNewTokens }); // captures the graph
-    const { prefillTokensPerSecond, decodeTokensPerSecond } = await generator.generate({ prompts, maxNewTokens });
+    const runs = [];
+    for (let i = 0; i < 3; i++) runs.push(await generator.generate({ prompts, maxNewTokens }));
+    const prefillTokensPerSecond = median(runs.map((run) => run.prefillTokensPerSecond));
+    const decodeTokensPerSecond = median(runs.map((run) => run.decodeTokensPerSecond));
     const peakMiB = memoryInUse(provider) - before;
     results.push({ batch, prompt, maxNewTokens, prefillTokensPerSecond, decodeTokensPerSecond, peakMiB });
     log(

@@ -147,8 +147,7 @@ __device__ __forceinline__ void PrepareSteps(const GroupPlan& plan, Shared<kSubs
         }
       }
       FenceAsyncProxy();  // the copy engine overwrites the stage later
-      __syncwarp();
-      if (lane == 0) BarrierArrive(&s.ready[ring.stage]);
+      BarrierArrive(&s.ready[ring.stage]);  // every lane for its own stores, which is what compute-sanitizer can follow
     }
   }
 }
@@ -304,7 +303,7 @@ __global__ __cluster_dims__(kClusterBlocks, 1, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shared<kSubs>::kStages; ++i) {
       BarrierInit(&s.full[i], 1);
-      BarrierInit(&s.ready[i], 1);
+      BarrierInit(&s.ready[i], 32);
       BarrierInit(&s.empty[i], kMathWarps * kClusterBlocks);
     }
     BarrierInitFence();
