@@ -94,8 +94,12 @@ export class RoundingStore {
   }
 
   #place(path: string, data: Uint8Array | string): void {
-    writeFileSync(`${path}.tmp`, data);
-    renameSync(`${path}.tmp`, path);
+    try {
+      writeFileSync(`${path}.tmp`, data);
+      renameSync(`${path}.tmp`, path);
+    } catch (error) {
+      throw Object.assign(error as Error, { path }); // errors of writing do not name the file
+    }
   }
 }
 

@@ -9,6 +9,7 @@ import { inputError } from '../../ops/common/errors.js';
 import type { Addon } from './addon.js';
 import { common, runtimePackage } from './common.js';
 import { readEnvironment } from './env.js';
+import { checkForcedKernels } from './forced-kernels.js';
 
 export interface NativePaths {
   /** libonnxruntime, the file that onnxruntime-node's binding links. */
@@ -66,7 +67,7 @@ let loaded: LoadedNative | undefined;
 
 /**
  * Loads the native parts once.
- * @throws LowbitError 'input' naming the missing, unfit or outdated file and the command that helps
+ * @throws LowbitError 'input' naming the missing, unfit or outdated file and the command that helps, or a wrong environment variable
  */
 export function loadNative(): LoadedNative {
   if (loaded) return loaded;
@@ -92,6 +93,7 @@ export function loadNative(): LoadedNative {
   } catch (cause) {
     throw inputError('native', textOf(cause).replace(/\.$/, ''), '', cause);
   }
+  checkForcedKernels(addon);
   return loaded;
 }
 

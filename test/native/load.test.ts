@@ -37,6 +37,11 @@ describe('native/load', () => {
       { ORT_LOWBIT_RUNTIME: process.execPath },
       /: cannot be loaded \(.*\), expected onnxruntime-node's shared library/,
     ],
+    [
+      'kernels that nobody has',
+      { ORT_LOWBIT_FORCE_KERNEL: 'scalar,avx1024' },
+      /^LowbitError input ORT_LOWBIT_FORCE_KERNEL: names avx1024, expected kernels such as .*__.*, or all of .*\bscalar\b/,
+    ],
   ];
   for (const [name, env, message] of broken) {
     it(`says so: ${name}`, async () => {
@@ -45,6 +50,13 @@ describe('native/load', () => {
       assert.match(stdout, message);
     });
   }
+
+  it('lets the environment choose a kernel', async () => {
+    for (const name of ['scalar', 'quantize_f32_s8__scalar,avx2']) {
+      const { stdout, stderr } = await runNode(load, { ORT_LOWBIT_FORCE_KERNEL: name });
+      assert.equal(stdout, '', stderr);
+    }
+  });
 
   it('reads at most five environment variables, all of them ours', () => {
     assert.ok(environmentVariables.length <= 5);
