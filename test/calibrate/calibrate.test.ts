@@ -44,6 +44,7 @@ describe('calibrate', () => {
       const { model, analysis } = identityModel(opset);
       const stats = (await calibrate({ model, analysis, feeds: runs, createSession: createOrtSession })).get('y')!;
       equal(stats.rows, 3);
+      equal(stats.samples, undefined);
       deepEqual([...stats.meanSquare], [35 / 3, 21 / 3, 0]);
       deepEqual([...stats.min], [-5, -2, 0]);
       deepEqual([...stats.max], [3, 4, 0]);

@@ -5,6 +5,7 @@ import { minifloatValues, packNibbles, toMinifloat } from '../../ops/formats/min
 import { quantizeWithScale, weightScale } from '../../ops/formats/quantize-segment.js';
 import { tensorOf } from '../../graph-rewrite/ir/index.js';
 import { floatRows, unpackFloats } from '../../graph-rewrite/pack/codes.js';
+import { allowedScales } from '../../graph-rewrite/pack/scale-rule.js';
 import { packedSizes, packLinear, type PackSpec, type Parts } from '../../graph-rewrite/pack/linear.js';
 import { loadNative } from '../../native/js/load.js';
 import { Random } from '../helpers/random.js';
@@ -111,4 +112,25 @@ describe('minifloat weights', () => {
       }
     });
   }
+});
+
+describe('scales whose ratios are powers of two', () => {
+  const scales = (...[rule, scale, largest]: Parameters<typeof allowedScales>): number[] =>
+    allowedScales(rule, scale, largest).map(fromFloat16Bits);
+
+  it('M1: the powers around a scale, or itself if it is one', () => {
+    deepEqual(scales({ scaleConstraint: 'm1' }, 0.3, 1), [0.25, 0.5]);
+    deepEqual(scales({ scaleConstraint: 'm1' }, 0.25, 1), [0.25, 0.25]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'floor' }, 0.3, 1), [0.25]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'ceil' }, 0.3, 1), [0.5]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'ceil' }, 1e9, 1), [2 ** 15]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'floor' }, 1e-9, 1), [2 ** -24]);
+  });
+
+  it("M2: the row's largest scale by the powers around their ratio, at most 2^14 and never subnormal", () => {
+    deepEqual(scales({ scaleConstraint: 'm2' }, 0.9, 3), [1.5, 0.75]);
+    deepEqual(scales({ scaleConstraint: 'm2' }, 0.75, 3), [0.75, 0.75]);
+    deepEqual(scales({ scaleConstraint: 'm2', scaleRound: 'ceil' }, 1e-7, 3), [3 * 2 ** -14]);
+    deepEqual(scales({ scaleConstraint: 'm2', scaleRound: 'ceil' }, 1e-7, 3 * 2 ** -10), [3 * 2 ** -15]);
+  });
 });
