@@ -1,6 +1,7 @@
 // The kernels behind a plain C interface, for bench/gpu/run.py, which has the peers (PyTorch) in the same process.
 #include <cstring>
 
+#include "ops/quant-gemm/cuda/batch_sm90.h"
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/stream_sm90.h"
 #include "ops/rows/cuda/norm_quantize.h"
@@ -11,7 +12,8 @@ extern "C" {
 
 // Formats are numbers of ops/common/cuda/types.h's Format. Float tensors are float16. Returns the CUDA error, -1 for no
 // kernel.
-// `split` > 0 forces the streaming kernel with that many blocks a cluster.
+// `split` > 0 forces the streaming kernel, with more than 8 tokens of codes the batch kernel, with that many blocks a
+// cluster.
 __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers,
                                                       int group, int a_group, int weight, int a_format, const void* a,
                                                       const float* a_scale, const void* b, const uint16_t* b_scale,
@@ -25,9 +27,10 @@ __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_
   args.a = a, args.a_scale = a_scale, args.b = b, args.b_scale = b_scale;
   args.b_outlier = b_outlier, args.b_outlier_scale = b_outlier_scale, args.y = y;
   args.constant_weights = true;
-  if (split > 0)
-    return args.a_format != Format::kNone ? LaunchStreamWith(args, split, stream)
-                                          : LaunchStreamFloatWith(args, split, stream);
+  if (split > 0) {
+    if (args.a_format == Format::kNone) return LaunchStreamFloatWith(args, split, stream);
+    return m > 8 ? LaunchBatchWith(args, split, stream) : LaunchStreamWith(args, split, stream);
+  }
   const GemmKernel* chosen = ChooseGemmKernel(args, 90, kernel);
   if (kernel && std::strcmp(chosen->name, kernel) != 0) return -1;
   return chosen->run(args, stream);

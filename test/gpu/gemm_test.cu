@@ -243,7 +243,7 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   for (int i = 0; i < cuda::kGemmKernelCount; ++i) {
     const cuda::GemmKernel& kernel = cuda::kGemmKernels[i];
     if (cuda::ChooseGemmKernel(args, arch, kernel.name) != &kernel) continue;
-    const bool fp8 = kernel.run == cuda::LaunchFp8Sm90;
+    const bool fp8 = kernel.run == cuda::LaunchFp8Sm90 || kernel.run == cuda::LaunchBatchMinifloat;
     check(kernel.name, fp8 ? y_fp8_bound : y_bound, [&] { return kernel.run(args, nullptr); });
   }
   if (arch != 90 || !cuda::AcceptsFp8Sm90(args)) return;

@@ -49,6 +49,15 @@ __device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t parity) 
       "r"(parity)
       : "memory");
 }
+// The same where what is waited for comes from other blocks of the cluster.
+__device__ __forceinline__ void BarrierWaitCluster(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\nLOWBIT_WAIT:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra LOWBIT_DONE;\nbra LOWBIT_WAIT;\nLOWBIT_DONE:\n}" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
 
 // ---- bulk tensor copy ----
 __device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
@@ -196,6 +205,14 @@ __device__ __forceinline__ void StoreRemote(uint32_t address, uint32_t rank, uin
       "r"(rank), "r"(value)
       : "memory");
 }
+// 16 bytes to another block of the cluster, without waiting; they count towards `barrier` there. Addresses are
+// ClusterAddress's.
+__device__ __forceinline__ void StoreRemoteAsync(uint32_t to, uint32_t barrier, const uint32_t (&v)[4]) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+      "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]), "r"(barrier)
+      : "memory");
+}
 // The address, in the cluster's shared memory, of the same variable in block `rank`.
 __device__ __forceinline__ uint32_t ClusterAddress(const void* p, uint32_t rank) {
   uint32_t remote;
@@ -242,6 +259,12 @@ __device__ __forceinline__ void WgmmaWait() {
 __device__ __forceinline__ uint64_t WgmmaDescriptor(const void* tile) {
   const uint64_t address = SharedAddress(tile);
   return ((address & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+}
+
+// The same of rows of 64 bytes, swizzled over 64 bytes: 8 rows are 512 bytes apart.
+__device__ __forceinline__ uint64_t WgmmaDescriptor64(const void* tile) {
+  const uint64_t address = SharedAddress(tile);
+  return ((address & 0x3ffff) >> 4) | (1ull << 16) | (32ull << 32) | (2ull << 62);
 }
 
 // ---- mma.sync ----

@@ -8,6 +8,7 @@
 
 namespace lowbit::cuda {
 
+#define LOWBIT_LIST4 "%0, %1, %2, %3"
 #define LOWBIT_LIST8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define LOWBIT_LIST16 LOWBIT_LIST8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define LOWBIT_LIST32 LOWBIT_LIST16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -21,6 +22,7 @@ namespace lowbit::cuda {
   "%85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, "    \
   "%105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, " \
   "%123, %124, %125, %126, %127"
+#define LOWBIT_OUT4(c, d, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])
 #define LOWBIT_OUT8(c, d, i) \
   c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3]), c(d[i + 4]), c(d[i + 5]), c(d[i + 6]), c(d[i + 7])
 #define LOWBIT_OUT16(c, d, i) LOWBIT_OUT8(c, d, i), LOWBIT_OUT8(c, d, i + 8)
@@ -67,6 +69,26 @@ LOWBIT_WGMMA_SHARED(WgmmaS8, int, 32, "+r", LOWBIT_LIST32, LOWBIT_OUT32, "m64n64
                     "%34")
 LOWBIT_WGMMA_REGISTERS(WgmmaS8, int, 64, "+r", LOWBIT_LIST64, LOWBIT_OUT64, "m64n128k32", "s32.s8.s8", "", "%64", "%65",
                        "%66", "%67", "%68", "%69")
+
+// Few columns of B, 32 channels, A from either place.
+#define LOWBIT_WGMMA_FEW(name, element, constraint, types, tail)                                                       \
+  LOWBIT_WGMMA_REGISTERS(name, element, 4, constraint, LOWBIT_LIST4, LOWBIT_OUT4, "m64n8k32", types, tail, "%4", "%5", \
+                         "%6", "%7", "%8", "%9")                                                                       \
+  LOWBIT_WGMMA_REGISTERS(name, element, 8, constraint, LOWBIT_LIST8, LOWBIT_OUT8, "m64n16k32", types, tail, "%8",      \
+                         "%9", "%10", "%11", "%12", "%13")                                                             \
+  LOWBIT_WGMMA_REGISTERS(name, element, 16, constraint, LOWBIT_LIST16, LOWBIT_OUT16, "m64n32k32", types, tail, "%16",  \
+                         "%17", "%18", "%19", "%20", "%21")                                                            \
+  LOWBIT_WGMMA_SHARED(name, element, 4, constraint, LOWBIT_LIST4, LOWBIT_OUT4, "m64n8k32", types, tail, "%4", "%5",    \
+                      "%6")                                                                                            \
+  LOWBIT_WGMMA_SHARED(name, element, 8, constraint, LOWBIT_LIST8, LOWBIT_OUT8, "m64n16k32", types, tail, "%8", "%9",   \
+                      "%10")                                                                                           \
+  LOWBIT_WGMMA_SHARED(name, element, 16, constraint, LOWBIT_LIST16, LOWBIT_OUT16, "m64n32k32", types, tail, "%16",     \
+                      "%17", "%18")
+LOWBIT_WGMMA_FEW(WgmmaS8, int, "+r", "s32.s8.s8", "")
+LOWBIT_WGMMA_FEW(WgmmaE4M3, float, "+f", "f32.e4m3.e4m3", ", 1, 1")
+LOWBIT_WGMMA_FEW(WgmmaE4M3E5M2, float, "+f", "f32.e4m3.e5m2", ", 1, 1")
+LOWBIT_WGMMA_REGISTERS(WgmmaS8, int, 32, "+r", LOWBIT_LIST32, LOWBIT_OUT32, "m64n64k32", "s32.s8.s8", "", "%32", "%33",
+                       "%34", "%35", "%36", "%37")
 
 // 16-bit floats, 16 channels, the rows of B side by side along its channels.
 LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 64, "+f", LOWBIT_LIST64, LOWBIT_OUT64, "m64n128k16", "f32.f16.f16", ", 1, 1, 0",
@@ -117,6 +139,7 @@ __device__ __forceinline__ void SumsAreReady(T (&d)[kCount]) {
   }
 }
 
+#undef LOWBIT_WGMMA_FEW
 #undef LOWBIT_WGMMA_FLOATS
 #undef LOWBIT_WGMMA_SHARED
 #undef LOWBIT_WGMMA_REGISTERS
@@ -125,10 +148,12 @@ __device__ __forceinline__ void SumsAreReady(T (&d)[kCount]) {
 #undef LOWBIT_OUT32
 #undef LOWBIT_OUT16
 #undef LOWBIT_OUT8
+#undef LOWBIT_OUT4
 #undef LOWBIT_LIST128
 #undef LOWBIT_LIST64
 #undef LOWBIT_LIST32
 #undef LOWBIT_LIST16
 #undef LOWBIT_LIST8
+#undef LOWBIT_LIST4
 
 }  // namespace lowbit::cuda

@@ -19,9 +19,12 @@ bool ManyWeightOnly(const GemmArgs& args) {
 
 // Also few tokens where no kernel for them takes the product, or has to convert too much.
 bool Fp8(const GemmArgs& args) {
-  const bool few = args.m <= kFewTokens / 2 && (AcceptsDecode(args) || AcceptsStreamMinifloat(args));
+  const bool few = (args.m <= kFewTokens && (AcceptsBatch(args) || AcceptsBatchMinifloat(args))) ||
+                   (args.m <= kFewTokens / 2 && AcceptsDecode(args));
   return AcceptsFp8Sm90(args) && !few;
 }
+// Up to 8 tokens are one tile of mma.sync: nothing is gained by putting them in order for wgmma.
+bool BatchCodes(const GemmArgs& args) { return args.m > 8 && AcceptsBatch(args); }
 
 }  // namespace
 
@@ -31,8 +34,9 @@ const GemmKernel kGemmKernels[] = {
     {"fp8_wgmma__sm90", 90, 90, Fp8, AcceptsFp8Sm90, LaunchFp8Sm90},
     {"f16s4_wgmma__sm90", 90, 90, ManyWeightOnly, AcceptsWeightOnlySm90, LaunchWeightOnlySm90},
     {"s4s4_mma__sm80", 80, 89, AcceptsS4Sm80, AcceptsS4Sm80, LaunchS4Sm80},
+    {"s8s4_batch__sm90", 90, 90, BatchCodes, AcceptsBatch, LaunchBatch},
+    {"f8_batch__sm90", 90, 90, AcceptsBatchMinifloat, AcceptsBatchMinifloat, LaunchBatchMinifloat},
     {"s8s4_stream__sm90", 90, 90, AcceptsStream, AcceptsStream, LaunchStream},
-    {"f8_stream__sm90", 90, 90, AcceptsStreamMinifloat, AcceptsStreamMinifloat, LaunchStreamMinifloat},
     {"f16s4_stream__sm90", 90, 90, AcceptsStreamFloat, AcceptsStreamFloat, LaunchStreamFloat},
     {"s8s4_mma__sm80", 80, 1000, AcceptsDecode, AcceptsDecode, LaunchDecode},
     {"f16s4_mma__sm80", 80, 1000, AcceptsWeightOnly, AcceptsWeightOnly, LaunchWeightOnly},

@@ -48,6 +48,12 @@ struct GemmArgs {
   constexpr int b_scales() const { return group_size ? body() / group_size : 1; }
 };
 
+// Whether segments are one or several whole steps of `step` channels, a power of two.
+constexpr bool WholeSteps(const GemmArgs& args, int step = 128) {
+  const int unit = args.segment() / step;
+  return args.segments() == 1 || (args.segment() % step == 0 && (unit & (unit - 1)) == 0);
+}
+
 // One kernel, as the choice and the force variable see it. Tables are ordered: the first that prefers the product is
 // taken.
 struct GemmKernel {
@@ -73,12 +79,14 @@ const GemmKernel* ChooseGemmKernel(const GemmArgs& args, int arch, const char* f
 // Kernels' entry points; each is asynchronous on `stream` and neither allocates nor synchronizes.
 bool AcceptsDecode(const GemmArgs& args);
 cudaError_t LaunchDecode(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsBatch(const GemmArgs& args);
+cudaError_t LaunchBatch(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsBatchMinifloat(const GemmArgs& args);
+cudaError_t LaunchBatchMinifloat(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsStream(const GemmArgs& args);
 cudaError_t LaunchStream(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsStreamFloat(const GemmArgs& args);
 cudaError_t LaunchStreamFloat(const GemmArgs& args, cudaStream_t stream);
-bool AcceptsStreamMinifloat(const GemmArgs& args);
-cudaError_t LaunchStreamMinifloat(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsGroupSm90(const GemmArgs& args);
 cudaError_t LaunchGroupSm90(const GemmArgs& args, cudaStream_t stream);
 // Tokens of a block's tile and the blocks of a cluster that divide the input channels.

@@ -4,7 +4,7 @@
 namespace lowbit::cuda {
 
 bool AcceptsStreamFloat(const GemmArgs& args) {
-  return args.a_format == Format::kNone && args.type != DType::kF32 && args.outliers == 0 && stream::WholeSteps(args) &&
+  return args.a_format == Format::kNone && args.type != DType::kF32 && args.outliers == 0 && WholeSteps(args) &&
          (args.weight_format == Format::kS4 || args.weight_format == Format::kS8) && stream::Takes(args, 2);
 }
 

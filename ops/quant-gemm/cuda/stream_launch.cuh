@@ -17,12 +17,6 @@ inline bool Takes(const GemmArgs& args, int activation_bytes) {
          reinterpret_cast<uintptr_t>(args.b_outlier) % 16 == 0;
 }
 
-// Whether segments are one or several whole steps, a power of two.
-inline bool WholeSteps(const GemmArgs& args) {
-  const int unit = args.segment() / kStepChannels;
-  return args.segments() == 1 || (args.segment() % kStepChannels == 0 && (unit & (unit - 1)) == 0);
-}
-
 // Blocks of a cluster, measured on an H200: as many as all run at once, two to a multiprocessor at most and clusters of
 // three badly, while each still has some steps. A second wave of blocks costs more than uneven shares.
 inline int ChooseSplit(int row_blocks, int steps, int activation_bytes, int sms) {
@@ -33,11 +27,10 @@ inline int ChooseSplit(int row_blocks, int steps, int activation_bytes, int sms)
   return 1;
 }
 
-template <class Math>
-StreamPlan MakePlan(const GemmArgs& args, int split, int sms) {
+inline StreamPlan MakePlan(const GemmArgs& args, bool nibbles, int activation_bytes, int split, int sms) {
   StreamPlan p;
   p.args = args;
-  p.body_slots = Math::kNibbles ? 1 : 2;
+  p.body_slots = nibbles ? 1 : 2;
   p.body_steps = (args.body() + kStepChannels - 1) / kStepChannels;
   p.outlier_steps = args.outliers > 0 ? 1 : 0;
   p.a_scales = args.a_scales();
@@ -49,7 +42,7 @@ StreamPlan MakePlan(const GemmArgs& args, int split, int sms) {
   }
   const int steps = p.body_steps + p.outlier_steps;
   p.split = split > 0 ? std::min(split, steps)
-                      : ChooseSplit((args.n + kBlockRows - 1) / kBlockRows, steps, Math::kActivationBytes, sms);
+                      : ChooseSplit((args.n + kBlockRows - 1) / kBlockRows, steps, activation_bytes, sms);
   const int slots = p.body_steps * p.body_slots + 2 * p.outlier_steps;
   for (int i = 1; i <= p.split; ++i) {  // equal shares of the slots, rounded to steps
     const int at = (slots * i / p.split + p.body_slots / 2) / p.body_slots;
@@ -59,24 +52,11 @@ StreamPlan MakePlan(const GemmArgs& args, int split, int sms) {
   return p;
 }
 
-template <class Math, int kTiles, bool kWhole>
-cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
-  constexpr int kBytes = Math::kActivationBytes, kSlots = SlotCount(kTiles, kBytes);
-  auto* kernel = StreamKernel<Math, kTiles, kWhole>;
-  int device = 0, sms = 0;
-  cudaError_t e = cudaGetDevice(&device);
-  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  if (e != cudaSuccess) return e;
-  const StreamPlan plan = MakePlan<Math>(args, split, sms);
-  int shared_bytes = kSlots * (SlotBytes(kTiles, kBytes) + 16) + SumBytes(kTiles, plan.split) +
-                     plan.max_steps * (8 * kTiles * 4 + kStreamWarps * 32);
-  // Clusters are packed onto as few multiprocessors as hold them: two blocks each spread them better than three.
-  if (plan.split > 1) shared_bytes = std::max(shared_bytes, 80 * 1024);
-  e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  // Room for a second block, of this kernel or the next.
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
-  if (e != cudaSuccess) return e;
-
+// What the copy engine reads: weights and outliers in slots, activations in rows of 128 bytes.
+struct StreamMaps {
+  CUtensorMap weights{}, outliers{}, activations{};
+};
+inline cudaError_t MakeMaps(const GemmArgs& args, bool nibbles, int activation_bytes, int tiles, StreamMaps* maps) {
   const auto map = [](const void* base, int64_t rows, int64_t bytes, int box_rows, int box_columns, CUtensorMap* out) {
     ByteMatrix matrix;
     matrix.base = base;
@@ -86,16 +66,25 @@ cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
     matrix.box_columns = box_columns;
     return MakeTensorMap(matrix, out);
   };
-  CUtensorMap weights{}, outliers{}, activations{};
-  e = map(args.b, args.n, Math::kNibbles ? args.body() / 2 : args.body(), kBlockRows, kSlotRowBytes, &weights);
+  cudaError_t e =
+      map(args.b, args.n, nibbles ? args.body() / 2 : args.body(), kBlockRows, kSlotRowBytes, &maps->weights);
   if (e == cudaSuccess && args.outliers) {
-    e = map(args.b_outlier, args.n, args.outliers, kBlockRows, kSlotRowBytes, &outliers);
+    e = map(args.b_outlier, args.n, args.outliers, kBlockRows, kSlotRowBytes, &maps->outliers);
   }
   if (e == cudaSuccess) {
-    e = map(args.a, args.m, static_cast<int64_t>(args.k) * kBytes, 8 * kTiles, 128, &activations);
+    e = map(args.a, args.m, static_cast<int64_t>(args.k) * activation_bytes, 8 * tiles, 128, &maps->activations);
   }
-  if (e != cudaSuccess) return e;
+  return e;
+}
 
+// Launches a kernel of the streaming kind: clusters of plan.split blocks, one after the other along the rows.
+template <class Kernel>
+cudaError_t LaunchStreaming(Kernel* kernel, const StreamPlan& plan, const StreamMaps& maps, int tokens, int threads,
+                            int shared_bytes, cudaStream_t stream) {
+  cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  // Room for a second block, of this kernel or the next.
+  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  if (e != cudaSuccess) return e;
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
@@ -105,12 +94,34 @@ cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
   cudaLaunchConfig_t launch{};
   launch.numAttrs = plan.split > 1 ? 2 : 1;
   launch.attrs = attributes;
-  launch.gridDim = dim3((args.n + kBlockRows - 1) / kBlockRows * plan.split,
-                        static_cast<unsigned>((args.m + 8 * kTiles - 1) / (8 * kTiles)));
-  launch.blockDim = dim3(kStreamThreads);
+  launch.gridDim = dim3((plan.args.n + kBlockRows - 1) / kBlockRows * plan.split,
+                        static_cast<unsigned>((plan.args.m + tokens - 1) / tokens));
+  launch.blockDim = dim3(threads);
   launch.dynamicSmemBytes = shared_bytes;
   launch.stream = stream;
-  return cudaLaunchKernelEx(&launch, kernel, plan, weights, outliers, activations);
+  return cudaLaunchKernelEx(&launch, kernel, plan, maps.weights, maps.outliers, maps.activations);
+}
+
+inline cudaError_t Multiprocessors(int* count) {
+  int device = 0;
+  const cudaError_t e = cudaGetDevice(&device);
+  return e == cudaSuccess ? cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device) : e;
+}
+
+template <class Math, int kTiles, bool kWhole>
+cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
+  constexpr int kBytes = Math::kActivationBytes, kSlots = SlotCount(kTiles, kBytes);
+  int sms = 0;
+  cudaError_t e = Multiprocessors(&sms);
+  if (e != cudaSuccess) return e;
+  const StreamPlan plan = MakePlan(args, Math::kNibbles, kBytes, split, sms);
+  const int shared_bytes = kSlots * (SlotBytes(kTiles, kBytes) + 16) + SumBytes(kTiles, plan.split) +
+                           plan.max_steps * (8 * kTiles * 4 + kStreamWarps * 32);
+  StreamMaps maps;
+  e = MakeMaps(args, Math::kNibbles, kBytes, kTiles, &maps);
+  if (e != cudaSuccess) return e;
+  return LaunchStreaming(StreamKernel<Math, kTiles, kWhole>, plan, maps, 8 * kTiles, kStreamThreads, shared_bytes,
+                         stream);
 }
 
 // By the number of tokens; more than 64 take several rows of blocks.

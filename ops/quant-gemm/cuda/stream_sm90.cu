@@ -1,22 +1,16 @@
-// The streaming kernels for quantized activations.
+// The streaming kernels for quantized activations of at most 8 tokens.
 #include "ops/quant-gemm/cuda/stream_launch.cuh"
 
 namespace lowbit::cuda {
 
-bool AcceptsStream(const GemmArgs& args) {
-  const bool integers =
-      (args.weight_format == Format::kS4 || args.weight_format == Format::kS8) &&
-      (args.a_format == Format::kS4 || args.a_format == Format::kS8 || args.a_format == Format::kS4E4M3);
-  const bool segments = args.segments() == 1 ? args.outliers == 0 : args.segment() == kStepChannels;
-  return integers && segments && stream::Takes(args, 1);
-}
+bool AcceptsStream(const GemmArgs& args) { return args.m <= 8 && AcceptsBatch(args); }
 
 namespace {
 
 template <class Math>
 cudaError_t LaunchIntegers(const GemmArgs& args, int split, cudaStream_t stream) {
-  return args.segments() == 1 ? stream::LaunchBy<Math, true>(args, split, stream)
-                              : stream::LaunchBy<Math, false>(args, split, stream);
+  return args.segments() == 1 ? stream::LaunchTiles<Math, 1, true>(args, split, stream)
+                              : stream::LaunchTiles<Math, 1, false>(args, split, stream);
 }
 
 }  // namespace

@@ -24,21 +24,16 @@ constexpr int kSlotWeightBytes = kBlockRows * kSlotRowBytes;
 constexpr int kMaxSplit = 8;
 constexpr int kSumPadding = 4;  // floats behind a token's: neighbouring tokens start in different banks
 
-// Blocks that fit a multiprocessor, of this kernel or the next ones in the stream, and what each then has of shared
-// memory for its ring and the sums that meet. With 16 tokens of bytes a third one hides more latency than a longer
-// ring.
-constexpr int BlocksPerSm(int tiles, int activation_bytes) { return tiles == 2 && activation_bytes == 1 ? 3 : 2; }
-constexpr int RingAndSums(int tiles, int activation_bytes) {
-  return (BlocksPerSm(tiles, activation_bytes) == 3 ? 72 : 104) * 1024;
-}
+// What each of two blocks on a multiprocessor, of this kernel or the next ones in the stream, has of shared memory for
+// its ring and the sums that meet.
+constexpr int kRingAndSums = 104 * 1024;
 constexpr int SlotBytes(int tiles, int activation_bytes) { return kSlotWeightBytes + tiles * activation_bytes * 1024; }
 // The sums of a block's own rows, [block they come from][token][row].
 constexpr int OwnWarps(int split) { return (kStreamWarps + split - 1) / split; }
 constexpr int SumStride(int split) { return 16 * OwnWarps(split) + kSumPadding; }
 constexpr int SumBytes(int tiles, int split) { return split * 8 * tiles * SumStride(split) * 4; }
 constexpr int SlotCount(int tiles, int activation_bytes) {
-  const int fit =
-      (RingAndSums(tiles, activation_bytes) - SumBytes(tiles, kMaxSplit)) / SlotBytes(tiles, activation_bytes);
+  const int fit = (kRingAndSums - SumBytes(tiles, kMaxSplit)) / SlotBytes(tiles, activation_bytes);
   return fit < 10 ? fit : 10;
 }
 
@@ -62,13 +57,11 @@ struct StreamBarriers {
 };
 
 // What the producer warp's first lane does.
-template <class Math, int kTiles>
+template <int kBytes, int kTiles, int kSlots>
 __device__ __forceinline__ void Produce(const StreamPlan& plan, const CUtensorMap* weights, const CUtensorMap* outliers,
-                                        const CUtensorMap* activations, uint8_t* ring,
-                                        StreamBarriers<SlotCount(kTiles, Math::kActivationBytes)>& barriers, int begin,
-                                        int end, int n0, int m0) {
-  constexpr int kBytes = Math::kActivationBytes, kSlotBytes = SlotBytes(kTiles, kBytes);
-  constexpr int kSlots = SlotCount(kTiles, kBytes), kTileBytes = kTiles * 1024;
+                                        const CUtensorMap* activations, uint8_t* ring, StreamBarriers<kSlots>& barriers,
+                                        int begin, int end, int n0, int m0) {
+  constexpr int kSlotBytes = SlotBytes(kTiles, kBytes), kTileBytes = kTiles * 1024;
   const auto load_weights = [&](int step, int part, int slot) {
     const bool body = step < plan.body_steps;
     // A step's activations come with its first part.
@@ -232,9 +225,10 @@ __device__ __forceinline__ void MultiplyStep(const uint8_t* slot, const uint8_t*
 // kWhole: one segment and no outliers, whose integer sums stay integers until the cluster's have met. Otherwise every
 // step of 128 channels is scaled by itself.
 template <class Math, int kTiles, bool kWhole>
-__global__ __launch_bounds__(kStreamThreads, BlocksPerSm(kTiles, Math::kActivationBytes)) void StreamKernel(
-    const __grid_constant__ StreamPlan plan, const __grid_constant__ CUtensorMap weights,
-    const __grid_constant__ CUtensorMap outliers, const __grid_constant__ CUtensorMap activations) {
+__global__ __launch_bounds__(kStreamThreads, 2) void StreamKernel(const __grid_constant__ StreamPlan plan,
+                                                                  const __grid_constant__ CUtensorMap weights,
+                                                                  const __grid_constant__ CUtensorMap outliers,
+                                                                  const __grid_constant__ CUtensorMap activations) {
   using Sum = std::conditional_t<kWhole, int, float>;
   constexpr int kBytes = Math::kActivationBytes, kSlots = SlotCount(kTiles, kBytes);
   constexpr bool kIntegers = kBytes == 1;
@@ -272,8 +266,8 @@ __global__ __launch_bounds__(kStreamThreads, BlocksPerSm(kTiles, Math::kActivati
   const int sum_stride = SumStride(plan.split);
   if (warp == kStreamWarps) {
     if (lane == 0) {
-      Produce<Math, kTiles>(plan, &weights, &outliers, &activations, ring, barriers, begin, end, n0,
-                            static_cast<int>(m0));
+      Produce<kBytes, kTiles>(plan, &weights, &outliers, &activations, ring, barriers, begin, end, n0,
+                              static_cast<int>(m0));
     }
     __syncwarp();
     if (plan.split > 1) ClusterWait();
