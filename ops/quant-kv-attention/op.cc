@@ -110,7 +110,7 @@ class QuantKvAttention : public RowOp {
       void* stream = nullptr;
       LOWBIT_TRY(context.CudaStream(&stream));
       const int32_t* lengths = in[kLengths].present ? in[kLengths].As<int32_t>() : nullptr;
-      return RunAttentionOnCuda(where(), args, batch, lengths, limit, stream);
+      return RunAttentionOnCuda(where(), context, args, batch, lengths, limit, stream);
     }
 #endif
     return kv::RunAttention(Choose(), args, batch, context);
@@ -203,9 +203,10 @@ class QuantKvAttention : public RowOp {
     }
     for (int64_t b = 0; b < batch; ++b) {
       const int64_t length = given.As<int32_t>()[b];
-      LOWBIT_EXPECT(length >= 0, where(), ": lengths[", b, "] is ", length,
-                    ", expected 0 or more. A rewritten model says so of a row of attention_mask that begins with a zero: "
-                    "pad prompts on the right.");
+      LOWBIT_EXPECT(
+          length >= 0, where(), ": lengths[", b, "] is ", length,
+          ", expected 0 or more. A rewritten model says so of a row of attention_mask that begins with a zero: "
+          "pad prompts on the right.");
       LOWBIT_EXPECT(length <= room, where(), ": lengths[", b, "] is ", length, ", expected 0 … ", room,
                     in_place ? ", the capacity of the cache." : ", the tokens of the past and the new ones.");
       (*lengths)[static_cast<size_t>(b)] = length;

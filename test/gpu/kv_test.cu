@@ -88,6 +88,8 @@ void Run(Tally& tally, const Case& c, uint64_t seed) {
     if (cuda::ChooseKvKernel(args, 90, kernel.name) != &kernel) continue;
     DeviceArray<T> y(data.q.size());
     args.y = y.get();
+    DeviceArray<uint8_t> scratch(cuda::KvScratchBytes(args, kernel));
+    args.turned_keys = scratch.size() > 0 ? scratch.get() : nullptr;
     CHECK_CUDA(kernel.run(args, nullptr));
     CHECK_CUDA(cudaDeviceSynchronize());
     const std::vector<T> got = y.host();
@@ -186,6 +188,10 @@ void RunForms(Tally& tally, int tokens, uint64_t seed) {
     if (!cuda::kKvKernels[i].accepts(args)) continue;
     const DeviceArray<__half> y(data.q.size()), other(data.q.size());
     args.y = y.get(), placed.y = other.get();
+    const DeviceArray<uint8_t> scratch(cuda::KvScratchBytes(args, cuda::kKvKernels[i])),
+        placed_scratch(cuda::KvScratchBytes(placed, cuda::kKvKernels[i]));
+    args.turned_keys = scratch.size() > 0 ? scratch.get() : nullptr;
+    placed.turned_keys = placed_scratch.size() > 0 ? placed_scratch.get() : nullptr;
     CHECK_CUDA(cuda::kKvKernels[i].run(args, nullptr));
     CHECK_CUDA(cuda::kKvKernels[i].run(placed, nullptr));
     CHECK_CUDA(cudaDeviceSynchronize());
@@ -229,6 +235,15 @@ std::vector<Case> Cases(bool quick) {
       c.heads = 8, c.dim = 128, c.rotary = KvRotary::kHalf, c.mask = true, c.mask_heads = tokens != 3;
     });
     add([&](Case& c) { c.tokens = tokens, c.past = 45, c.causal = false, c.mask = true, c.heads = 6, c.dim = 80; });
+    // Enough heads that warps share the RoPE tables of their keys.
+    for (const int kv_heads : {32, 8, 6}) {
+      if (tokens > 19) break;
+      add([&](Case& c) {
+        c.batch = 96 / kv_heads, c.tokens = tokens, c.past = 90, c.heads = kv_heads == 8 ? 32 : kv_heads;
+        c.kv_heads = kv_heads, c.dim = tokens == 3 ? 64 : 128, c.bits = tokens == 19 ? 8 : 4;
+        c.rotary = kv_heads == 6 ? KvRotary::kInterleaved : KvRotary::kHalf;
+      });
+    }
     add([&](Case& c) { c.tokens = tokens, c.past = 5, c.odd_value = NAN; });
     add([&](Case& c) { c.tokens = tokens, c.past = 5, c.odd_value = 60000; });
     add([&](Case& c) { c.tokens = tokens, c.past = 5, c.odd_value = 1e-7f, c.bits = 8; });
@@ -262,7 +277,7 @@ void TestKv(Tally& tally, bool quick) {
     Run<__half>(tally, c, ++seed);
   }
   RunBadLength(tally);
-  for (const int tokens : {1, 3, 40}) RunForms(tally, tokens, ++seed);
+  for (const int tokens : {1, 3, 40, 200}) RunForms(tally, tokens, ++seed);
   std::printf("attention: %d passed, %d failed\n", tally.passed, tally.failed);
 }
 

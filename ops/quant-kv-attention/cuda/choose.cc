@@ -59,4 +59,16 @@ const KvKernel* ChooseKvKernel(const KvArgs& args, int arch, const char* forced)
   return k;
 }
 
+size_t KvScratchBytes(const KvArgs& args, const KvKernel& kernel) {
+  // Each block of queries would turn all keys that it sees. Not for caches so large that memory matters more.
+  constexpr int kManyRows = 256;
+  constexpr size_t kMostBytes = size_t{256} << 20;
+  if (kernel.run != LaunchKvPrefillSm90 || !args.rotate_on_read || args.query_rows() <= kManyRows) return 0;
+  const size_t tile = args.head_dim <= 128 ? 128 : 64,
+               rows = (static_cast<size_t>(args.limit) + tile - 1) / tile * tile;
+  const size_t bytes = rows * static_cast<size_t>(args.batch) * static_cast<size_t>(args.kv_heads) *
+                       static_cast<size_t>(args.head_dim) * 2;
+  return bytes <= kMostBytes ? bytes : 0;
+}
+
 }  // namespace lowbit::cuda

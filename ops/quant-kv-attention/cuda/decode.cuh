@@ -1,4 +1,4 @@
-// Attention of a few queries over a long cache: each code is read once, from memory straight into the fragments of
+// Attention of a few queries over a long cache: each code is read once, through shared memory into the fragments of
 // mma.sync. A warp takes 16 keys a step; warps and the blocks of a cluster divide a sequence's keys and merge their
 // running softmaxes at the end, in a fixed order.
 //
@@ -7,7 +7,8 @@
 // masking. Every second nibble stays where it is, 16 times as large; its partner in q, or its row of y, makes up for
 // that. With q . (c * scale + min) = scale * (q . c) + min * sum(q), parameters meet whole products only.
 //
-// Keys stored before RoPE are dequantized and turned in float16 instead.
+// Keys stored before RoPE: turning is linear too, q . R(c * scale + min) = scale * (q . Rc) + min * (q . R1), so codes
+// are turned as they are, two channels an instruction, and q . R1 is a product of the tables alone.
 #pragma once
 #include "ops/common/cuda/ptx.cuh"
 #include "ops/quant-kv-attention/cuda/sequence.cuh"
@@ -22,13 +23,13 @@ constexpr float kNoScore = -1e30f;
 // How a launch divides the work: a block has 8 query rows of one kv head, or of a few, and a part of their keys.
 struct DecodePlan {
   KvArgs args;
-  int head_warps = 1;  // kv heads of a block: neighbouring warps have the same keys of different heads
-  int warps = 4;       // of a block
-  int split = 1;       // blocks of a cluster
-  int row_blocks = 1;  // blocks of 8 query rows
+  int head_warps = 1;    // kv heads of a block: neighbouring warps have the same keys of different heads
+  int warps = 4;         // of a block
+  int split = 1;         // blocks of a cluster
+  int row_blocks = 1;    // blocks of 8 query rows
+  int shared_bytes = 0;  // that a block may have
   bool hopper = false;
   uint32_t group_inverse = 0;  // ceil(2^32 / query heads of a kv head), 0 for one: query / group without a division
-  int table_offset = 0;        // of RoPE tables in shared memory
 
   // Query row / query heads of a kv head; rows are fewer than 65536.
   __device__ __forceinline__ int Token(int query) const {
@@ -36,7 +37,34 @@ struct DecodePlan {
   }
 };
 
-// The bytes of a row that one of kLanes lanes loads: kPieces pieces, neighbouring lanes' pieces side by side.
+__device__ __forceinline__ uint32_t LoadShared4(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ void LoadShared8(uint32_t address, uint32_t& a, uint32_t& b) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "r"(address) : "memory");
+}
+__device__ __forceinline__ void StoreShared8(uint32_t address, uint32_t a, uint32_t b) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+// Keeps the compiler from working a value out again where it is needed: a register is cheaper.
+template <class T>
+__device__ __forceinline__ T Keep(T v) {
+  if constexpr (sizeof(T) == 8) {
+    asm volatile("" : "+l"(v));
+  } else {
+    asm volatile("" : "+r"(v));
+  }
+  return v;
+}
+
+__device__ __forceinline__ void StoreShared4(uint32_t address, uint32_t v) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
+}
+
+// The bytes of a row that one of kLanes lanes takes: kPieces pieces, neighbouring lanes' pieces side by side.
 template <int kBytes, int kLanes>
 struct Slice {
   static constexpr int kPiece = kBytes % 16 == 0 ? 16 : kBytes % 8 == 0 ? 8 : kBytes % 4 == 0 ? 4 : 2;
@@ -46,23 +74,25 @@ struct Slice {
   // Where byte i of the lane's bytes lies in the row.
   __device__ static constexpr int Offset(int lane, int i) { return (i / kPiece * kLanes + lane) * kPiece + i % kPiece; }
 
-  // `row` is advanced to the lane's first byte. Bytes from `limit` on, which the row has not, are left out: whatever
-  // the words hold is multiplied by zero or dropped.
-  __device__ static __forceinline__ void Load(const uint8_t* row, int lane, int limit, uint32_t (&words)[kWords]) {
+  // From `start` on of a row in shared memory; `at` is the address of the lane's first piece of the row. Where chunks
+  // of 16 bytes are swapped between rows, distances inside 128 bytes are exclusive ors. Bytes from `limit` on are left
+  // out: whatever the words hold is multiplied by zero or dropped.
+  template <bool kSwapped>
+  __device__ static __forceinline__ void Load(uint32_t at, int start, int lane, int limit, uint32_t (&words)[kWords]) {
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
-      const uint8_t* from = row + p * kLanes * kPiece;
       const bool there = kLanes * kBytes == limit || Offset(lane, p * kPiece) < limit;
+      const int far = start + p * kLanes * kPiece;
+      const uint32_t from = kSwapped ? (at + far / 128 * 128) ^ (far % 128) : at + far;
       if constexpr (kPiece == 16) {
-        const uint4 v = __ldg(reinterpret_cast<const uint4*>(from));
+        const uint4 v = LoadShared16(from);
         words[4 * p] = v.x, words[4 * p + 1] = v.y, words[4 * p + 2] = v.z, words[4 * p + 3] = v.w;
       } else if constexpr (kPiece == 8) {
-        const uint2 v = __ldg(reinterpret_cast<const uint2*>(from));
-        words[2 * p] = v.x, words[2 * p + 1] = v.y;
+        LoadShared8(from, words[2 * p], words[2 * p + 1]);
       } else if constexpr (kPiece == 4) {
-        words[p] = there ? __ldg(reinterpret_cast<const uint32_t*>(from)) : 0;
+        words[p] = there ? LoadShared4(from) : 0;
       } else {
-        const uint32_t v = there ? __ldg(reinterpret_cast<const uint16_t*>(from)) : 0;
+        const uint32_t v = there ? LoadShared2(from) : 0;
         words[p / 2] = p % 2 ? words[p / 2] | v << 16 : v;
       }
     }
@@ -82,6 +112,7 @@ struct DecodeLayout {
   using KeySlice = Slice<(kPartBytes + 15) / 16 * 4, 4>;
   static constexpr int kKeyWords = KeySlice::kWords;                     // of a part
   static constexpr int kSteps = kKeyParts * kKeyWords * kWordCodes / 4;  // mma steps of 16 channels
+  static constexpr int kWordSteps = kSteps / kKeyWords;                  // of a word, of each part
   // Values: a lane has whole 16-bit units.
   static constexpr int kUnitCodes = 16 / kBits;
   static constexpr int kUnits = (kRowBytes / 2 + 7) / 8;
@@ -105,17 +136,19 @@ __device__ __forceinline__ uint32_t CodePair(uint32_t x, int pair) {
   return (pair & 2 ? x >> 8 : x) & (pair & 1 ? 0x00f000f0u : 0x000f000fu);
 }
 
-// The same as plain float16 numbers.
+// The same with all pairs c * 2^-24.
 template <int kBits>
-__device__ __forceinline__ __half2 CodeHalves(uint32_t x, int pair) {
-  const uint32_t mask = kBits == 8 ? 0x00ff00ffu : pair & 1 ? 0x00f000f0u : 0x000f000fu;
-  const uint32_t shifted = (kBits == 8 ? pair : pair & 2) ? x >> 8 : x;
-  uint32_t
-      bits;  // (shifted & mask) | 1024's pattern, whose last place is 1: one instruction only if both are registers
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(bits) : "r"(shifted), "r"(mask), "r"(0x64006400u));
-  const __half2 v = *reinterpret_cast<const __half2*>(&bits);
-  if (kBits == 8 || pair % 2 == 0) return __hsub2(v, __float2half2_rn(1024.0f));
-  return __hfma2(v, __float2half2_rn(0.0625f), __float2half2_rn(-64.0f));
+__device__ __forceinline__ uint32_t SmallCodePair(uint32_t x, int pair) {
+  return kBits == 8 ? CodePair<8>(x, pair) : (x >> (4 * pair)) & 0x000f000fu;
+}
+
+template <int kBytes>
+__device__ __forceinline__ void AsyncCopy(uint32_t to, const void* from) {
+  if constexpr (kBytes == 16) {
+    CopyAsync16(to, from);
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(kBytes) : "memory");
+  }
 }
 
 __device__ __forceinline__ uint32_t Bits(__half2 v) { return *reinterpret_cast<const uint32_t*>(&v); }
@@ -125,121 +158,5 @@ __device__ __forceinline__ float Exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-
-// Where a lane's bytes of the first 16 keys and values of a head are: of key g, of value 2t, and their parameters.
-template <class Layout>
-struct DecodeSource {
-  const uint8_t *key, *value;
-  const uint32_t *key_params, *value_params;
-  int last;  // row of the head
-
-  __device__ __forceinline__ DecodeSource(const KvArgs& args, int64_t head_row) : last(args.present_k.rows - 1) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    key = args.present_k.codes + (head_row + g) * Layout::kRowBytes + Layout::KeySlice::Offset(t, 0);
-    value = args.present_v.codes + (head_row + 2 * t) * Layout::kRowBytes + Layout::ValueSlice::Offset(g, 0);
-    key_params = reinterpret_cast<const uint32_t*>(args.present_k.params) + head_row + g;
-    value_params = reinterpret_cast<const uint32_t*>(args.present_v.params) + head_row + g;
-  }
-};
-
-// 16 keys and values as they come from memory. Lane (g, t) = (lane / 4, lane % 4) has keys g and g + 8, values 2t, 2t +
-// 1, 2t + 8 and 2t + 9, and the parameters of g and g + 8.
-template <class Layout>
-struct DecodeTile {
-  uint32_t keys[2][Layout::kKeyParts][Layout::kKeyWords];
-  uint32_t values[4][Layout::ValueSlice::kWords];
-  uint32_t key_params[2], value_params[2];
-
-  __device__ __forceinline__ void LoadKeys(const DecodeSource<Layout>& from, int first) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const uint8_t* key = from.key + static_cast<int64_t>(first) * Layout::kRowBytes;
-    const uint32_t* param = from.key_params + first;
-    Rows(from, first, g, [&](const auto& row) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int at = row(8 * r);
-#pragma unroll
-        for (int part = 0; part < Layout::kKeyParts; ++part) {
-          Layout::KeySlice::Load(key + at * Layout::kRowBytes + part * Layout::kPartBytes, t, Layout::kPartBytes,
-                                 keys[r][part]);
-        }
-        key_params[r] = __ldg(param + at);
-      }
-    });
-  }
-
-  __device__ __forceinline__ void LoadValues(const DecodeSource<Layout>& from, int first) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const uint8_t* value = from.value + static_cast<int64_t>(first) * Layout::kRowBytes;
-    const uint32_t* param = from.value_params + first;
-    Rows(from, first, 2 * t, [&](const auto& row) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        Layout::ValueSlice::Load(value + row((i & 1) + 4 * (i & 2)) * Layout::kRowBytes, g, Layout::kRowBytes,
-                                 values[i]);
-      }
-    });
-    Rows(from, first, g, [&](const auto& row) {
-      value_params[0] = __ldg(param + row(0));
-      value_params[1] = __ldg(param + row(8));
-    });
-  }
-
- private:
-  // Calls `load` with a function that bounds the distance to a lane's first row, which is `own` rows behind `first`:
-  // rows behind the cache are read as its last one.
-  template <class Load>
-  __device__ static __forceinline__ void Rows(const DecodeSource<Layout>& from, int first, int own, const Load& load) {
-    if (first + kDecodeKeys - 1 <= from.last) {
-      load([](int row) { return row; });
-    } else {
-      const int most = from.last - first - own;
-      load([most](int row) { return min(row, most); });
-    }
-  }
-};
-
-__device__ __forceinline__ float2 ParamsOf(uint32_t both) { return __half22float2(Halves(both)); }
-
-// A warp's running softmax over its share of the keys, for queries 2t and 2t + 1 of each lane.
-template <class Layout>
-struct DecodeState {
-  float sums[Layout::kTiles][4] = {};   // y^T * value_factor * 2^-24, without the values' minima
-  float top[2] = {kNoScore, kNoScore};  // at most 8 below the largest score so far
-  float base[2] = {};                   // what weights are powers of 2 against: top, or 0 before there is one
-  float total[2] = {}, minima[2] = {};
-  float value_factor = 0x1p100f;  // brings weight * scale into float16's range: a power of two
-
-  // New `top` and `value_factor`, for scores (less `base`) and a value scale that have outgrown them.
-  __device__ __forceinline__ void Rescale(float (&score)[2][2], float largest) {
-    float fade[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      float high = fmaxf(top[j] - base[j], fmaxf(score[0][j], score[1][j]));
-#pragma unroll
-      for (int d = 4; d < 32; d *= 2) high = fmaxf(high, __shfl_xor_sync(~0u, high, d));
-      high = fmaxf(high, kNoScore);
-      fade[j] = Exp2(top[j] - base[j] - high);
-      if (high > kNoScore) {
-        score[0][j] -= high;
-        score[1][j] -= high;
-        top[j] = base[j] += high;
-      }
-      total[j] *= fade[j];
-      minima[j] *= fade[j];
-    }
-    // NaN scales need no room. Not negative, so ordered like their bits.
-    largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(fmaxf(largest, 0x1p-40f))));
-    const float power = __uint_as_float(((254u + 6u) << 23) - (__float_as_uint(largest) & 0x7f800000u));
-    const float factor = fminf(value_factor, power);  // largest * factor < 128
-    const float change = factor / value_factor;
-    value_factor = factor;
-#pragma unroll
-    for (int i = 0; i < Layout::kTiles; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sums[i][j] *= fade[j & 1] * change;
-    }
-  }
-};
 
 }  // namespace lowbit::cuda

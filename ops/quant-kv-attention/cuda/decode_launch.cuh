@@ -12,6 +12,8 @@ inline cudaError_t MakeDecodePlan(const KvArgs& args, int resident_warps, Decode
   cudaError_t e = cudaGetDevice(&device);
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (e == cudaSuccess)
+    e = cudaDeviceGetAttribute(&plan->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   plan->args = args;
   plan->row_blocks = (args.query_rows() + kDecodeRows - 1) / kDecodeRows;
   plan->hopper = major >= 9;
@@ -21,9 +23,9 @@ inline cudaError_t MakeDecodePlan(const KvArgs& args, int resident_warps, Decode
         static_cast<uint32_t>((0x100000000ull + args.group() - 1) / static_cast<unsigned>(args.group()));
   }
   const int64_t heads = static_cast<int64_t>(args.batch) * args.kv_heads * plan->row_blocks;
-  // Keys that are turned share the tables' rows with other heads, where there are heads enough.
-  while (args.rotate_on_read && plan->head_warps < 4 && args.kv_heads % (2 * plan->head_warps) == 0 &&
-         heads / plan->head_warps >= sms) {
+  // Keys that are turned share tables with other heads, where there are heads enough for all of the device.
+  while (args.rotate_on_read && plan->head_warps < kMostSharing && args.kv_heads % (2 * plan->head_warps) == 0 &&
+         heads / (2 * plan->head_warps) * most_split * resident_warps >= 7 * sms) {
     plan->head_warps *= 2;
   }
   // Doubled while all warps are on the device at once. Large clusters only find room on half of it.
@@ -42,11 +44,14 @@ cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
   cudaError_t e = MakeDecodePlan(args, kResidentWarps<kBits, kDim, kTurn>, &plan);
   if (e != cudaSuccess) return e;
   const int used = std::min(kDecodeRows, args.query_rows());
-  plan.table_offset = static_cast<int>((sizeof(float) * plan.warps * used * (kDim + 2) + 127) / 128 * 128);
-  const size_t tables = kTurn == Turn::kNone ? 0 : plan.warps / plan.head_warps * 2 * TableStage<kDim>::kStepBytes;
-  const size_t bytes = plan.table_offset + tables;
+  using Memory = DecodeMemory<kBits, kDim, kTurn>;
+  while (plan.warps > 1 && Memory::Bytes(plan.warps, plan.head_warps, used) > plan.shared_bytes) {
+    plan.warps /= 2;
+    plan.head_warps = std::min(plan.head_warps, plan.warps);
+  }
+  const int bytes = Memory::Bytes(plan.warps, plan.head_warps, used);
   auto* kernel = DecodeKernel<kBits, kDim, kTurn>;
-  e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (e != cudaSuccess) return e;
   // Started while the append kernel ends; a cluster where the keys are divided over blocks.
   cudaLaunchAttribute attributes[2]{};
@@ -59,7 +64,7 @@ cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
   launch.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(args.kv_heads / plan.head_warps),
                         static_cast<unsigned>(args.batch * plan.row_blocks));
   launch.blockDim = dim3(32 * static_cast<unsigned>(plan.warps));
-  launch.dynamicSmemBytes = bytes;
+  launch.dynamicSmemBytes = static_cast<size_t>(bytes);
   launch.stream = stream;
   launch.attrs = attributes;
   launch.numAttrs = !plan.hopper ? 0 : plan.split > 1 ? 2 : 1;

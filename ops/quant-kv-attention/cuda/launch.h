@@ -2,6 +2,7 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "ops/common/cuda/types.h"
@@ -42,6 +43,8 @@ struct KvArgs {
   const void* mask = nullptr;
   int64_t mask_batch_stride = 0, mask_head_stride = 0, mask_row_stride = 0;
   void* y = nullptr;  // [batch, S, heads * head_dim]
+  void* turned_keys =
+      nullptr;  // KvScratchBytes of memory for this run, or null: then keys are turned where they are used
 
   constexpr int group() const { return heads / kv_heads; }
   constexpr int row_bytes() const { return head_dim * bits / 8; }
@@ -70,6 +73,9 @@ extern const int kKvKernelCount;
 // The kernel for these facts on a device of this architecture; `forced`, a kernel's name or null, is taken if it
 // accepts.
 const KvKernel* ChooseKvKernel(const KvArgs& args, int arch, const char* forced);
+
+// Memory that makes this run faster with `kernel`, 0 for none.
+size_t KvScratchBytes(const KvArgs& args, const KvKernel& kernel);
 
 // Kernels' entry points: attention of every query over present. Asynchronous; no allocation, no synchronisation.
 cudaError_t LaunchKvDecodeU4(const KvArgs& args, cudaStream_t stream);

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "ops/common/cuda/wgmma.cuh"
-#include "ops/quant-kv-attention/cuda/prefill_rows.cuh"
+#include "ops/quant-kv-attention/cuda/prefill_keys.cuh"
 #include "ops/quant-kv-attention/cuda/tile_descriptors.cuh"
 
 namespace lowbit::cuda {
@@ -115,7 +115,7 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < kSlots; ++i) {
-      BarrierInit(key_full + i, 128);
+      BarrierInit(key_full + i, args.turned_keys ? 1 : 128);
       BarrierInit(value_full + i, 128);
       BarrierInit(key_empty + i, kMultiplyingWarps);
       BarrierInit(value_empty + i, kMultiplyingWarps);
@@ -131,7 +131,21 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
       Produce<kBits, kDim, true, decltype(filling)::value>(args, head_row, begin, end, key_tiles, stage, key_full,
                                                            key_empty);
     };
-    if (!args.rotate_on_read) {
+    if (args.turned_keys) {
+      if (threadIdx.x == 0) {
+        const int tiles = (args.limit + kKeys - 1) / kKeys;
+        const uint8_t* from = static_cast<const uint8_t*>(args.turned_keys) +
+                              (static_cast<int64_t>(b) * args.kv_heads + kv_head) * tiles * S::kTileBytes;
+        Ring at;
+        for (int key = begin; key < end; key += kKeys) {
+          BarrierWait(key_empty + at.slot, at.phase ^ 1);
+          BarrierArriveExpect(key_full + at.slot, S::kTileBytes);
+          BulkLoad(key_full + at.slot, key_tiles + at.slot * S::kTileBytes,
+                   from + static_cast<int64_t>(key / kKeys) * S::kTileBytes, S::kTileBytes);
+          at.Next();
+        }
+      }
+    } else if (!args.rotate_on_read) {
       produce(std::integral_constant<Filling, Filling::kPlain>{});
     } else if (args.rotary == KvRotary::kHalf && 2 * args.pairs == kDim) {
       produce(std::integral_constant<Filling, Filling::kHalves>{});
@@ -301,6 +315,12 @@ cudaError_t Launch(const KvArgs& args, cudaStream_t stream) {
   constexpr int kBytes = Shape<kDim>::kSharedBytes;
   const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (e != cudaSuccess) return e;
+  if (args.turned_keys) {
+    constexpr int kKeys = Shape<kDim>::kKeys;
+    const dim3 tiles(static_cast<unsigned>((args.limit + kKeys - 1) / kKeys), static_cast<unsigned>(args.kv_heads),
+                     static_cast<unsigned>(args.batch));
+    TurnKeysKernel<kBits, kDim, kKeys><<<tiles, kTurnThreads, 0, stream>>>(args);
+  }
   const dim3 grid((args.query_rows() + kRows - 1) / kRows, args.kv_heads, args.batch);
   kernel<<<grid, kThreads, kBytes, stream>>>(args);
   return cudaGetLastError();

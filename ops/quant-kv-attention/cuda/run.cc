@@ -80,8 +80,8 @@ std::vector<CudaKernelRow> QuantKvAttentionCudaKernels() {
   return rows;
 }
 
-Status RunAttentionOnCuda(const std::string& where, const kv::Args& args, int64_t batch, const int32_t* lengths,
-                          int64_t limit, void* stream) {
+Status RunAttentionOnCuda(const std::string& where, const KernelContext& context, const kv::Args& args, int64_t batch,
+                          const int32_t* lengths, int64_t limit, void* stream) {
   const int64_t rows = args.present_k.rows;
   LOWBIT_EXPECT(rows <= INT_MAX && batch <= 65535 && args.tokens * args.heads <= INT_MAX, where, ": batch ", batch,
                 ", ", args.tokens, " new tokens and a cache of ", rows,
@@ -92,9 +92,14 @@ Status RunAttentionOnCuda(const std::string& where, const kv::Args& args, int64_
   }
   int arch = 0;
   LOWBIT_TRY(FromCuda(CudaArchitecture(&arch), where));
-  const cuda::KvArgs on_device = Convert(args, batch, lengths, limit);
+  cuda::KvArgs on_device = Convert(args, batch, lengths, limit);
   const cuda::KvKernel* kernel =
       cuda::ChooseKvKernel(on_device, arch, ForcedCudaKernel<cuda::KvKernel>("QuantKvAttention", Names));
+  Temporary turned_keys;
+  if (const size_t bytes = cuda::KvScratchBytes(on_device, *kernel); bytes > 0) {
+    LOWBIT_TRY(AllocateOnCuda(where, context, bytes, &turned_keys));
+    on_device.turned_keys = turned_keys.data();
+  }
   LOWBIT_TRY(FromCuda(cuda::LaunchKvAppend(on_device, static_cast<cudaStream_t>(stream)), where));
   return FromCuda(kernel->run(on_device, static_cast<cudaStream_t>(stream)), where, " (kernel ", kernel->name,
                   ", B=", batch, ", S=", args.tokens, ", T=", args.past_k.rows, ")");

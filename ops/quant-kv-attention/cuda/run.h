@@ -15,8 +15,8 @@ std::vector<CudaKernelRow> QuantKvAttentionCudaKernels();
 
 /// Enqueues on `stream` and returns. Pointers in `args` are on the device, its `lengths` is not looked at: `lengths`,
 /// [batch] on the device or null, takes its place. A length beyond `limit` gives NaN.
-Status RunAttentionOnCuda(const std::string& where, const kv::Args& args, int64_t batch, const int32_t* lengths,
-                          int64_t limit, void* stream);
+Status RunAttentionOnCuda(const std::string& where, const KernelContext& context, const kv::Args& args, int64_t batch,
+                          const int32_t* lengths, int64_t limit, void* stream);
 
 /// Memory of the current device for one run.
 Status AllocateOnCuda(const std::string& where, const KernelContext& context, size_t bytes, Temporary* memory);

@@ -1,0 +1,127 @@
+// RoPE tables of the keys that a step turns, in shared memory.
+#pragma once
+#include "ops/quant-kv-attention/cuda/decode.cuh"
+
+namespace lowbit::cuda {
+
+// Codes are float16 subnormals, c * 2^-24 (or 16 times that): entries come as much larger as makes products normal
+// numbers. So they have to be below 16.
+constexpr float kTableUnit = 0x1p12f;
+
+constexpr int kMostSharing = 4;  // warps that share tables
+
+// Rows of 16 positions, those of this step and of the next, shared by warps that have the same keys of different heads.
+// Copies bring rows as they are; each lane then takes its own chunks apart and stores them as the left operands that
+// mma and the codes ask for: entries in the order of CodePair, {cos of keys g and g + 8, sin of both} for lane (g, t)
+// of each mma step.
+template <int kBits, int kDim, Turn kTurn>
+struct TableStage {
+  using Layout = DecodeLayout<kBits, kDim, kTurn>;
+  static constexpr int kPairs = kDim / 2, kChunks = kDim / 8;
+  static constexpr int kRowBytes = 16 * kChunks, kStepBytes = kDecodeKeys * kRowBytes;
+  // Rows as they come and operands, of the next step as well where some warps may be ahead.
+  static constexpr int Bytes(int sharing) { return (sharing == 1 ? 2 : 3) * kStepBytes; }
+  static constexpr int kAtOnce = 32 / kChunks;  // rows that a warp asks for at once, each lane one chunk
+  static_assert(kChunks <= 32 && kStepBytes == Layout::kSteps * 512);
+  const __half* from = nullptr;  // the lane's chunk of row `own`
+  int own = 0, warps = 1;
+  uint32_t raw = 0;      // shared address of what the lane asked for of row `own`
+  uint32_t place = 0;    // where its first entries go in the operands of even steps
+  uint32_t operand = 0;  // what it reads of them
+
+  // `warp` of the `sharing` warps that share.
+  __device__ __forceinline__ void Start(const KvArgs& args, uint32_t shared, int warp, int sharing) {
+    const int lane = threadIdx.x % 32, chunk = lane % kChunks;
+    warps = sharing;
+    own = warp * kAtOnce + lane / kChunks;
+    from = Keep(static_cast<const __half*>(chunk < kChunks / 2 ? args.cos : args.sin) + chunk % (kChunks / 2) * 8 +
+                own * kPairs);
+    raw = Keep(shared + own * kRowBytes + chunk * 16);
+    place = Keep(shared + kStepBytes + RowPlace(own) + (chunk < kChunks / 2 ? 0 : 8) +
+                 OperandOf(chunk % (kChunks / 2) * 8));
+    operand = Keep(shared + kStepBytes + lane * 16);
+  }
+
+  // Asks for this warp's share of the rows of positions [first, first + 16); those beyond the tables are left out.
+  __device__ __forceinline__ void Ask(const KvArgs& args, int first) const {
+    const int there = args.limit - first - own;
+    const __half* rows = from + static_cast<int64_t>(first) * kPairs;
+    Rows([&](int row, int) {
+      if (row < there) AsyncCopy16(raw + row * kRowBytes, rows + row * kPairs);
+    });
+  }
+
+  // Makes operands of what this warp asked for, which has come; then waits until all have. `barrier` is theirs.
+  __device__ __forceinline__ void Arrange(int step, int barrier) const {
+    const uint32_t to = place + Slot(step);
+    const __half2 unit = __float2half2_rn(kTableUnit);
+    Rows([&](int row, int far) {
+      const uint4 v = LoadShared16(raw + row * kRowBytes);
+      uint32_t w[4] = {v.x, v.y, v.z, v.w};
+      if constexpr (kWordEntries == 8) {
+        w[0] = __byte_perm(v.x, v.z, 0x5410), w[1] = __byte_perm(v.x, v.z, 0x7632);
+        w[2] = __byte_perm(v.y, v.w, 0x5410), w[3] = __byte_perm(v.y, v.w, 0x7632);
+      } else if constexpr (kWordEntries == 4) {
+        w[0] = __byte_perm(v.x, v.y, 0x5410), w[1] = __byte_perm(v.x, v.y, 0x7632);
+        w[2] = __byte_perm(v.z, v.w, 0x5410), w[3] = __byte_perm(v.z, v.w, 0x7632);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        StoreShared4(to + far + Further(i), Bits(__hmul2(Halves(w[i]), unit)));
+      }
+    });
+    if (warps == 1) {
+      __syncwarp();
+    } else {
+      NamedBarrier(barrier, 32 * warps);
+    }
+  }
+
+  // Of an mma step: cos of keys g and g + 8, and sin.
+  __device__ __forceinline__ uint4 Load(int step, int mma_step) const {
+    return LoadShared16(operand + Slot(step) + mma_step * 512);
+  }
+
+ private:
+  static constexpr int kWordEntries = Layout::kWordCodes / (kTurn == Turn::kInterleaved ? 2 : 1);  // of a word of codes
+
+  // Where an entry and its neighbour in the operand go: their mma step and lane. `entry` is even; of a word's entries,
+  // those from 2i on are the i-th operand's.
+  __device__ static __forceinline__ int OperandOf(int entry) {
+    constexpr int kPiece = Layout::KeySlice::kPiece;
+    const int word_entry = entry % kWordEntries, channel = (entry - word_entry) * (kTurn == Turn::kInterleaved ? 2 : 1);
+    const int byte = channel * kBits / 8, piece = byte / kPiece;
+    const int word = (piece / 4 * kPiece + byte % kPiece) / 4;
+    return (word * Layout::kWordSteps + word_entry / 2) * 512 + piece % 4 * 16;
+  }
+
+  // Where the operands of a step begin; warps that share none are never ahead.
+  __device__ __forceinline__ int Slot(int step) const { return warps == 1 ? 0 : step % 2 * kStepBytes; }
+
+  // From a chunk's first entries to its others: those of one word of codes are neighbouring steps.
+  __device__ __forceinline__ int Further(int i) const {
+    if (kWordEntries == 8) return i * 512;
+    const int entry = threadIdx.x % (kChunks / 2) * 8;
+    return OperandOf(entry + 2 * i) - OperandOf(entry);
+  }
+
+  // Where a row lies in an operand: lanes have rows g and g + 8.
+  __device__ static __forceinline__ int RowPlace(int row) { return row % 8 * 64 + row / 8 * 4; }
+
+  // Calls `each` with the distance to row `own` and that of their places, for each of the lane's rows.
+  template <class Each>
+  __device__ __forceinline__ void Rows(const Each& each) const {
+    if (warps == kMostSharing) {
+#pragma unroll
+      for (int row = 0; row < kDecodeKeys; row += kAtOnce * kMostSharing) {
+        each(row, kAtOnce * kMostSharing == 8 ? row / 8 * 4 : RowPlace(own + row) - RowPlace(own));
+      }
+    } else {
+      for (int row = 0; row + own < kDecodeKeys; row += kAtOnce * warps) {
+        each(row, RowPlace(own + row) - RowPlace(own));
+      }
+    }
+  }
+};
+
+}  // namespace lowbit::cuda
