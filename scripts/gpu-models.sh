@@ -45,7 +45,7 @@ prepare_trained() {
 job() { # NAME WORK OUT
   local name=$1 work=$2 out=$3 b=$root/dist/bench/gpu layers=8 deep=32
   local prefill="prefill:1x2048" decode="decode:1x1024 decode:16x1024 decode:64x1024" batches="decode:1x1024 decode:16x1024 decode:64x1024 decode:128x1024"
-  local most_float=largest:19x1024 most=largest:139x1024 texts="1x512 16x512 64x512"
+  local most_float=largest:19x1024 most=largest:146x1024 texts="1x512 16x512 64x512"
   [ -n "$small" ] && layers=2 deep=3 prefill=prefill:1x32 decode="decode:1x16 decode:3x16" batches="decode:1x16 decode:2x16" &&
     most_float=largest:2x16 most=largest:3x16 texts='1x20 3x20'
   # shellcheck disable=SC2086
@@ -62,8 +62,8 @@ job() { # NAME WORK OUT
         timeout 100 "$node" "$b/generate.js" "$work/stack/$(file_of "$m")-$deep.onnx" "$out/generate-$(file_of "$m").json" $cpu $texts
       done ;;
     limit)
-      stack "$work" "$out" float16 "$deep" limit 60 --limit 24000000000 $most_float
-      for m in "$in_place" "$in_place_post"; do stack "$work" "$out" "$m" "$deep" limit 60 --limit 24000000000 $most; done ;;
+      stack "$work" "$out" float16 "$deep" limit 60 --graph --limit 24000000000 $most_float
+      for m in "$in_place" "$in_place_post"; do stack "$work" "$out" "$m" "$deep" limit 60 --graph --limit 24000000000 $most; done ;;
     perplexity)
       ls "$work"/trained/*_*.onnx | timeout 240 xargs -P "${PERPLEXITY_JOBS:-6}" -n 1 \
         "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "${CPU_WINDOWS:-100}" ;;
