@@ -1,11 +1,9 @@
 import { deepEqual, equal, ok, rejects, throws } from 'node:assert/strict';
-import { analyze } from '../../graph-rewrite/analyze/index.js';
 import {
   applyPlan,
   explain,
   findRecipe,
   loadModel,
-  makePlan,
   roundWeights,
   saveModel,
   withSettings,
@@ -14,21 +12,10 @@ import {
 import { linearSize } from '../../graph-rewrite/cli/linear-size.js';
 import { parsePlan, type Plan } from '../../graph-rewrite/plan/index.js';
 import { compareModels } from '../../graph-rewrite/verify/index.js';
-import { loadNative } from '../../native/js/load.js';
 import { temporaryFolder } from '../helpers/files.js';
 import { createSession } from '../helpers/session.js';
-import { randomStats } from '../helpers/stats.js';
-import { sqnr, zooFeeds, zooPath } from '../helpers/zoo.js';
-
-const path = zooPath('llama_kv_dynamo18');
-const native = loadNative().addon;
-
-function prepare(recipe: string, ...settings: string[]) {
-  const model = loadModel(path);
-  const analysis = analyze(model);
-  const plan = makePlan(analysis, randomStats(analysis), withSettings(findRecipe(recipe), settings), model);
-  return { model, analysis, plan, createSession, native, threads: 1, load: () => loadModel(path) };
-}
+import { sqnr, zooFeeds } from '../helpers/zoo.js';
+import { native, path, prepare } from './prepare.js';
 
 describe('low-rank terms', () => {
   const folder = temporaryFolder();
@@ -36,9 +23,8 @@ describe('low-rank terms', () => {
 
   /** Rewrites and runs; the output's quality, and what rounding reported. */
   async function rewritten(recipe: string, ...settings: string[]) {
-    const { model, analysis, plan, ...rest } = prepare(recipe, ...settings);
+    const { model, analysis, plan, feeds, ...rest } = prepare(recipe, ...settings);
     const rounding = plan.predicted.rounding;
-    const feeds = [1, 2].map((batch) => zooFeeds(model, { batch, tokens: 60 }));
     const used = rounding?.passes ? feeds : [];
     const work = folder.path(`work${runs++}`);
     const rounded = rounding && (await roundWeights({ ...rest, analysis, plan, feeds: used, folder: work }));

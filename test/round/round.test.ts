@@ -4,7 +4,6 @@ import { analyze } from '../../graph-rewrite/analyze/index.js';
 import {
   applyPlan,
   findRecipe,
-  loadModel,
   makePlan,
   roundWeights,
   saveModel,
@@ -13,25 +12,14 @@ import {
 } from '../../graph-rewrite/index.js';
 import { hessianGroups, listProducts, parsePlan, roundingPasses } from '../../graph-rewrite/plan/index.js';
 import { defaultGptq } from '../../graph-rewrite/recipes/recipe.js';
-import { loadNative } from '../../native/js/load.js';
 import { Graph } from '../../graph-rewrite/ir/index.js';
 import { temporaryFolder } from '../helpers/files.js';
 import { TestGraph } from '../helpers/graph.js';
 import { createSession } from '../helpers/session.js';
-import { randomStats } from '../helpers/stats.js';
-import { sqnr, zooFeeds, zooPath } from '../helpers/zoo.js';
+import { sqnr } from '../helpers/zoo.js';
+import { native, path, prepare as prepareAs } from './prepare.js';
 
-const path = zooPath('llama_kv_dynamo18');
-const native = loadNative().addon;
-
-function prepare(...settings: string[]) {
-  const model = loadModel(path);
-  const analysis = analyze(model);
-  const recipe = withSettings(findRecipe('atom-w4a4'), settings);
-  const plan = makePlan(analysis, randomStats(analysis), recipe, model);
-  const feeds = [1, 2].map((batch) => zooFeeds(model, { batch, tokens: 60 }));
-  return { model, analysis, plan, feeds, createSession, native, threads: 1, load: () => loadModel(path) };
-}
+const prepare = (...settings: string[]) => prepareAs('atom-w4a4', ...settings);
 
 const productsOf = ({ plan, analysis }: ReturnType<typeof prepare>) =>
   listProducts(plan, (name) => analysis.linears.find((site) => site.name === name)!);
