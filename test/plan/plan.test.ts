@@ -1,4 +1,5 @@
 import { deepEqual, equal, match, ok, throws } from 'node:assert/strict';
+import { LowbitError } from '../../ops/common/errors.js';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { applyPlan, findRecipe, makePlan, withSettings, type Plan, type Recipe } from '../../graph-rewrite/index.js';
 import type { ChannelStats } from '../../graph-rewrite/calibrate/stats.js';
@@ -272,6 +273,34 @@ describe('plan: as a file', () => {
       throws(() => parsePlan(each, 'plan.json'), message);
     });
   }
+
+  it('anything in place of any field is a plan too or told where it is wrong', () => {
+    const whole = copy();
+    let refused = 0;
+    const spoil = (holder: Record<string, unknown>): void => {
+      for (const [key, value] of Object.entries(holder)) {
+        for (const other of [null, undefined, [], {}, -1, 0.5, 1e99, '', true]) {
+          holder[key] = other;
+          try {
+            parsePlan(whole, 'plan.json');
+          } catch (error) {
+            ok(error instanceof LowbitError && error.code === 'usage', `${key} = ${String(other)}: ${String(error)}`);
+            refused++;
+          }
+        }
+        holder[key] = value;
+        if (typeof value === 'object' && value !== null) spoil(value as Record<string, unknown>);
+      }
+    };
+    // Of the lists one element: the others are of its form.
+    for (const list of ['inputs', 'sites']) (whole[list] as unknown[]).splice(1);
+    (whole['inputs'] as { sites: unknown[] }[])[0]!.sites.splice(1);
+    deepEqual(parsePlan(whole, 'plan.json').sites.length, 1);
+    spoil(whole);
+    ok(refused > 300, String(refused));
+    for (const value of [null, [], 'x', 7])
+      throws(() => parsePlan(value, 'plan.json'), /plan\.json: is .*, expected an object/);
+  });
 
   it('is refused for another model, also one of the same shape with other weights', () => {
     throws(
