@@ -24,15 +24,16 @@ __device__ double LoadFloat(DType type, const void* p, int64_t i) {
   return __bfloat162float(static_cast<const __nv_bfloat16*>(p)[i]);
 }
 
-// y and how far a kernel may be from it, for rows first, first + step, ...; fp8_bound for FP8 tensor cores.
+// y and how far a kernel may be from it, for rows first, first + step, ...; rough_bound for FP8 tensor cores and for
+// scales multiplied into 16-bit weights.
 __global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step, double* y, double* bound,
-                                double* fp8_bound) {
+                                double* rough_bound) {
   const int n = blockIdx.x * blockDim.x + threadIdx.x;
   const int64_t m = first + blockIdx.y * step;
   if (n >= args.n) return;
   const __half* b_scale = reinterpret_cast<const __half*>(args.b_scale);
   const int body = args.k - args.outliers;
-  double total = 0, magnitude = 0, body_magnitude = 0;
+  double total = 0, magnitude = 0, body_magnitude = 0, activations = 0;
   int segments = 0;
   for (int start = 0; start < args.k;) {
     const bool outlier = start >= body;
@@ -53,7 +54,7 @@ __global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step
       const double a = args.a_format == Format::kNone
                            ? LoadFloat(args.type, args.a, at)
                            : ValueOf(outlier ? Format::kS8 : args.a_format, static_cast<const uint8_t*>(args.a)[at]);
-      sum += a * w, part += a * w, absolute += fabs(a * w);
+      sum += a * w, part += a * w, absolute += fabs(a * w), activations += fabs(a);
       if ((k - start) % 32 == 31 || k + 1 == start + length) parts += fabs(part), part = 0, ++segments;
     }
     double scale =
@@ -79,14 +80,18 @@ __global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step
     total += v, magnitude += fabs(v);
   }
   double error = ((args.integers() ? 0 : args.k) + segments + 4) * 0x1p-24 * magnitude + 0x1p-120;
-  const double fp8_error = args.integers() ? 0 : 0x1p-10 * body_magnitude;
+  double rough_error = args.integers() ? 0 : 0x1p-10 * body_magnitude;
+  if (args.a_format == Format::kNone) {
+    const bool half = args.type == DType::kF16;
+    rough_error = (half ? 0x1p-11 : 0x1.02p-9) * body_magnitude + (half ? 0x1p-25 * activations : 0);
+  }
   const int64_t at = blockIdx.y * static_cast<int64_t>(args.n) + n;
   y[at] = total;
-  for (int fp8 = 0; fp8 < 2; ++fp8) {
-    double e = error + fp8 * fp8_error;
+  for (int rough = 0; rough < 2; ++rough) {
+    double e = error + rough * rough_error;
     if (args.type == DType::kF16) e += (fabs(total) + e) * 0x1p-11 + 0x1p-25;
     if (args.type == DType::kBF16) e += (fabs(total) + e) * 0x1p-8;
-    (fp8 ? fp8_bound : bound)[at] = e;
+    (rough ? rough_bound : bound)[at] = e;
   }
 }
 
@@ -204,11 +209,11 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   // Rows checked: all of a small product, at most 48 spread ones of a large.
   const int64_t step = c.m <= 160 ? 1 : c.m / 48 | 1;
   const int64_t checked = (c.m + step - 1) / step;
-  DeviceArray<double> want(checked * c.n), bound(checked * c.n), fp8_bound(checked * c.n);
+  DeviceArray<double> want(checked * c.n), bound(checked * c.n), rough_bound(checked * c.n);
   const dim3 grid((c.n + 127) / 128, static_cast<unsigned>(checked));
-  ReferenceKernel<<<grid, 128>>>(args, 0, step, want.get(), bound.get(), fp8_bound.get());
+  ReferenceKernel<<<grid, 128>>>(args, 0, step, want.get(), bound.get(), rough_bound.get());
   CHECK_CUDA(cudaDeviceSynchronize());
-  const auto y_want = want.host(), y_bound = bound.host(), y_fp8_bound = fp8_bound.host();
+  const auto y_want = want.host(), y_bound = bound.host(), y_rough_bound = rough_bound.host();
 
   const auto check = [&](const char* name, const std::vector<double>& allowed, auto&& run) {
     DeviceArray<uint8_t> y(c.m * c.n * element);
@@ -243,13 +248,25 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   for (int i = 0; i < cuda::kGemmKernelCount; ++i) {
     const cuda::GemmKernel& kernel = cuda::kGemmKernels[i];
     if (cuda::ChooseGemmKernel(args, arch, kernel.name) != &kernel) continue;
-    const bool fp8 = kernel.run == cuda::LaunchFp8Sm90 || kernel.run == cuda::LaunchBatchMinifloat;
-    check(kernel.name, fp8 ? y_fp8_bound : y_bound, [&] { return kernel.run(args, nullptr); });
+    const bool rough = kernel.run == cuda::LaunchFp8Sm90 || kernel.run == cuda::LaunchBatchMinifloat ||
+                       kernel.run == cuda::LaunchWeightOnlySm90;
+    check(kernel.name, rough ? y_rough_bound : y_bound, [&] { return kernel.run(args, nullptr); });
   }
-  if (arch != 90 || !cuda::AcceptsFp8Sm90(args)) return;
+  if (arch != 90) return;
+  for (const cuda::WideShape& shape : cuda::kWideShapes) {
+    const std::string name = " " + std::to_string(shape.tokens) + " x " + std::to_string(shape.split);
+    if (cuda::AcceptsS8Sm90(args)) {
+      check(("s8" + name).c_str(), y_bound, [&] { return cuda::LaunchS8Sm90With(args, shape, nullptr); });
+    }
+    if (cuda::AcceptsWeightOnlySm90(args)) {
+      check(("f16s4" + name).c_str(), y_rough_bound,
+            [&] { return cuda::LaunchWeightOnlySm90With(args, shape, nullptr); });
+    }
+  }
+  if (!cuda::AcceptsFp8Sm90(args)) return;
   for (const cuda::Fp8Shape& shape : cuda::kFp8Shapes) {
     const std::string name = "fp8 " + std::to_string(shape.tokens) + " x " + std::to_string(shape.split);
-    check(name.c_str(), y_fp8_bound, [&] { return cuda::LaunchFp8Sm90With(args, shape, nullptr); });
+    check(name.c_str(), y_rough_bound, [&] { return cuda::LaunchFp8Sm90With(args, shape, nullptr); });
   }
 }
 
@@ -268,48 +285,23 @@ void TestGemm(Tally& tally, bool quick) {
     Format weight, a;
   };
   // Every format, group and alignment that a kernel treats differently; N and K with tails.
-  const Shape shapes[] = {{1, 16, 0, 0, 0, s4, s4},
-                          {5, 17, 0, 0, 0, s4, s8},
-                          {24, 256, 80, 16, 16, s4, s4},
-                          {33, 288, 96, 96, 96, s4, s4},
-                          {40, 1024, 128, 128, 128, s4, s4},
-                          {200, 640, 128, 128, 128, s4, s4},
-                          {264, 512, 0, 64, 64, s4, s4},
-                          {136, 512, 128, 32, 32, s4, s4},
-                          {520, 768, 0, 0, 0, s4, s4},
-                          {128, 768, 128, 0, 0, s4, s4},
-                          {64, 1024, 0, 0, 128, s4, s4},
-                          {264, 1024, 0, 256, 0, s4, s8},
-                          {256, 512, 0, 0, 0, s8, s8},
-                          {72, 400, 0, 0, 0, s8, s8},
-                          {24, 512, 64, 64, 64, s8, s8},
-                          {136, 640, 128, 128, 0, s8, s8},
-                          {96, 512, 0, 128, 0, s4, none},
-                          {40, 256, 0, 32, 0, s4, none},
-                          {72, 384, 0, 0, 0, s4, none},
-                          {48, 320, 0, 64, 0, s8, none},
-                          {17, 100, 0, 0, 0, s4, none},
-                          {40, 1024, 128, 128, 128, s4, x4},
-                          {200, 640, 128, 128, 128, s4, x4},
-                          {136, 512, 128, 32, 32, s4, x4},
-                          {520, 768, 0, 0, 0, s4, x4},
-                          {264, 1152, 64, 0, 0, s4, x4},
-                          {24, 512, 64, 64, 64, s8, x4},
-                          {264, 768, 0, 128, 0, e2m1, e4m3},
-                          {200, 640, 128, 128, 0, e2m1, e4m3},
-                          {40, 512, 0, 0, 0, e3m0, e4m3},
-                          {136, 512, 0, 128, 0, bnb, e4m3},
-                          {72, 512, 0, 256, 0, e2m1, e5m2},
-                          {200, 640, 0, 128, 0, e4m3, e4m3},
-                          {264, 1024, 0, 0, 0, e4m3, e5m2},
-                          {128, 512, 0, 128, 128, e4m3, e4m3},
-                          {136, 640, 128, 128, 0, s4, e4m3},
-                          {33, 288, 0, 96, 0, e2m1, e4m3},
-                          {24, 256, 0, 0, 0, e2m1, s8},
-                          {17, 100, 0, 0, 0, e2m1, none},
-                          {64, 512, 0, 128, 128, e2m1, s4},
-                          {40, 256, 0, 64, 0, s8, e4m3},
-                          {24, 128, 0, 0, 0, e4m3, none}};
+  const Shape shapes[] = {
+      {1, 16, 0, 0, 0, s4, s4},          {5, 17, 0, 0, 0, s4, s8},          {24, 256, 80, 16, 16, s4, s4},
+      {33, 288, 96, 96, 96, s4, s4},     {40, 1024, 128, 128, 128, s4, s4}, {200, 640, 128, 128, 128, s4, s4},
+      {264, 512, 0, 64, 64, s4, s4},     {136, 512, 128, 32, 32, s4, s4},   {520, 768, 0, 0, 0, s4, s4},
+      {128, 768, 128, 0, 0, s4, s4},     {64, 1024, 0, 0, 128, s4, s4},     {264, 1024, 0, 256, 0, s4, s8},
+      {256, 512, 0, 0, 0, s8, s8},       {72, 400, 0, 0, 0, s8, s8},        {392, 1040, 0, 0, 0, s8, s8},
+      {24, 512, 64, 64, 64, s8, s8},     {136, 640, 128, 128, 0, s8, s8},   {96, 512, 0, 128, 0, s4, none},
+      {40, 256, 0, 32, 0, s4, none},     {72, 384, 0, 0, 0, s4, none},      {200, 640, 0, 32, 0, s4, none},
+      {264, 1152, 0, 64, 0, s4, none},   {392, 1152, 0, 128, 0, s4, none},  {48, 320, 0, 64, 0, s8, none},
+      {17, 100, 0, 0, 0, s4, none},      {40, 1024, 128, 128, 128, s4, x4}, {200, 640, 128, 128, 128, s4, x4},
+      {136, 512, 128, 32, 32, s4, x4},   {520, 768, 0, 0, 0, s4, x4},       {264, 1152, 64, 0, 0, s4, x4},
+      {24, 512, 64, 64, 64, s8, x4},     {264, 768, 0, 128, 0, e2m1, e4m3}, {200, 640, 128, 128, 0, e2m1, e4m3},
+      {40, 512, 0, 0, 0, e3m0, e4m3},    {136, 512, 0, 128, 0, bnb, e4m3},  {72, 512, 0, 256, 0, e2m1, e5m2},
+      {200, 640, 0, 128, 0, e4m3, e4m3}, {264, 1024, 0, 0, 0, e4m3, e5m2},  {128, 512, 0, 128, 128, e4m3, e4m3},
+      {136, 640, 128, 128, 0, s4, e4m3}, {33, 288, 0, 96, 0, e2m1, e4m3},   {24, 256, 0, 0, 0, e2m1, s8},
+      {17, 100, 0, 0, 0, e2m1, none},    {64, 512, 0, 128, 128, e2m1, s4},  {40, 256, 0, 64, 0, s8, e4m3},
+      {24, 128, 0, 0, 0, e4m3, none}};
   uint64_t seed = 1000;
   for (const Shape& s : shapes) {
     for (const int64_t m : {1, 2, 7, 16, 17, 64, 65, 129, 300}) {
@@ -336,8 +328,7 @@ void TestGemm(Tally& tally, bool quick) {
         RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF16, true, true, false}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 0, 0, 0, s8, s8, DType::kF16, true, true, false}, arch, ++seed);
-        if (m <= 64)
-          RunCase(tally, {m, size[0], size[1], 0, 128, 0, s4, none, DType::kF16, true, false, false}, arch, ++seed);
+        RunCase(tally, {m, size[0], size[1], 0, 128, 0, s4, none, DType::kF16, true, false, false}, arch, ++seed);
       }
     }
   }

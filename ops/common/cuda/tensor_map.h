@@ -8,7 +8,7 @@
 namespace lowbit::cuda {
 
 // A matrix of `rows` x `columns` bytes, rows `stride` bytes apart; a copy takes box_rows x box_columns of it, with
-// zeros where the box leaves the matrix. `swizzle` is box_columns wide: 64 or 128 bytes.
+// zeros where the box leaves the matrix. The swizzle is box_columns wide: 32, 64 or 128 bytes.
 struct ByteMatrix {
   const void* base = nullptr;
   uint64_t rows = 0, columns = 0, stride = 0;

@@ -16,6 +16,10 @@ namespace lowbit::cuda {
   LOWBIT_LIST32                                                                                                 \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, " \
   "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define LOWBIT_LIST88                                                                                           \
+  LOWBIT_LIST64                                                                                                 \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, " \
+  "%85, %86, %87"
 #define LOWBIT_LIST128                                                                                           \
   LOWBIT_LIST64                                                                                                  \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, "  \
@@ -28,6 +32,7 @@ namespace lowbit::cuda {
 #define LOWBIT_OUT16(c, d, i) LOWBIT_OUT8(c, d, i), LOWBIT_OUT8(c, d, i + 8)
 #define LOWBIT_OUT32(c, d, i) LOWBIT_OUT16(c, d, i), LOWBIT_OUT16(c, d, i + 16)
 #define LOWBIT_OUT64(c, d, i) LOWBIT_OUT32(c, d, i), LOWBIT_OUT32(c, d, i + 32)
+#define LOWBIT_OUT88(c, d, i) LOWBIT_OUT64(c, d, i), LOWBIT_OUT16(c, d, i + 64), LOWBIT_OUT8(c, d, i + 80)
 #define LOWBIT_OUT128(c, d, i) LOWBIT_OUT64(c, d, i), LOWBIT_OUT64(c, d, i + 64)
 
 // One overload a size: `shape` and `types` as in PTX, `tail` the operands behind the predicate.
@@ -63,6 +68,8 @@ LOWBIT_WGMMA_FLOATS(WgmmaE4M3E5M2, "f32.e4m3.e5m2")
 // int8 on both sides, 32 channels.
 LOWBIT_WGMMA_SHARED(WgmmaS8, int, 128, "+r", LOWBIT_LIST128, LOWBIT_OUT128, "m64n256k32", "s32.s8.s8", "", "%128",
                     "%129", "%130")
+LOWBIT_WGMMA_SHARED(WgmmaS8, int, 88, "+r", LOWBIT_LIST88, LOWBIT_OUT88, "m64n176k32", "s32.s8.s8", "", "%88", "%89",
+                    "%90")
 LOWBIT_WGMMA_SHARED(WgmmaS8, int, 64, "+r", LOWBIT_LIST64, LOWBIT_OUT64, "m64n128k32", "s32.s8.s8", "", "%64", "%65",
                     "%66")
 LOWBIT_WGMMA_SHARED(WgmmaS8, int, 32, "+r", LOWBIT_LIST32, LOWBIT_OUT32, "m64n64k32", "s32.s8.s8", "", "%32", "%33",
@@ -91,6 +98,10 @@ LOWBIT_WGMMA_REGISTERS(WgmmaS8, int, 32, "+r", LOWBIT_LIST32, LOWBIT_OUT32, "m64
                        "%34", "%35", "%36", "%37")
 
 // 16-bit floats, 16 channels, the rows of B side by side along its channels.
+LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 128, "+f", LOWBIT_LIST128, LOWBIT_OUT128, "m64n256k16", "f32.f16.f16",
+                       ", 1, 1, 0", "%128", "%129", "%130", "%131", "%132", "%133")
+LOWBIT_WGMMA_REGISTERS(WgmmaBF16, float, 128, "+f", LOWBIT_LIST128, LOWBIT_OUT128, "m64n256k16", "f32.bf16.bf16",
+                       ", 1, 1, 0", "%128", "%129", "%130", "%131", "%132", "%133")
 LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 64, "+f", LOWBIT_LIST64, LOWBIT_OUT64, "m64n128k16", "f32.f16.f16", ", 1, 1, 0",
                        "%64", "%65", "%66", "%67", "%68", "%69")
 LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 32, "+f", LOWBIT_LIST32, LOWBIT_OUT32, "m64n64k16", "f32.f16.f16", ", 1, 1, 0",
@@ -144,12 +155,14 @@ __device__ __forceinline__ void SumsAreReady(T (&d)[kCount]) {
 #undef LOWBIT_WGMMA_SHARED
 #undef LOWBIT_WGMMA_REGISTERS
 #undef LOWBIT_OUT128
+#undef LOWBIT_OUT88
 #undef LOWBIT_OUT64
 #undef LOWBIT_OUT32
 #undef LOWBIT_OUT16
 #undef LOWBIT_OUT8
 #undef LOWBIT_OUT4
 #undef LOWBIT_LIST128
+#undef LOWBIT_LIST88
 #undef LOWBIT_LIST64
 #undef LOWBIT_LIST32
 #undef LOWBIT_LIST16

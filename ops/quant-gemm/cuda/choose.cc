@@ -8,14 +8,13 @@ namespace {
 
 // Below this many tokens reading the weights takes longer than multiplying them.
 constexpr int64_t kFewTokens = 64;
+// The same where tiles of tokens are narrow and the blocks of a cluster divide the input channels.
+constexpr int64_t kFewestTokens = 16;
 
 bool Anything(const GemmArgs&) { return true; }
-bool ManyS8(const GemmArgs& args) { return args.m > kFewTokens && AcceptsS8Sm90(args); }
+bool ManyS8(const GemmArgs& args) { return args.m > kFewestTokens && AcceptsS8Sm90(args); }
 bool ManyGroup(const GemmArgs& args) { return args.m > kFewTokens && AcceptsGroupSm90(args); }
-bool ManyWeightOnly(const GemmArgs& args) {
-  const bool wide = args.n >= 8192;  // enough tiles for the device even with one row of them
-  return args.m > (wide ? kFewTokens / 4 : kFewTokens) && AcceptsWeightOnlySm90(args);
-}
+bool ManyWeightOnly(const GemmArgs& args) { return args.m > kFewTokens / 2 && AcceptsWeightOnlySm90(args); }
 
 // Also few tokens where no kernel for them takes the product, or has to convert too much.
 bool Fp8(const GemmArgs& args) {
@@ -26,7 +25,36 @@ bool Fp8(const GemmArgs& args) {
 // Up to 8 tokens are one tile of mma.sync: nothing is gained by putting them in order for wgmma.
 bool BatchCodes(const GemmArgs& args) { return args.m > 8 && AcceptsBatch(args); }
 
+// Hundredths of a microsecond on an H200: a step of 128 input channels of a block, and everything else of a tile.
+struct WideTimes {
+  WideShape shape;
+  int step, rest;
+};
+constexpr WideTimes kCodeTimes[] = {{{64, 1}, 21, 290},  {{64, 2}, 25, 440},  {{128, 1}, 31, 320},
+                                    {{128, 2}, 38, 460}, {{176, 1}, 53, 110}, {{256, 1}, 77, 150}};
+constexpr WideTimes kFloatTimes[] = {{{64, 1}, 72, 300},  {{64, 2}, 72, 460},   {{128, 1}, 84, 330},
+                                     {{128, 2}, 86, 480}, {{256, 1}, 128, 280}, {{256, 2}, 130, 700}};
+
+template <int kCount>
+WideShape LeastTime(const GemmArgs& args, const WideTimes (&times)[kCount]) {
+  constexpr int64_t kBlocks = 132, kChannels = 128, kStep = 128;
+  const int64_t steps = (args.k + kStep - 1) / kStep, columns = (args.n + kChannels - 1) / kChannels;
+  WideShape best{};
+  int64_t least = INT64_MAX;
+  for (const WideTimes& t : times) {
+    const int64_t tiles = (args.m + t.shape.tokens - 1) / t.shape.tokens * columns;
+    const int64_t waves = (tiles * t.shape.split + kBlocks - 1) / kBlocks;
+    const int64_t time = waves * ((steps + t.shape.split - 1) / t.shape.split * t.step + t.rest);
+    if (time < least) least = time, best = t.shape;
+  }
+  return best;
+}
+
 }  // namespace
+
+WideShape ChooseWideShape(const GemmArgs& args) {
+  return args.a_format == Format::kNone ? LeastTime(args, kFloatTimes) : LeastTime(args, kCodeTimes);
+}
 
 const GemmKernel kGemmKernels[] = {
     {"s8s8_wgmma__sm90", 90, 90, ManyS8, AcceptsS8Sm90, LaunchS8Sm90},

@@ -98,13 +98,21 @@ Fp8Shape ChooseFp8Shape(const GemmArgs& args);
 bool AcceptsFp8Sm90(const GemmArgs& args);
 cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t stream);
 cudaError_t LaunchFp8Sm90(const GemmArgs& args, cudaStream_t stream);
+// The same of the s8s8 and f16s4 kernels; 176 tokens are for the first alone.
+struct WideShape {
+  int tokens, split;
+};
+constexpr WideShape kWideShapes[] = {{64, 1}, {64, 2}, {128, 1}, {128, 2}, {176, 1}, {256, 1}, {256, 2}};
+WideShape ChooseWideShape(const GemmArgs& args);
 bool AcceptsS8Sm90(const GemmArgs& args);
+cudaError_t LaunchS8Sm90With(const GemmArgs& args, WideShape shape, cudaStream_t stream);
 cudaError_t LaunchS8Sm90(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsS4Sm80(const GemmArgs& args);
 cudaError_t LaunchS4Sm80(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsWeightOnly(const GemmArgs& args);
 cudaError_t LaunchWeightOnly(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsWeightOnlySm90(const GemmArgs& args);
+cudaError_t LaunchWeightOnlySm90With(const GemmArgs& args, WideShape shape, cudaStream_t stream);
 cudaError_t LaunchWeightOnlySm90(const GemmArgs& args, cudaStream_t stream);
 cudaError_t LaunchPortable(const GemmArgs& args, cudaStream_t stream);
 

@@ -81,16 +81,16 @@ __device__ __forceinline__ void StoreOne(DType type, void* to, int64_t index, fl
   }
 }
 
-// Writes 16 channels from n0 and kTokens tokens from m0 of a warp. 16-bit results go through the warp's 8 x 8
+// Writes 16 channels from n0 and 128 tokens from m0 of a warp. 16-bit results go through the warp's 8 x 8
 // transpose, so that neighbouring threads write neighbouring channels; 32-bit ones already do.
-template <class T, int kTokens = 128>
+template <class T>
 __device__ __forceinline__ void WriteTile(const GemmArgs& args, int64_t m0, int n0, const float (&result)[64]) {
   const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
   constexpr DType kType = std::is_same_v<T, float>    ? DType::kF32
                           : std::is_same_v<T, __half> ? DType::kF16
                                                       : DType::kBF16;
   const int64_t row = kType == DType::kF32 ? m0 + 2 * q : m0 + r;  // of this thread's first result
-  const int left = static_cast<int>(min(args.m - row, int64_t{kTokens}));
+  const int left = static_cast<int>(min(args.m - row, int64_t{128}));
   const int64_t column = n0 + (kType == DType::kF32 ? r : 2 * q);
   const int64_t step = 8 * static_cast<int64_t>(args.n);
 #pragma unroll
@@ -100,7 +100,7 @@ __device__ __forceinline__ void WriteTile(const GemmArgs& args, int64_t m0, int 
     T* y = static_cast<T*>(args.y) + row * args.n + column + 8 * h;
     const T* residual = args.residual ? static_cast<const T*>(args.residual) + row * args.n + column + 8 * h : nullptr;
 #pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j, y += step) {
+    for (int j = 0; j < 16; ++j, y += step) {
       float v0 = result[4 * j + 2 * h] + bias, v1 = result[4 * j + 2 * h + 1] + bias;
       if constexpr (kType == DType::kF32) {
         if (residual) {

@@ -1,0 +1,357 @@
+// Products with the weights as wgmma's left operand: the frame that s8_sm90.cu and weight_only_sm90.cu share.
+//
+// A block computes 128 output channels x kTokens tokens, transposed, because few tokens then make narrow tiles and
+// because only the left operand may come from registers, where nibbles are unpacked.
+//
+//   warps 0 ... 7   two warpgroups, 64 channels each
+//   warp 8          copy engine
+//
+// With few tiles the blocks of a cluster divide the input channels of one tile and add up their sums by distributed
+// shared memory; otherwise a cluster's two blocks have neighbouring channels and load half of the tokens each, for
+// both.
+#pragma once
+#include <algorithm>
+
+#include "ops/common/cuda/tensor_map.h"
+#include "ops/common/cuda/wgmma.cuh"
+#include "ops/quant-gemm/cuda/fp8_results.cuh"
+#include "ops/quant-gemm/cuda/sm90_tiles.cuh"
+
+namespace lowbit::cuda::wide {
+
+constexpr int kChannels = 128;  // output channels of a block
+constexpr int kTokenRow = 128;  // bytes of a token in a stage
+constexpr int kMathWarps = 8;
+constexpr int kMathThreads = 2 * kWarpgroup, kThreads = kMathThreads + kWarpgroup;
+
+struct Plan {
+  GemmArgs args;
+  TileOrder tiles;  // rows: token tiles; columns: what a cluster has along the output channels
+  int split = 1;    // blocks of a cluster that divide the input channels; 1: two blocks share the tokens
+  int steps = 0;    // stages of a tile
+  int group_steps = 1;
+
+  __device__ __forceinline__ int cluster() const { return split > 1 ? split : kClusterBlocks; }
+};
+
+// A kernel's kinds of operands. `Math` has Type (of results), Sum, kStepChannels, kTokenElement (bytes), kWeightRow
+// (bytes of a weight row in a stage), Scales and Body.
+template <class Math, int kTokens>
+struct alignas(1024) Shared {
+  static constexpr int kPart = kTokens == 256 ? 128 : kTokens;  // tokens written at a time
+  static constexpr int kTokenTile = kTokens * kTokenRow, kWeightTile = kChannels * Math::kWeightRow;
+  static constexpr int kResult = sizeof(typename Math::Type) == 2 ? kPart * 128 : 128;
+  static constexpr int kStages = (225 * 1024 - 2 * kResult) / (kTokenTile + kWeightTile);
+  uint8_t tokens[kStages][kTokenTile];
+  uint8_t weights[kStages][kWeightTile];
+  uint8_t result[2][kResult];  // a warpgroup's 64 channels of 16 bits, token by token
+  uint64_t full[kStages], empty[kStages], residual[2];
+};
+
+// A block's part of a tile.
+struct Work {
+  int first, last;  // steps
+  int64_t token;
+  int channel;
+};
+
+template <int kTokens, class F>
+__device__ __forceinline__ void ForEachTile(const Plan& plan, uint32_t rank, F&& f) {
+  const int clusters = gridDim.x / plan.cluster(), part = static_cast<int>(rank);
+  for (int tile = blockIdx.x / plan.cluster(); tile < plan.tiles.count(); tile += clusters) {
+    int row, column;
+    plan.tiles.Locate(tile, &row, &column);
+    const bool all = plan.split == 1;
+    f(Work{all ? 0 : plan.steps * part / plan.split, all ? plan.steps : plan.steps * (part + 1) / plan.split,
+           static_cast<int64_t>(row) * kTokens, (all ? kClusterBlocks * column + part : column) * kChannels});
+  }
+}
+
+// One thread. Constant weights of the first stages are asked for before the kernels ahead in the stream are done.
+template <class Math, int kTokens>
+__device__ __forceinline__ void Produce(const Plan& plan, Shared<Math, kTokens>& s, const CUtensorMap* token_map,
+                                        const CUtensorMap* weight_map, uint32_t rank) {
+  using S = Shared<Math, kTokens>;
+  RingPosition<S::kStages> ring;
+  const auto load_weights = [&](int stage, int step, const Work& work) {
+    BarrierArriveExpect(&s.full[stage], S::kTokenTile + S::kWeightTile);
+    TensorLoad(weight_map, &s.full[stage], s.weights[stage], step * Math::kWeightRow, work.channel);
+  };
+  bool started = false;
+  int loaded = 0;  // stages whose weights are on their way
+  ForEachTile<kTokens>(plan, rank, [&](const Work& work) {
+    if (!started) {
+      if (plan.args.constant_weights) {
+        loaded = min(S::kStages, work.last - work.first);
+        for (int i = 0; i < loaded; ++i) load_weights(i, work.first + i, work);
+      }
+      WaitForPriorKernelsIfAny();
+      started = true;
+    }
+    const int token_row = static_cast<int>(work.token);
+    for (int step = work.first; step < work.last; ++step, ring.Advance()) {
+      uint64_t* full = &s.full[ring.stage];
+      if (loaded > 0) {
+        --loaded;
+      } else {
+        BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
+        load_weights(ring.stage, step, work);
+      }
+      if (plan.split == 1) {
+        TensorLoadMulticast(token_map, full, s.tokens[ring.stage] + rank * (S::kTokenTile / kClusterBlocks),
+                            step * kTokenRow, token_row + static_cast<int>(rank) * (kTokens / kClusterBlocks),
+                            (1 << kClusterBlocks) - 1);
+      } else {
+        TensorLoad(token_map, full, s.tokens[ring.stage], step * kTokenRow, token_row);
+      }
+    }
+  });
+}
+
+template <class Math, int kTokens>
+class Consumer {
+  using S = Shared<Math, kTokens>;
+  using T = typename Math::Type;
+  using Sum = typename Math::Sum;
+  static constexpr int kSums = kTokens / 2;  // of a thread
+
+ public:
+  __device__ __forceinline__ Consumer(const Plan& plan, S& s, uint32_t rank)
+      : plan_(plan),
+        s_(s),
+        rank_(rank),
+        warpgroup_(__shfl_sync(~0u, threadIdx.x / kWarpgroup, 0)),  // known to be the same in a warp
+        row_(warpgroup_ * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4),
+        first_tokens_(WgmmaDescriptor(s.tokens[0])),
+        first_weights_(WgmmaDescriptor(s.weights[0] + warpgroup_ * 64 * Math::kWeightRow)) {
+    const int lane = threadIdx.x % 32;
+    releases_ = lane < (plan.split == 1 ? kClusterBlocks : 1);
+    empty_ = ClusterAddress(s.empty, plan.split == 1 ? lane % kClusterBlocks : rank);
+  }
+
+  __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
+    WaitForPriorKernelsIfAny();
+    ForEachTile<kTokens>(plan_, rank_, [&](const Work& work) {
+      const int part = plan_.split == 1 ? S::kPart : kTokens / plan_.split;  // tokens written at a time
+      const int from = plan_.split == 1 ? 0 : static_cast<int>(rank_) * part;
+      FetchResidual(residual_map, work, from, part);
+      Sum sum[kSums];
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) sum[i] = 0;
+      Math::Body(*this, work, sum);
+      if (plan_.split > 1) {
+        Publish(sum);
+        Write(y_map, work, from, part, [&](int j, Sum(&v)[8]) { Collect(from / 8 + j, v); });
+        return;
+      }
+#pragma unroll
+      for (int at = 0; at < kTokens; at += S::kPart) {
+        if (at > 0) FetchResidual(residual_map, work, at, S::kPart);
+        Write(y_map, work, at, S::kPart, [&](int j, Sum(&v)[8]) {
+#pragma unroll
+          for (int i = 0; i < 8; ++i) v[i] = sum[(at / 8 + j) * 4 + i];
+        });
+      }
+    });
+    if (kStaged && leader()) TensorStoreWaitRead();
+  }
+
+  // For Math::Body.
+  __device__ __forceinline__ const Plan& plan() const { return plan_; }
+  __device__ __forceinline__ int row() const { return row_; }
+  __device__ __forceinline__ int stage() const { return ring_.stage; }
+  __device__ __forceinline__ void Advance() { ring_.Advance(); }
+  __device__ __forceinline__ const RingPosition<S::kStages>& ring() const { return ring_; }
+  __device__ __forceinline__ void WaitFull() const { WaitFull(ring_); }
+  __device__ __forceinline__ void WaitFull(const RingPosition<S::kStages>& at) const {
+    BarrierWait(&s_.full[at.stage], at.parity);
+  }
+  __device__ __forceinline__ uint64_t Tokens() const { return first_tokens_ + ring_.stage * (S::kTokenTile / 16); }
+  __device__ __forceinline__ uint64_t Weights() const { return first_weights_ + ring_.stage * (S::kWeightTile / 16); }
+  __device__ __forceinline__ const uint8_t* WeightRow(int stage, int more) const {
+    return s_.weights[stage] + (row_ + more) * Math::kWeightRow;
+  }
+  __device__ __forceinline__ int Before(int stage) const { return stage == 0 ? S::kStages - 1 : stage - 1; }
+  // To every block that writes into this one's stages.
+  __device__ __forceinline__ void Release(int stage) const {
+    __syncwarp();
+    if (releases_) BarrierArriveCluster(empty_ + stage * static_cast<int>(sizeof(uint64_t)));
+  }
+
+ private:
+  static_assert(kTokens % S::kPart == 0 && S::kPart % 16 == 0);
+  static constexpr bool kStaged = fp8::ResultWriter<T>::kStaged;
+  __device__ __forceinline__ bool leader() const { return threadIdx.x % kWarpgroup == 0; }
+
+  // The residual of `part` tokens into the place of the results, once the last ones have left it.
+  __device__ __forceinline__ void FetchResidual(const CUtensorMap* map, const Work& work, int from, int part) const {
+    if (!kStaged || !leader()) return;
+    TensorStoreWaitRead();
+    if (!plan_.args.residual) return;
+    BarrierArriveExpect(&s_.residual[warpgroup_], part * 128);
+    TensorLoad(map, &s_.residual[warpgroup_], s_.result[warpgroup_], 2 * (work.channel + warpgroup_ * 64),
+               static_cast<int>(work.token) + from);
+  }
+
+  // Writes tokens from ... from + part - 1 of a tile; get(j, v) gives the sums of its column blocks j and j + 1.
+  template <class Get>
+  __device__ __forceinline__ void Write(const CUtensorMap* y_map, const Work& work, int from, int part, Get&& get) {
+    uint8_t* staging = s_.result[warpgroup_];
+    if (kStaged && plan_.args.residual) {
+      BarrierWait(&s_.residual[warpgroup_], residual_parity_);
+      residual_parity_ ^= 1;
+    } else if (kStaged) {
+      NamedBarrier(1 + warpgroup_, kWarpgroup);
+    }
+    fp8::Work piece{};
+    piece.token = work.token + from, piece.channel = work.channel;
+    const fp8::ResultWriter<T> writer(plan_.args, piece, warpgroup_, staging);
+    const typename Math::Scales scales(plan_.args, work.channel + row_, piece.token);
+#pragma unroll
+    for (int j = 0; j < S::kPart / 8; j += 2) {
+      if (8 * j >= part) break;
+      Sum sum[8];
+      get(j, sum);
+      float v[8];
+      scales.Apply(j, sum, v);
+      writer.Write(j, v);
+    }
+    if (!kStaged) return;
+    FenceAsyncProxy();
+    NamedBarrier(1 + warpgroup_, kWarpgroup);
+    if (leader()) {
+      TensorStore(y_map, staging, 2 * (work.channel + warpgroup_ * 64), static_cast<int>(work.token) + from);
+      TensorStoreCommit();
+    }
+  }
+
+  // The sums of a cluster's blocks, in the memory of the stages: four of a thread side by side.
+  struct alignas(16) Four {
+    Sum v[4];
+  };
+  __device__ __forceinline__ Four* Published() const { return reinterpret_cast<Four*>(s_.tokens[0]) + threadIdx.x; }
+
+  __device__ __forceinline__ void Publish(const Sum (&sum)[kSums]) const {
+    static_assert(sizeof(Sum) * kSums * kMathThreads <= S::kStages * (S::kTokenTile + S::kWeightTile));
+    NamedBarrier(3, kMathThreads);  // the other warpgroup no longer reads the stages
+#pragma unroll
+    for (int j = 0; j < kSums / 4; ++j) {
+      Published()[j * kMathThreads] = {sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]};
+    }
+    ClusterSync();
+  }
+
+  // The sums of column blocks j and j + 1 over the blocks of the cluster.
+  __device__ __forceinline__ void Collect(int j, Sum (&v)[8]) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = 0;
+#pragma unroll
+    for (int block = 0; block < kClusterBlocks; ++block) {
+      const Four* remote = RemoteShared(Published() + j * kMathThreads, block);
+      const Four x = remote[0], y = remote[kMathThreads];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v[i] += x.v[i], v[4 + i] += y.v[i];
+    }
+  }
+
+  const Plan& plan_;
+  S& s_;
+  const uint32_t rank_;
+  const int warpgroup_, row_;  // row: of the block's channels, this thread's first
+  const uint64_t first_tokens_, first_weights_;
+  uint32_t empty_;  // of the block that this lane reports to
+  bool releases_;
+  uint32_t residual_parity_ = 0;
+  RingPosition<S::kStages> ring_;
+};
+
+template <class Math, int kTokens>
+__global__ __launch_bounds__(kThreads, 1) void WideKernel(const __grid_constant__ Plan plan,
+                                                          const __grid_constant__ CUtensorMap token_map,
+                                                          const __grid_constant__ CUtensorMap weight_map,
+                                                          const __grid_constant__ CUtensorMap y_map,
+                                                          const __grid_constant__ CUtensorMap residual_map) {
+  extern __shared__ __align__(1024) uint8_t raw[];
+  using S = Shared<Math, kTokens>;
+  S& s = *reinterpret_cast<S*>(raw);
+  const uint32_t rank = ClusterRank();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < S::kStages; ++i) {
+      BarrierInit(&s.full[i], 1);
+      BarrierInit(&s.empty[i], kMathWarps * (plan.split == 1 ? kClusterBlocks : 1));
+    }
+    for (int i = 0; i < 2; ++i) BarrierInit(&s.residual[i], 1);
+    BarrierInitFence();
+  }
+  if (threadIdx.x == kMathThreads) {
+    PrefetchTensorMap(&token_map);
+    PrefetchTensorMap(&weight_map);
+  }
+  LetNextKernelStartIfAny();
+  ClusterSync();
+  if (threadIdx.x >= kMathThreads) {
+    GiveRegisters<40>();
+    if (threadIdx.x == kMathThreads) Produce<Math, kTokens>(plan, s, &token_map, &weight_map, rank);
+    __syncwarp();
+    if (plan.split > 1) ClusterSync();  // the one in Publish
+  } else {
+    TakeRegisters<232>();
+    Consumer<Math, kTokens>(plan, s, rank).Run(&y_map, &residual_map);
+  }
+  ClusterSync();  // another block may still write into this one, read from it, or arrive at its barriers
+}
+
+template <class Math, int kTokens>
+cudaError_t Launch(const GemmArgs& args, int split, cudaStream_t stream) {
+  using S = Shared<Math, kTokens>;
+  Plan plan;
+  plan.args = args;
+  plan.split = split;
+  const int channels = split > 1 ? kChannels : kClusterBlocks * kChannels;  // of a cluster
+  plan.tiles.rows = static_cast<int>((args.m + kTokens - 1) / kTokens);
+  plan.tiles.columns = (args.n + channels - 1) / channels;
+  plan.steps = (args.k + Math::kStepChannels - 1) / Math::kStepChannels;
+  plan.group_steps = std::max(1, args.segment() / Math::kStepChannels);
+  const uint64_t m = args.m, n = args.n, token_row = args.k * Math::kTokenElement;
+  const uint64_t weight_row = static_cast<uint64_t>(args.k) * Math::kWeightRow / Math::kStepChannels;
+  CUtensorMap tokens{}, weights{}, y{}, residual{};
+  cudaError_t e = MakeTensorMap({args.a, m, token_row, token_row,
+                                 static_cast<uint32_t>(split > 1 ? kTokens : kTokens / kClusterBlocks), kTokenRow},
+                                &tokens);
+  if (e == cudaSuccess) {
+    e = MakeTensorMap({args.b, n, weight_row, weight_row, kChannels, Math::kWeightRow}, &weights);
+  }
+  if (args.type != DType::kF32) {
+    const auto written = static_cast<uint32_t>(split > 1 ? kTokens / split : S::kPart);
+    if (e == cudaSuccess) e = MakeTensorMap({args.y, m, 2 * n, 2 * n, written, 128}, &y);
+    if (e == cudaSuccess && args.residual) e = MakeTensorMap({args.residual, m, 2 * n, 2 * n, written, 128}, &residual);
+  }
+  int device = 0, sms = 0;
+  if (e == cudaSuccess) e = cudaGetDevice(&device);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  auto* kernel = WideKernel<Math, kTokens>;
+  const int bytes = static_cast<int>(sizeof(S));
+  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  if (e != cudaSuccess) return e;
+  const int cluster = split > 1 ? split : kClusterBlocks;
+  const int at_once = sms / cluster;
+  // Blocks that divide the input channels meet in the stages' memory, so each cluster has one tile.
+  const int clusters = split > 1 ? plan.tiles.count() : std::min(at_once, plan.tiles.count());
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = static_cast<unsigned>(cluster);
+  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  return cudaLaunchKernelEx(&config, kernel, plan, tokens, weights, y, residual);
+}
+
+}  // namespace lowbit::cuda::wide
