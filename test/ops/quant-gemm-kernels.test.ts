@@ -40,11 +40,15 @@ const cases: readonly Case[] = [
   gemm([384, 100, 128], ['s4', 128], ['s4', 128]),
   gemm([1024, 17, 0], ['s8', 0], ['s4', 64]), // groups on the weight side only
   gemm([272, 33, 16], ['s4', 64], ['s4', 0]), // and on the activation side only
+  gemm([640, 19, 0], ['s8', 128], ['s4', 0]), // groups of a whole register likewise
+  gemm([512, 21, 0], ['s8', 0], ['s4', 128]),
   gemm([1152, 65, 128], ['s8', 128], ['s4', 128]),
   gemm([2304, 31, 0], ['s4', 128], ['s4', 128]),
   gemm([1040, 33, 0], ['s8', 0], ['s8', 0]),
   gemm([416, 18, 32], ['s8', 128], ['s8', 128]),
   gemm([37, 2, 0], ['s8', 0], ['s8', 0]),
+  gemm([2113, 18, 0], ['s8', 0], ['s8', 0]), // rows of more than 2048 bytes
+  gemm([4101, 5, 0], ['s8', 0], ['s4', 0]),
 ];
 const floatCases: readonly Case[] = [
   gemm([16, 1, 0], ['none', 0], ['s4', 16]),
