@@ -66,5 +66,6 @@ function kernels(info: NativeInfo | undefined): Check {
   const name = 'CUDA kernels';
   const built = info?.operatorLibrary.description.cuda;
   if (built?.built) return { name, status: 'ok', found: `built for ${built.archs.join(', ')}` };
-  return { name, status: 'absent', found: 'the operator library has CPU kernels only' };
+  const fix = 'Only for GPU sessions, with the CUDA toolkit: npm run build:native -- --CDLOWBIT_CUDA=ON';
+  return { name, status: 'absent', found: 'the operator library has CPU kernels only', fix };
 }
