@@ -35,6 +35,7 @@ describe('cli: doctor', function () {
       parts,
     );
     assert.ok(checks.every(({ found }) => found !== ''));
+    for (const { name, status, fix } of checks) assert.ok(status === 'ok' || fix, `${name} has a fix`);
   });
 
   it('a library that is not there: says so with the fix, exit 3', async () => {
