@@ -1,14 +1,15 @@
 /** One rewrite at a time to one output: two would mix their files, and take each other's rounded layers away. */
-import { readlinkSync, rmSync, symlinkSync } from 'node:fs';
+import { readdirSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { usageError } from '../../ops/common/errors.js';
+import { temporaryName } from '../onnx/write.js';
 
 /** Says who writes an output, and is there as long as the rewrite runs: a link to `<process>@<machine>`, since a link appears with what it says. */
 export const claimLink = (output: string): string => join(dirname(resolve(output)), `.${basename(output)}.lock`);
 
 /**
- * Takes an output for this process. What a process left that is gone is taken over.
+ * Takes an output for this process. What a process left that is gone is taken over, and its unfinished files are removed.
  * @returns gives it back; this also happens when the process exits
  * @throws usage error that names the process that has it
  */
@@ -24,6 +25,7 @@ export function claimOutput(output: string): () => void {
       );
     }
     rmSync(link, { force: true });
+    for (const file of temporariesOf(output, pid)) rmSync(file, { force: true });
   }
   const release = (): void => {
     process.off('exit', release);
@@ -31,6 +33,15 @@ export function claimOutput(output: string): () => void {
   };
   process.on('exit', release);
   return release;
+}
+
+/** What a process that was killed wrote of an output. */
+function temporariesOf(output: string, pid: string): string[] {
+  const folder = dirname(resolve(output));
+  const starts = [basename(output), `${basename(output)}_data`].map((name) => temporaryName(name, pid));
+  return readdirSync(folder)
+    .filter((name) => starts.some((start) => name.startsWith(start)))
+    .map((name) => join(folder, name));
 }
 
 /** False if the link is there. Where none can be made there is no claim: either the file system has no links, or writing will say what is wrong. */

@@ -55,6 +55,9 @@ interface Placed {
   offset: number;
 }
 
+/** How the names begin that files have until they are whole. */
+export const temporaryName = (file: string, pid: number | string): string => `.${file}.${pid}-`;
+
 /**
  * Writes a model to `path`, and its large tensors to `<path>_data` beside it. Files appear whole or not at all: until everything is
  * written they have temporary names.
@@ -70,8 +73,10 @@ export async function saveModel(model: Model, path: string, options: SaveOptions
   const targets = placed.tensors.length > 0 ? [target, dataTarget] : [target];
   await checkTargets(targets, model, options.force ?? false);
   const bytes = encode(proto, target);
-  const suffix = `.${process.pid}-${Date.now().toString(36)}.tmp`;
-  const temporary = targets.map((file) => join(dirname(file), `.${basename(file)}${suffix}`));
+  const suffix = `${Date.now().toString(36)}.tmp`;
+  const temporary = targets.map((file) =>
+    join(dirname(file), `${temporaryName(basename(file), process.pid)}${suffix}`),
+  );
   const total = placed.bytes + bytes.byteLength;
   try {
     const [modelFile, dataFile] = temporary;
