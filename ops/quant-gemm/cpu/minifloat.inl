@@ -208,7 +208,7 @@ inline bool Any(const Shape&) { return true; }
 
 template <Codes kA, Codes kB>
 constexpr GemmKernel Make(const char* name) {
-  return {name,  Isa::kNeeds, kA,          kB,           20 * Isa::kRows, Isa::kRows,
+  return {name,  Isa::kNeeds, kA,          kB,           43 * Isa::kRows, Isa::kRows,
           kCols, Any,         PackedBytes, ScratchBytes, PackPanels<kA>,  RunTiles<kB>};
 }
 

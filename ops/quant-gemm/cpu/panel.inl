@@ -12,7 +12,7 @@
 #include "ops/quant-gemm/cpu/pack.inl"
 
 constexpr int64_t kCols = 2 * kLanes;
-constexpr int64_t kMaxRows = 252;         // whole panels of any kind
+constexpr int64_t kMaxRows = 516;         // whole panels of any kind; each block of rows unpacks the weights anew
 constexpr int64_t kPieceQuads = 128;      // tile of one piece: 16 KiB for 16 lanes
 constexpr int64_t kFloatPieceQuads = 64;  // 32 KiB
 
