@@ -10,7 +10,7 @@ export const claimLink = (output: string): string => join(dirname(resolve(output
 
 /**
  * Takes an output for this process. What a process left that is gone is taken over, and its unfinished files are removed.
- * @returns gives it back; this also happens when the process exits
+ * @returns gives it back, without unfinished files; this also happens when the process exits
  * @throws usage error that names the process that has it
  */
 export function claimOutput(output: string): () => void {
@@ -29,13 +29,15 @@ export function claimOutput(output: string): () => void {
   }
   const release = (): void => {
     process.off('exit', release);
+    // After a second Ctrl-C nothing else tidies up.
+    for (const file of temporariesOf(output, String(process.pid))) rmSync(file, { force: true });
     rmSync(link, { force: true });
   };
   process.on('exit', release);
   return release;
 }
 
-/** What a process that was killed wrote of an output. */
+/** Unfinished files of an output. */
 function temporariesOf(output: string, pid: string): string[] {
   const folder = dirname(resolve(output));
   const starts = [basename(output), `${basename(output)}_data`].map((name) => temporaryName(name, pid));

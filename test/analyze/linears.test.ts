@@ -102,6 +102,23 @@ describe('analyze: linear layers', () => {
     equal(site.y.producer?.opType, 'Gemm');
   });
 
+  it('layers behind Reshapes of their own that flatten the same rows share an input; other Reshapes part them', () => {
+    for (const [shape, inputs] of [
+      [[-1, 64], 1],
+      [[-1, 32], 2],
+    ] as const) {
+      const g = new TestGraph();
+      const x = g.input('x', ['B', 'S', 64]);
+      for (const name of ['q', 'k']) {
+        const rows = g.op('Reshape', [g.op('Identity', [x], { name: `${name}_same` }), g.integers(...shape)], {
+          name: `${name}_rows`,
+        });
+        g.output(g.op('Gemm', [rows, g.weight('w', [shape[1], 48])], { name }));
+      }
+      equal(analyze(g.model).inputs.length, inputs);
+    }
+  });
+
   const reasons: readonly (readonly [string, (g: TestGraph, x: Value) => Value, RegExp])[] = [
     [
       'a weight that is computed',

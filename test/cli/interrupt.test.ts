@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
-import { claimLink } from '../../graph-rewrite/cli/claim.js';
+import { claimLink, claimOutput } from '../../graph-rewrite/cli/claim.js';
 import { runCli } from './run-cli.js';
 import { tinyFolder } from './tiny-model.js';
 
@@ -65,6 +65,14 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
     assert.equal(result.code, 0);
     assert.match(result.stdout, /^calibrate: \d+ %\n$/);
     assert.deepEqual(folder.entries(), [...inputs, 'out.onnx', 'out.onnx_data']);
+  });
+
+  it('a claim that ends takes unfinished files with it: a second Ctrl-C does not wait for the first', () => {
+    const output = folder.file('claimed.onnx');
+    const release = claimOutput(output);
+    writeFileSync(folder.file(`.claimed.onnx_data.${process.pid}-abc.tmp`), 'half');
+    release();
+    assert.ok(!folder.entries().some((entry) => entry.includes('claimed')));
   });
 
   it('an output that another rewrite is writing is left to it; of one that was killed nothing is left', async () => {
