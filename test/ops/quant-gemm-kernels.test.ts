@@ -368,6 +368,33 @@ describe('QuantGemm policies', () => {
     await session.release();
   });
 
+  eachArchitecture('QuantGemm', 'more rows than a block holds are what each of them is among few', async () => {
+    const rows = 1100;
+    for (const one of [cases[2]!, floatCases[6]!, minifloatCases[3]!]) {
+      const few: QuantGemmInputs = {
+        ...codesOf(one, 'float32', random),
+        ...randomScales(one, random),
+        bias: new Float32Array(0),
+      };
+      const repeated = <T extends Float32Array | Int8Array>(list: T): T => {
+        const all = new (list.constructor as new (length: number) => T)((rows * list.length) / rowTotal);
+        for (let at = 0; at < all.length; at += list.length) all.set(list.subarray(0, all.length - at), at);
+        return all;
+      };
+      const many = {
+        ...few,
+        a: repeated(few.a),
+        ...(few.aScale ? { aScale: repeated(few.aScale) } : {}),
+        ...(few.residual ? { residual: repeated(few.residual) } : {}),
+      };
+      const session = await opSession(specOf(one, 'float32', few));
+      const expected = floatsOf((await session.run(feedsOf(one, 'float32', few, rowTotal))).y!);
+      const values = floatsOf((await session.run(feedsOf(one, 'float32', many, rows))).y!);
+      assert.ok(values.every((value, i) => Object.is(value, expected[i % expected.length])));
+      await session.release();
+    }
+  });
+
   it('refuses half of a low-rank term, and one of another shape', async () => {
     const lorc = lorcCases[0]!;
     const fed = { ...inputs, lorc: lorcOf(lorc, random) };
