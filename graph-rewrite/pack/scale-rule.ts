@@ -22,7 +22,7 @@ function exponentOf(x: number): { floor: number; exact: boolean } {
 /**
  * The float16 bits of the scales that a rule allows for a group: one, or two to choose from.
  * @param scale the group's own scale, positive
- * @param largest the largest scale of its row, as stored; only for M2
+ * @param largest the largest scale of its row, as stored
  */
 export function allowedScales(
   { scaleConstraint, scaleRound = 'best' }: ScaleRule,
@@ -37,7 +37,8 @@ export function allowedScales(
 }
 
 function scaleFor(constraint: ScaleRule['scaleConstraint'], exponent: number, largest: number): number {
-  if (constraint === 'm1') return 2 ** Math.min(15, Math.max(-24, exponent));
   const top = exponentOf(largest).floor;
+  // The row's largest may become 2^top or 2^(top + 1).
+  if (constraint === 'm1') return 2 ** Math.min(15, top + 1, Math.max(-24, top + 1 - largestRatio, exponent));
   return largest * 2 ** -Math.max(0, Math.min(exponent, largestRatio, top - smallestNormal));
 }

@@ -58,6 +58,7 @@ function swap(product: Product, context: PassContext): void {
       N,
       weight_format: planned.weight.format,
       group_size: planned.weight.groupSize,
+      ...((product.spec.scaleConstraint ?? 'none') === 'none' ? {} : { scale_ratios: 'powers_of_two' as const }),
       a_format: input.threshold === undefined ? input.format : 's8_dynamic',
       ...(input.threshold === undefined ? {} : { threshold: input.threshold }),
       a_group_size: input.groupSize,

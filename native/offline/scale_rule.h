@@ -17,7 +17,7 @@ struct ScaleRule {
 };
 
 /// Writes the scales allowed for a group (values that float16 holds) and returns how many: one, or two to choose from.
-/// `scale` is the group's own, positive; `largest` the row's, as stored (M2).
+/// `scale` is the group's own, positive; `largest` the row's, as stored.
 inline int AllowedScales(const ScaleRule& rule, float scale, float largest, float allowed[2]) {
   if (rule.constraint == ScaleConstraint::kNone) {
     allowed[0] = scale;
@@ -26,10 +26,11 @@ inline int AllowedScales(const ScaleRule& rule, float scale, float largest, floa
   const bool m1 = rule.constraint == ScaleConstraint::kM1;
   const float x = m1 ? scale : largest / scale;
   const int floor = std::ilogb(x), ceil = std::ldexp(1.0f, floor) == x ? floor : floor + 1;
+  const int top = std::ilogb(largest);
   const auto scale_for = [&](int exponent) {
-    if (m1) return std::ldexp(1.0f, std::clamp(exponent, -24, 15));
     // Ratios beyond 2^14 leave e4m3's exponents for e2m1 values; below 2^-14 halves are no longer exact.
-    return std::ldexp(largest, -std::max(0, std::min({exponent, 14, std::ilogb(largest) + 14})));
+    if (m1) return std::ldexp(1.0f, std::clamp(exponent, std::max(-24, top - 13), std::min(15, top + 1)));
+    return std::ldexp(largest, -std::max(0, std::min({exponent, 14, top + 14})));
   };
   if (rule.round != ScaleRound::kBest) {
     allowed[0] = scale_for(rule.round == ScaleRound::kFloor ? floor : ceil);

@@ -74,6 +74,11 @@ Status ReadQuantGemmAttributes(const KernelInfo& info, const std::string& where,
   LOWBIT_TRY(info.Float("threshold", &at.threshold, &none));
   LOWBIT_TRY(info.String("weight_format", &at.weight_format));
   LOWBIT_TRY(info.String("a_format", &at.a_format));
+  std::string ratios;
+  LOWBIT_TRY(info.String("scale_ratios", &ratios, "any"));
+  at.powers_of_two = ratios == "powers_of_two";
+  LOWBIT_EXPECT(at.powers_of_two || ratios == "any", where, ": attribute scale_ratios is \"", ratios,
+                "\", expected \"any\" or \"powers_of_two\".");
 
   LOWBIT_EXPECT(at.n > 0, where, ": attribute N is ", at.n, ", expected at least 1.");
   LOWBIT_EXPECT(at.outliers >= 0 && at.k > at.outliers && at.k <= kMaxK, where,

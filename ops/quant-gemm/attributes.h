@@ -10,6 +10,7 @@ namespace lowbit {
 
 struct QuantGemmAttributes {
   std::string a_format, weight_format;  // as written
+  bool powers_of_two = false;           // scale_ratios
   int64_t k = 0, n = 0;
   int64_t group = 0;    // channels per weight scale, 0: per output channel
   int64_t a_group = 0;  // channels per activation scale, 0: per token

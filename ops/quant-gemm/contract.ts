@@ -48,6 +48,12 @@ export const QuantGemm = defineOp({
     N: { type: 'int', about: 'output channels' },
     weight_format: { type: 'string', oneOf: weightFormats, about: 'codes of the weight body' },
     group_size: { type: 'int', default: 0, about: 'G: channels sharing a weight scale, 0 for all of the body' },
+    scale_ratios: {
+      type: 'string',
+      oneOf: ['any', 'powers_of_two'],
+      default: 'any',
+      about: 'powers_of_two: the scales of a row of b are its largest one times 2^-k with k = 0 … 14',
+    },
     a_format: {
       type: 'string',
       oneOf: [...activationFormats, 'none', 's8_dynamic'],
@@ -65,6 +71,7 @@ export const QuantGemm = defineOp({
     '0 <= O < K <= 131072',
     'G is 0, or a multiple of 16 that divides K-O; the same for a_group_size',
     'a_group_size equals group_size when neither is 0',
+    'b_scale keeps scale_ratios; on the CPU other scales are refused, on CUDA they make y NaN where a kernel relies on it',
     'a_format none has no outliers and no a_group_size',
     'a_format s8_dynamic has weight_format s8, no groups, no outliers and no lorc inputs; only it has a threshold',
     'all lorc inputs or none; 1 <= R <= 256, P is 1 or 2',

@@ -1,8 +1,10 @@
 #include "ops/quant-gemm/op.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
+#include "native/core/float16.h"
 #include "ops/quant-gemm/attributes.h"
 #include "ops/quant-gemm/cpu/lorc.h"
 #include "ops/quant-gemm/cpu/outlier_columns.h"
@@ -57,6 +59,7 @@ constexpr AttributeSpec kAttributes[] = {
     {"N", "int", nullptr},
     {"weight_format", "string", nullptr},
     {"group_size", "int", "0"},
+    {"scale_ratios", "string", "any"},
     {"a_format", "string", nullptr},
     {"a_group_size", "int", "0"},
     {"outlier_channels", "int", "0"},
@@ -140,7 +143,8 @@ class QuantGemm : public Kernel {
       case kB:
         return ExpectShape("b", view, {at.n, b_cols});
       case kBScale:
-        return ExpectShape("b_scale", view, {at.n, at.weight_groups()});
+        LOWBIT_TRY(ExpectShape("b_scale", view, {at.n, at.weight_groups()}));
+        return at.powers_of_two && !on_cuda_ ? CheckScaleRatios(view) : Status::Ok();
       case kBOutlier:
         return outliers ? ExpectShape("b_outlier", view, {at.n, at.outliers}) : Status::Ok();
       case kBOutlierScale:
@@ -150,6 +154,23 @@ class QuantGemm : public Kernel {
       default:
         return Status::Ok();
     }
+  }
+
+  /// What scale_ratios "powers_of_two" promises: a row's largest scale is 2^k times each, k = 0 ... 14.
+  Status CheckScaleRatios(const TensorView& view) const {
+    const int64_t groups = attributes_.weight_groups();
+    for (int64_t n = 0; n < attributes_.n; ++n) {
+      const uint16_t* row = view.As<uint16_t>() + n * groups;
+      const float largest = HalfToFloat(*std::max_element(row, row + groups));
+      for (int64_t g = 0; g < groups; ++g) {
+        const float ratio = largest / HalfToFloat(row[g]);
+        const int k = std::isfinite(ratio) && ratio > 0.0f ? std::ilogb(ratio) : -1;
+        LOWBIT_EXPECT(k >= 0 && k <= 14 && std::ldexp(1.0f, k) == ratio, where_, ": input b_scale has ",
+                      HalfToFloat(row[g]), " in row ", n, " group ", g, " beside ", largest,
+                      ", expected the row's largest times 2^-k with k = 0 ... 14 (scale_ratios \"powers_of_two\").");
+      }
+    }
+    return Status::Ok();
   }
 
   Status ExpectShape(const char* name, const TensorView& view, std::initializer_list<int64_t> dims) const {
@@ -212,6 +233,7 @@ class QuantGemm : public Kernel {
     args.k = static_cast<int>(at.k);
     args.outliers = static_cast<int>(at.outliers);
     args.group_size = static_cast<int>(at.group);
+    args.powers_of_two = at.powers_of_two;
     args.a_group_size = static_cast<int>(at.a_group);
     args.a = inputs[kA].data;
     args.a_scale = at.a_floats ? nullptr : inputs[kAScale].As<float>();

@@ -16,6 +16,7 @@ const base: PackSpec = { format: 'e2m1', groupSize: group, clip: 1, channelGroup
 function weightTensor(random: Random, size = 0.02) {
   const rows = Array.from({ length: N }, () => Array.from({ length: K }, () => random.normal() * size));
   rows[3]!.fill(0, 0, group); // a group of zeros
+  for (let k = 0; k < group; k++) rows[5]![k]! *= 2 ** -20; // a ratio beyond what the rules allow
   return tensorOf(Float32Array.from(rows.flat()), [N, K]);
 }
 
@@ -37,7 +38,11 @@ const isPowerOfTwo = (x: number): boolean => Number.isInteger(Math.log2(x));
 function assertRule(scales: readonly number[], rule: 'm1' | 'm2', groups = K / group): void {
   for (let n = 0; n * groups < scales.length; n++) {
     const row = scales.slice(n * groups, (n + 1) * groups);
-    for (const scale of row) ok(isPowerOfTwo(rule === 'm1' ? scale : scale / row[0]!), `row ${n}: ${row.join(' ')}`);
+    const largest = Math.max(...row);
+    for (const scale of row) {
+      ok(isPowerOfTwo(rule === 'm1' ? scale : largest / scale), `row ${n}: ${row.join(' ')}`);
+      ok(largest / scale <= 2 ** 14, `row ${n}: ${row.join(' ')}`);
+    }
   }
 }
 
@@ -86,16 +91,18 @@ describe('minifloat weights', () => {
     ok(m2 < mean({ scaleConstraint: 'm2', scaleRound: 'ceil' }), 'M2 ceil clips');
   });
 
-  it('M2: every decoded weight over the row scale is an e4m3 value', () => {
-    const { decoded, scales } = pack({ ...base, scaleConstraint: 'm2' });
-    const groups = K / group;
-    decoded.forEach((value, i) => {
-      const row = Math.floor(i / K);
-      const largest = Math.max(...scales.slice(row * groups, (row + 1) * groups));
-      const operand = (value / largest) * 2 ** 6; // the largest group sits at 2^6
-      equal(minifloatValues('e4m3')[toMinifloat(operand, 'e4m3')], operand);
+  for (const scaleConstraint of ['m1', 'm2'] as const) {
+    it(`${scaleConstraint}: every decoded weight over the row's largest scale is an e4m3 value`, () => {
+      const { decoded, scales } = pack({ ...base, scaleConstraint });
+      const groups = K / group;
+      decoded.forEach((value, i) => {
+        const row = Math.floor(i / K);
+        const largest = Math.max(...scales.slice(row * groups, (row + 1) * groups));
+        const operand = (value / largest) * 2 ** 6; // the largest group sits at 2^6
+        equal(minifloatValues('e4m3')[toMinifloat(operand, 'e4m3')], operand);
+      });
     });
-  });
+  }
 
   for (const scaleConstraint of ['m1', 'm2'] as const) {
     it(`GPTQ keeps ${scaleConstraint}, with groups in either order`, async () => {
