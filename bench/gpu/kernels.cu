@@ -10,20 +10,21 @@ using namespace lowbit::cuda;
 
 extern "C" {
 
-// Formats are numbers of ops/common/cuda/types.h's Format. Float tensors are float16. Returns the CUDA error, -1 for no
-// kernel.
-// `split` > 0 forces the streaming kernel, with more than 8 tokens of codes the batch kernel, with that many blocks a
-// cluster.
+// `powers`: scale_ratios powers_of_two. Formats are numbers of ops/common/cuda/types.h's Format. Float tensors are
+// float16. Returns the CUDA error, -1 for no kernel. `split` > 0 forces the streaming kernel, with more than 8 tokens
+// of codes the batch kernel, with that many blocks a cluster.
 __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers,
-                                                      int group, int a_group, int weight, int a_format, const void* a,
-                                                      const float* a_scale, const void* b, const uint16_t* b_scale,
-                                                      const int8_t* b_outlier, const uint16_t* b_outlier_scale, void* y,
-                                                      int split, cudaStream_t stream) {
+                                                      int group, int powers, int a_group, int weight, int a_format,
+                                                      const void* a, const float* a_scale, const void* b,
+                                                      const uint16_t* b_scale, const int8_t* b_outlier,
+                                                      const uint16_t* b_outlier_scale, void* y, int split,
+                                                      cudaStream_t stream) {
   GemmArgs args;
   args.type = DType::kF16;
   args.weight_format = static_cast<Format>(weight);
   args.a_format = static_cast<Format>(a_format);
   args.m = m, args.n = n, args.k = k, args.outliers = outliers, args.group_size = group, args.a_group_size = a_group;
+  args.powers_of_two = powers != 0;
   args.a = a, args.a_scale = a_scale, args.b = b, args.b_scale = b_scale;
   args.b_outlier = b_outlier, args.b_outlier_scale = b_outlier_scale, args.y = y;
   args.constant_weights = true;

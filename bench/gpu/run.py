@@ -38,16 +38,18 @@ def codes(form, *shape):
 
 
 class Weights:
-    """Codes of one linear layer, `copies` of them one after the other."""
+    """Codes of one linear layer, `copies` of them one after the other. `powers`: a row's scales are powers of two apart."""
 
-    def __init__(self, n, k, form, group, outliers, copies):
+    def __init__(self, n, k, form, group, outliers, copies, powers=False):
         body = k - outliers
-        self.n, self.k, self.form, self.group, self.outliers = n, k, form, group, outliers
+        self.n, self.k, self.form, self.group, self.outliers, self.powers = n, k, form, group, outliers, powers
         self.groups = body // group if group else 1
         rand = lambda *s: torch.randint(-128, 128, s, dtype=torch.int8, device=dev)
         nibbles = form in ("s4", "e2m1")
         self.b = [rand(n, body // 2) if nibbles else codes(form, n, body) for _ in range(copies)]
         self.scale = [(torch.rand(n, self.groups, device=dev) * 0.01).half() for _ in range(copies)]
+        if powers:
+            self.scale = [torch.exp2(-torch.randint(0, 6, (n, self.groups), device=dev) - 8.0).half() for _ in range(copies)]
         self.outlier = [rand(n, outliers) for _ in range(copies)] if outliers else [None] * copies
         self.outlier_scale = [(torch.rand(n, device=dev) * 0.01).half() for _ in range(copies)]
         self.bytes = self.b[0].numel() + self.scale[0].numel() * 2 + n * outliers + (2 * n if outliers else 0)
@@ -67,7 +69,7 @@ def ours(w, m, a_form, kernel=None, split=0, a_group=None):
 
     def call(i):
         i %= len(w.b)
-        e = lib.bench_gemm(name, ctypes.c_int64(m), w.n, w.k, w.outliers, w.group, a_group, FORMATS[w.form], FORMATS[a_form], ptr(a), ptr(a_scale),
+        e = lib.bench_gemm(name, ctypes.c_int64(m), w.n, w.k, w.outliers, w.group, int(w.powers), a_group, FORMATS[w.form], FORMATS[a_form], ptr(a), ptr(a_scale),
                            ptr(w.b[i]), ptr(w.scale[i]), ptr(w.outlier[i]), ptr(w.outlier_scale[i]), ptr(y), split,
                            stream())
         if e != 0:
@@ -86,7 +88,8 @@ def peers(m, n, k, copies):
     x8, one = x.to(torch.float8_e4m3fn), torch.ones((), device=dev)
     wi, xi = [(w * 1000).to(torch.int8) for w in ws], (x * 20).to(torch.int8)
     found = {"cublas_fp16": lambda: lambda i: torch.matmul(x, ws[i % copies].t(), out=y),
-             "cublas_fp8": lambda: lambda i: torch._scaled_mm(x8, w8[i % copies].t(), scale_a=one, scale_b=one, out_dtype=torch.half)}
+             "cublas_fp8": lambda: lambda i: torch._scaled_mm(x8, w8[i % copies].t(), scale_a=one, scale_b=one, out_dtype=torch.half),
+             "cublas_fp8_fast": lambda: lambda i: torch._scaled_mm(x8, w8[i % copies].t(), scale_a=one, scale_b=one, out_dtype=torch.half, use_fast_accum=True)}
     if m >= 1024:
         found["triton_fp8_g128"] = lambda: TritonGroups(m, n, k, copies)
     if m > 16:
@@ -108,6 +111,7 @@ for k, n in shapes:
     g128 = Weights(n, k, "s4", 128, 0, copies)
     channel = Weights(n, k, "s8", 0, 0, few)
     fp4, fp8 = Weights(n, k, "e2m1", 128, 0, copies), Weights(n, k, "e4m3", 128, 0, few)
+    pow2 = Weights(n, k, "e2m1", 128, 0, copies, powers=True)
     for m in tokens:
         makers = peers(m, n, k, few)
         makers["atom_w4a4"] = lambda: ours(atom, m, "s4_e4m3")
@@ -116,6 +120,7 @@ for k, n in shapes:
         makers["w8a8"] = lambda: ours(channel, m, "s8")
         makers["w4a16"] = lambda: ours(g128, m, "float")
         makers["e2m1_e4m3"] = lambda: ours(fp4, m, "e4m3", a_group=0)
+        makers["e2m1_pow2"] = lambda: ours(pow2, m, "e4m3", a_group=0)
         makers["e4m3_e4m3"] = lambda: ours(fp8, m, "e4m3", a_group=0)
         flop = 2e-6 * m * n * k
         calls = max(4, min(2 * copies, int(3e3 / max(flop / 6e2, 5))))
@@ -133,7 +138,7 @@ for k, n in shapes:
             t = measure(makers, 2 * few, 3)
             result["sweep"].append({"M": m, "K": k, "N": n, "us": t})
             print(f"sweep {m} {k} {n} " + " ".join(f"{c}:{us:.1f}" for c, us in t.items()), flush=True)
-    del atom, g128, channel, fp4, fp8
+    del atom, g128, channel, fp4, fp8, pow2
     torch.cuda.empty_cache()
 
 for m in (1, 64, 1024, 2048, 8192):

@@ -80,7 +80,7 @@ __global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step
     total += v, magnitude += fabs(v);
   }
   double error = ((args.integers() ? 0 : args.k) + segments + 4) * 0x1p-24 * magnitude + 0x1p-120;
-  double rough_error = args.integers() ? 0 : 0x1p-10 * body_magnitude;
+  double rough_error = args.integers() ? 0 : (args.powers_of_two ? 0x1p-8 : 0x1p-10) * body_magnitude;
   if (args.a_format == Format::kNone) {
     const bool half = args.type == DType::kF16;
     rough_error = (half ? 0x1p-11 : 0x1.02p-9) * body_magnitude + (half ? 0x1p-25 * activations : 0);
@@ -128,6 +128,17 @@ __global__ void FillFloats(T* p, size_t n, uint64_t seed, float low, float high)
   }
 }
 
+// Scales of rows of `groups`: one of the row's times 2^0 ... 2^-14, one group with 2^0. M1: powers of two.
+__global__ void FillPowers(__half* p, size_t n, uint64_t seed, int groups, bool m1) {
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
+       i += gridDim.x * static_cast<size_t>(blockDim.x)) {
+    const size_t row = i / groups;
+    const float base = m1 ? 1.0f : 1.0f + Hash(seed, row) * 0x1p-33f;
+    const uint32_t k = i % groups == row % groups ? 0 : Hash(seed + 1, i) % 15;
+    p[i] = __float2half(ldexpf(__half2float(__float2half(base)), -static_cast<int>(k)));
+  }
+}
+
 void FillTyped(DType type, void* p, size_t n, uint64_t seed, float low, float high) {
   if (type == DType::kF32) FillFloats<<<256, 256>>>(static_cast<float*>(p), n, seed, low, high);
   if (type == DType::kF16) FillFloats<<<256, 256>>>(static_cast<__half*>(p), n, seed, low, high);
@@ -140,13 +151,15 @@ struct Case {
   Format weight, a;
   DType type;
   bool bias, residual, unit;
+  bool powers = false;  // scales in ratios of powers of two
 };
 
 std::string Describe(const Case& c, const char* kernel) {
   char text[200];
-  std::snprintf(text, sizeof text, "%s M %lld N %d K %d O %d G %d aG %d w%s a%s type %d%s%s%s", kernel,
+  std::snprintf(text, sizeof text, "%s M %lld N %d K %d O %d G %d aG %d w%s a%s type %d%s%s%s%s", kernel,
                 static_cast<long long>(c.m), c.n, c.k, c.outliers, c.group, c.a_group, NameOf(c.weight), NameOf(c.a),
-                static_cast<int>(c.type), c.bias ? " bias" : "", c.residual ? " residual" : "", c.unit ? " unit" : "");
+                static_cast<int>(c.type), c.bias ? " bias" : "", c.residual ? " residual" : "", c.unit ? " unit" : "",
+                c.powers ? " powers" : "");
   return text;
 }
 
@@ -191,6 +204,10 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   FillFloats<<<256, 256>>>(a_scale.get(), a_scale.size(), seed + 2, c.unit ? 1.0f : 0.01f, c.unit ? 1.0f : 0.2f);
   FillCodes<<<256, 256>>>(b.get(), b.size(), seed + 3, IsNibble(c.weight) ? Format::kS8 : c.weight, body, body);
   FillFloats<<<256, 256>>>(b_scale.get(), b_scale.size(), seed + 4, c.unit ? 1.0f : 0.001f, c.unit ? 1.0f : 0.02f);
+  if (c.powers && !c.unit) {
+    FillPowers<<<256, 256>>>(b_scale.get(), b_scale.size(), seed + 4, args.b_scales(), seed % 2);
+  }
+  args.powers_of_two = c.powers;
   FillCodes<<<256, 256>>>(b_outlier.get(), b_outlier.size(), seed + 5, Format::kS8, 1, 1);
   FillFloats<<<256, 256>>>(b_outlier_scale.get(), b_outlier_scale.size(), seed + 6, c.unit ? 1.0f : 0.0001f,
                            c.unit ? 1.0f : 0.002f);
@@ -248,8 +265,8 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   for (int i = 0; i < cuda::kGemmKernelCount; ++i) {
     const cuda::GemmKernel& kernel = cuda::kGemmKernels[i];
     if (cuda::ChooseGemmKernel(args, arch, kernel.name) != &kernel) continue;
-    const bool rough = kernel.run == cuda::LaunchFp8Sm90 || kernel.run == cuda::LaunchBatchMinifloat ||
-                       kernel.run == cuda::LaunchWeightOnlySm90;
+    const bool rough = kernel.run == cuda::LaunchFp8Sm90 || kernel.run == cuda::LaunchFp8FoldedSm90 ||
+                       kernel.run == cuda::LaunchBatchMinifloat || kernel.run == cuda::LaunchWeightOnlySm90;
     check(kernel.name, rough ? y_rough_bound : y_bound, [&] { return kernel.run(args, nullptr); });
   }
   if (arch != 90) return;
@@ -283,30 +300,64 @@ void TestGemm(Tally& tally, bool quick) {
   struct Shape {
     int n, k, outliers, group, a_group;
     Format weight, a;
+    bool powers = false;
   };
   // Every format, group and alignment that a kernel treats differently; N and K with tails.
-  const Shape shapes[] = {
-      {1, 16, 0, 0, 0, s4, s4},          {5, 17, 0, 0, 0, s4, s8},          {24, 256, 80, 16, 16, s4, s4},
-      {33, 288, 96, 96, 96, s4, s4},     {40, 1024, 128, 128, 128, s4, s4}, {200, 640, 128, 128, 128, s4, s4},
-      {264, 512, 0, 64, 64, s4, s4},     {136, 512, 128, 32, 32, s4, s4},   {520, 768, 0, 0, 0, s4, s4},
-      {128, 768, 128, 0, 0, s4, s4},     {64, 1024, 0, 0, 128, s4, s4},     {264, 1024, 0, 256, 0, s4, s8},
-      {256, 512, 0, 0, 0, s8, s8},       {72, 400, 0, 0, 0, s8, s8},        {392, 1040, 0, 0, 0, s8, s8},
-      {24, 512, 64, 64, 64, s8, s8},     {136, 640, 128, 128, 0, s8, s8},   {96, 512, 0, 128, 0, s4, none},
-      {40, 256, 0, 32, 0, s4, none},     {72, 384, 0, 0, 0, s4, none},      {200, 640, 0, 32, 0, s4, none},
-      {264, 1152, 0, 64, 0, s4, none},   {392, 1152, 0, 128, 0, s4, none},  {48, 320, 0, 64, 0, s8, none},
-      {17, 100, 0, 0, 0, s4, none},      {40, 1024, 128, 128, 128, s4, x4}, {200, 640, 128, 128, 128, s4, x4},
-      {136, 512, 128, 32, 32, s4, x4},   {520, 768, 0, 0, 0, s4, x4},       {264, 1152, 64, 0, 0, s4, x4},
-      {24, 512, 64, 64, 64, s8, x4},     {264, 768, 0, 128, 0, e2m1, e4m3}, {200, 640, 128, 128, 0, e2m1, e4m3},
-      {40, 512, 0, 0, 0, e3m0, e4m3},    {136, 512, 0, 128, 0, bnb, e4m3},  {72, 512, 0, 256, 0, e2m1, e5m2},
-      {200, 640, 0, 128, 0, e4m3, e4m3}, {264, 1024, 0, 0, 0, e4m3, e5m2},  {128, 512, 0, 128, 128, e4m3, e4m3},
-      {136, 640, 128, 128, 0, s4, e4m3}, {33, 288, 0, 96, 0, e2m1, e4m3},   {24, 256, 0, 0, 0, e2m1, s8},
-      {17, 100, 0, 0, 0, e2m1, none},    {64, 512, 0, 128, 128, e2m1, s4},  {40, 256, 0, 64, 0, s8, e4m3},
-      {24, 128, 0, 0, 0, e4m3, none}};
+  const Shape shapes[] = {{1, 16, 0, 0, 0, s4, s4},
+                          {5, 17, 0, 0, 0, s4, s8},
+                          {24, 256, 80, 16, 16, s4, s4},
+                          {33, 288, 96, 96, 96, s4, s4},
+                          {40, 1024, 128, 128, 128, s4, s4},
+                          {200, 640, 128, 128, 128, s4, s4},
+                          {264, 512, 0, 64, 64, s4, s4},
+                          {136, 512, 128, 32, 32, s4, s4},
+                          {520, 768, 0, 0, 0, s4, s4},
+                          {128, 768, 128, 0, 0, s4, s4},
+                          {64, 1024, 0, 0, 128, s4, s4},
+                          {264, 1024, 0, 256, 0, s4, s8},
+                          {256, 512, 0, 0, 0, s8, s8},
+                          {72, 400, 0, 0, 0, s8, s8},
+                          {392, 1040, 0, 0, 0, s8, s8},
+                          {24, 512, 64, 64, 64, s8, s8},
+                          {136, 640, 128, 128, 0, s8, s8},
+                          {96, 512, 0, 128, 0, s4, none},
+                          {40, 256, 0, 32, 0, s4, none},
+                          {72, 384, 0, 0, 0, s4, none},
+                          {200, 640, 0, 32, 0, s4, none},
+                          {264, 1152, 0, 64, 0, s4, none},
+                          {392, 1152, 0, 128, 0, s4, none},
+                          {48, 320, 0, 64, 0, s8, none},
+                          {17, 100, 0, 0, 0, s4, none},
+                          {40, 1024, 128, 128, 128, s4, x4},
+                          {200, 640, 128, 128, 128, s4, x4},
+                          {136, 512, 128, 32, 32, s4, x4},
+                          {520, 768, 0, 0, 0, s4, x4},
+                          {264, 1152, 64, 0, 0, s4, x4},
+                          {24, 512, 64, 64, 64, s8, x4},
+                          {264, 768, 0, 128, 0, e2m1, e4m3},
+                          {200, 640, 128, 128, 0, e2m1, e4m3},
+                          {40, 512, 0, 0, 0, e3m0, e4m3},
+                          {136, 512, 0, 128, 0, bnb, e4m3},
+                          {72, 512, 0, 256, 0, e2m1, e5m2},
+                          {200, 640, 0, 128, 0, e4m3, e4m3},
+                          {264, 1024, 0, 0, 0, e4m3, e5m2},
+                          {128, 512, 0, 128, 128, e4m3, e4m3},
+                          {136, 640, 128, 128, 0, s4, e4m3},
+                          {33, 288, 0, 96, 0, e2m1, e4m3},
+                          {264, 1152, 0, 128, 0, e2m1, e4m3, true},
+                          {136, 640, 0, 128, 0, e2m1, e5m2, true},
+                          {520, 768, 0, 256, 0, e2m1, e4m3, true},
+                          {24, 448, 0, 0, 0, e2m1, e4m3},
+                          {24, 256, 0, 0, 0, e2m1, s8},
+                          {17, 100, 0, 0, 0, e2m1, none},
+                          {64, 512, 0, 128, 128, e2m1, s4},
+                          {40, 256, 0, 64, 0, s8, e4m3},
+                          {24, 128, 0, 0, 0, e4m3, none}};
   uint64_t seed = 1000;
   for (const Shape& s : shapes) {
     for (const int64_t m : {1, 2, 7, 16, 17, 64, 65, 129, 300}) {
       if (quick && m != 1 && m != 17 && m != 129) continue;
-      Case c{m, s.n, s.k, s.outliers, s.group, s.a_group, s.weight, s.a, DType::kF32, false, false, true};
+      Case c{m, s.n, s.k, s.outliers, s.group, s.a_group, s.weight, s.a, DType::kF32, false, false, true, s.powers};
       RunCase(tally, c, arch, ++seed);
       c.unit = false;
       for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
@@ -327,6 +378,8 @@ void TestGemm(Tally& tally, bool quick) {
         RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF32, false, false, true}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF16, true, true, false}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false}, arch, ++seed);
+        RunCase(tally, {m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false, true}, arch,
+                ++seed);
         RunCase(tally, {m, size[0], size[1], 0, 0, 0, s8, s8, DType::kF16, true, true, false}, arch, ++seed);
         RunCase(tally, {m, size[0], size[1], 0, 128, 0, s4, none, DType::kF16, true, false, false}, arch, ++seed);
       }

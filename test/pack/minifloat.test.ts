@@ -130,8 +130,15 @@ describe('scales whose ratios are powers of two', () => {
     deepEqual(scales({ scaleConstraint: 'm1' }, 0.25, 1), [0.25, 0.25]);
     deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'floor' }, 0.3, 1), [0.25]);
     deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'ceil' }, 0.3, 1), [0.5]);
-    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'ceil' }, 1e9, 1), [2 ** 15]);
-    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'floor' }, 1e-9, 1), [2 ** -24]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'ceil' }, 65504, 65504), [2 ** 15]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'floor' }, 2 ** -24, 2 ** -24), [2 ** -24]);
+  });
+
+  it("M1: at most 2^14 apart, whichever way the row's largest scale goes", () => {
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'floor' }, 1e-6, 1.5), [2 ** -13]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'ceil' }, 1e-6, 1.5), [2 ** -13]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'ceil' }, 1.5, 1.5), [2]);
+    deepEqual(scales({ scaleConstraint: 'm1', scaleRound: 'ceil' }, 100, 1.5), [2]); // GPTQ: grown since
   });
 
   it("M2: the row's largest scale by the powers around their ratio, at most 2^14 and never subnormal", () => {

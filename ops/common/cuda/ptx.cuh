@@ -88,8 +88,11 @@ __device__ __forceinline__ void TensorStore(const CUtensorMap* map, const void* 
                : "memory");
 }
 __device__ __forceinline__ void TensorStoreCommit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until the shared memory of all of this thread's stores has been read.
-__device__ __forceinline__ void TensorStoreWaitRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+// Until the shared memory of this thread's stores, but for the latest kPending groups, has been read.
+template <int kPending = 0>
+__device__ __forceinline__ void TensorStoreWaitRead() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
 
 // ---- asynchronous copies of single threads ----
 // 16 bytes, by way of the L1 cache.
@@ -112,6 +115,11 @@ __device__ __forceinline__ void BarrierArriveCopies(uint64_t* barrier) {
 // Barrier `id` (1 ... 15) of `threads` threads of the block, whole warps.
 __device__ __forceinline__ void NamedBarrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// The same without waiting.
+__device__ __forceinline__ void NamedBarrierArrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // Orders this thread's ordinary accesses to shared memory before later ones of the copy engine.
@@ -148,6 +156,12 @@ __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
 __device__ __forceinline__ void StoreShared16(uint32_t address, uint4 v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
+}
+
+__device__ __forceinline__ uint2 LoadShared8(uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+  return v;
 }
 
 // Two bytes, zeros above.

@@ -52,6 +52,8 @@ namespace lowbit::cuda {
                  : "l"(a), "l"(b), "r"(accumulate));                                                          \
   }
 #define LOWBIT_WGMMA_FLOATS(name, types)                                                                               \
+  LOWBIT_WGMMA_REGISTERS(name, float, 128, "+f", LOWBIT_LIST128, LOWBIT_OUT128, "m64n256k32", types, ", 1, 1", "%128", \
+                         "%129", "%130", "%131", "%132", "%133")                                                       \
   LOWBIT_WGMMA_REGISTERS(name, float, 64, "+f", LOWBIT_LIST64, LOWBIT_OUT64, "m64n128k32", types, ", 1, 1", "%64",     \
                          "%65", "%66", "%67", "%68", "%69")                                                            \
   LOWBIT_WGMMA_REGISTERS(name, float, 32, "+f", LOWBIT_LIST32, LOWBIT_OUT32, "m64n64k32", types, ", 1, 1", "%32",      \

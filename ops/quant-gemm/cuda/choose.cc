@@ -50,6 +50,8 @@ WideShape LeastTime(const GemmArgs& args, const WideTimes (&times)[kCount]) {
   return best;
 }
 
+bool Fp8Folded(const GemmArgs& args) { return args.m > 512 && AcceptsFp8FoldedSm90(args); }
+
 }  // namespace
 
 WideShape ChooseWideShape(const GemmArgs& args) {
@@ -59,6 +61,7 @@ WideShape ChooseWideShape(const GemmArgs& args) {
 const GemmKernel kGemmKernels[] = {
     {"s8s8_wgmma__sm90", 90, 90, ManyS8, AcceptsS8Sm90, LaunchS8Sm90},
     {"s8s4_wgmma__sm90", 90, 90, ManyGroup, AcceptsGroupSm90, LaunchGroupSm90},
+    {"fp8_folded_wgmma__sm90", 90, 90, Fp8Folded, AcceptsFp8FoldedSm90, LaunchFp8FoldedSm90},
     {"fp8_wgmma__sm90", 90, 90, Fp8, AcceptsFp8Sm90, LaunchFp8Sm90},
     {"f16s4_wgmma__sm90", 90, 90, ManyWeightOnly, AcceptsWeightOnlySm90, LaunchWeightOnlySm90},
     {"s4s4_mma__sm80", 80, 89, AcceptsS4Sm80, AcceptsS4Sm80, LaunchS4Sm80},

@@ -47,7 +47,7 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8Kernel(const __grid_constant__
     GiveRegisters<40>();
     const int warp = threadIdx.x / 32;
     if (warp == 0) {
-      if (threadIdx.x == 0) ProduceTiles<K::kNibbles>(plan, s, &token_map, &body_map, &outlier_map, rank);
+      if (threadIdx.x == 0) ProduceTiles<K::kNibbles, K::kTokens>(plan, s, &token_map, &body_map, &outlier_map, rank);
       __syncwarp();
     } else if (warp == 1) {
       ProduceTokenScales<K::kGroupTokens>(plan, s, rank);

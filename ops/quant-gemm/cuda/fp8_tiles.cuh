@@ -79,13 +79,13 @@ __device__ __forceinline__ void ForEachTile(const Plan& plan, uint32_t rank, F&&
   }
 }
 
-// One thread: the copy engine.
-template <bool kNibbles, int kTokens>
-__device__ __forceinline__ void ProduceTiles(const Plan& plan, Shared<kTokens>& s, const CUtensorMap* token_map,
+// One thread: the copy engine. `S` is Shared<kTokens>, or what another kernel has for it.
+template <bool kNibbles, int kTokens, class S>
+__device__ __forceinline__ void ProduceTiles(const Plan& plan, S& s, const CUtensorMap* token_map,
                                              const CUtensorMap* body_map, const CUtensorMap* outlier_map,
                                              uint32_t rank) {
-  constexpr int kTokenBytes = Shared<kTokens>::kTokenBytes, kBodyRow = kNibbles ? kNibbleRow : kStep;
-  RingPosition<Shared<kTokens>::kStages> ring;
+  constexpr int kTokenBytes = S::kTokenBytes, kBodyRow = kNibbles ? kNibbleRow : kStep;
+  RingPosition<S::kStages> ring;
   ForEachTile<kTokens>(plan, rank, [&](const Work& work) {
     const int token_row = static_cast<int>(work.token);
     for (int step = work.first; step < work.last; ++step, ring.Advance()) {

@@ -146,7 +146,7 @@ __device__ __forceinline__ void PrepareSteps(const GroupPlan& plan, Shared<kSubs
           s.weight_scale[ring.stage][sub][lane + 32 * i] = kNibbles && body ? w * (1.0f / 16.0f) : w;
         }
       }
-      FenceAsyncProxy();  // the copy engine overwrites the stage later
+      FenceAsyncProxy();                    // the copy engine overwrites the stage later
       BarrierArrive(&s.ready[ring.stage]);  // every lane for its own stores, which is what compute-sanitizer can follow
     }
   }

@@ -29,6 +29,7 @@ struct GemmArgs {
   const void* bias = nullptr;                 // [N] or null
   const void* residual = nullptr;             // [M, N] or null
   void* y = nullptr;                          // [M, N]
+  bool powers_of_two = false;                 // b_scale: a row's largest one times 2^-k, 0 <= k <= 14
   bool constant_weights = false;  // b and its scales are never written: may be read before the stream is reached
 
   constexpr int body() const { return k - outliers; }
@@ -97,6 +98,8 @@ constexpr Fp8Shape kFp8Shapes[] = {{64, 1}, {64, 2}, {64, 4}, {128, 1}, {128, 2}
 Fp8Shape ChooseFp8Shape(const GemmArgs& args);
 bool AcceptsFp8Sm90(const GemmArgs& args);
 cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t stream);
+bool AcceptsFp8FoldedSm90(const GemmArgs& args);
+cudaError_t LaunchFp8FoldedSm90(const GemmArgs& args, cudaStream_t stream);
 cudaError_t LaunchFp8Sm90(const GemmArgs& args, cudaStream_t stream);
 // The same of the s8s8 and f16s4 kernels; 176 tokens are for the first alone.
 struct WideShape {

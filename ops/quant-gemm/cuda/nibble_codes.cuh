@@ -45,4 +45,21 @@ __device__ __forceinline__ uint32_t DecodeNibbles(const NibbleTables& tables, ui
   return (low | high) << 1;
 }
 
+// The e4m3 patterns of e2m1 magnitudes 0 ... 3 and 4 ... 7 times 2^(6 - k), k = 0 ... 14.
+__device__ __forceinline__ uint2 FoldedTable(uint32_t k) {
+  if (k < 12) return make_uint2(0x6c686000u - k * 0x08080800u, 0x7c787470u - k * 0x08080808u);
+  // With subnormal ones.
+  return k == 12   ? make_uint2(0x0c080400u, 0x1c181410u)
+         : k == 13 ? make_uint2(0x06040200u, 0x14100c08u)
+                   : make_uint2(0x03020100u, 0x0c080604u);
+}
+
+// As DecodeNibbles, for sign and magnitude, by such a table; signs are moved to the tops of their bytes.
+__device__ __forceinline__ uint32_t DecodeFolded(uint2 table, uint32_t nibbles) {
+  uint32_t sizes, signs;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(sizes) : "r"(table.x), "r"(table.y), "r"(nibbles & 0x7777));
+  asm("prmt.b32 %0, %1, %2, 0x1504;" : "=r"(signs) : "r"(nibbles), "r"(nibbles << 4));
+  return sizes | (signs & 0x80808080);
+}
+
 }  // namespace lowbit::cuda
