@@ -37,6 +37,13 @@ bool AcceptsPrefill(const KvArgs& args) {
   return AcceptsHalf(args) && args.pairs % unit == 0 && Aligned(args.q) && args.q_stride % 8 == 0;
 }
 
+bool AcceptsFewFloats(const KvArgs& args) {
+  const bool half = args.rotary == KvRotary::kHalf;
+  const bool turns =
+      !args.rotate_on_read || (args.pairs % (half ? 8 : 4) == 0 && Aligned(args.cos) && Aligned(args.sin));
+  return args.type == DType::kF32 && args.query_rows() <= 8 && args.head_dim <= 256 && turns;
+}
+
 bool Anything(const KvArgs&) { return true; }
 
 }  // namespace
@@ -45,6 +52,7 @@ const KvKernel kKvKernels[] = {
     {"kv_decode_u4_mma__sm80", 80, 1000, PrefersDecode<4>, AcceptsDecode<4>, LaunchKvDecodeU4},
     {"kv_decode_u8_mma__sm80", 80, 1000, PrefersDecode<8>, AcceptsDecode<8>, LaunchKvDecodeU8},
     {"kv_prefill_wgmma__sm90", 90, 90, AcceptsPrefill, AcceptsPrefill, LaunchKvPrefillSm90},
+    {"kv_few_rows__cuda", 0, 1000, AcceptsFewFloats, AcceptsFewFloats, LaunchKvFewRows},
     {"kv_portable__cuda", 0, 1000, Anything, Anything, LaunchKvPortable},
 };
 const int kKvKernelCount = sizeof(kKvKernels) / sizeof(kKvKernels[0]);

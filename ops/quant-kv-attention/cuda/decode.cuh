@@ -23,12 +23,10 @@ constexpr float kNoScore = -1e30f;
 // How a launch divides the work: a block has 8 query rows of one kv head, or of a few, and a part of their keys.
 struct DecodePlan {
   KvArgs args;
-  int head_warps = 1;    // kv heads of a block: neighbouring warps have the same keys of different heads
-  int warps = 4;         // of a block
-  int split = 1;         // blocks of a cluster
-  int row_blocks = 1;    // blocks of 8 query rows
-  int shared_bytes = 0;  // that a block may have
-  bool hopper = false;
+  int head_warps = 1;          // kv heads of a block: neighbouring warps have the same keys of different heads
+  int warps = 4;               // of a block
+  int split = 1;               // blocks of a cluster
+  int row_blocks = 1;          // blocks of 8 query rows
   uint32_t group_inverse = 0;  // ceil(2^32 / query heads of a kv head), 0 for one: query / group without a division
 
   // Query row / query heads of a kv head; rows are fewer than 65536.

@@ -14,35 +14,32 @@ constexpr int kResidentWarps = kBits * kDim > 1024 ? 8
                                                    : 16;
 
 struct NoTables {
-  static constexpr int Bytes(int) { return 0; }
+  static constexpr int kBytes = 0;
 };
 
-// What the kernel keeps in shared memory: a ring for each warp, tables for each group of warps with the same keys, and
-// the queries.
-template <int kBits, int kDim, Turn kTurn>
+// What the kernel keeps in shared memory: a ring for each warp, tables for each `kSharing` of them, and for as many
+// heads the queries and what R1 is multiplied with.
+template <int kBits, int kDim, Turn kTurn, int kSharing>
 struct DecodeMemory {
   using Layout = DecodeLayout<kBits, kDim, kTurn>;
   static constexpr bool kTables = kTurn != Turn::kNone;
   using Ring = DecodeRing<Layout, kRingSteps<Layout::kRowBytes, kTables>>;
-  using Tables = std::conditional_t<kTables, TableStage<kBits, kDim, kTurn>, NoTables>;
+  using Tables = std::conditional_t<kTables, TableStage<kBits, kDim, kTurn, kSharing>, NoTables>;
+  using Query = DecodeQuery<Layout, kTurn>;
   static_assert(Ring::kBytes % 16 == 0 && Ring::kBytes >= kDecodeRows * (kDim + 2) * 4, "the sums' place");
 
-  static constexpr int TablesAt(int warps, int head_warps, int key_warp) {
-    return warps * Ring::kBytes + key_warp * Tables::Bytes(head_warps);
+  static constexpr int TablesAt(int warps, int key_warp) { return warps * Ring::kBytes + key_warp * Tables::kBytes; }
+  static constexpr int QueriesAt(int warps) { return TablesAt(warps, warps / kSharing); }
+  static constexpr int OnesAt(int warps, int used) {
+    return QueriesAt(warps) + kSharing * used * QueryStride(kDim) * 2;
   }
-  static constexpr int QueriesAt(int warps, int head_warps) { return TablesAt(warps, head_warps, warps / head_warps); }
-  static constexpr int OnesAt(int warps, int head_warps, int used) {
-    return QueriesAt(warps, head_warps) + head_warps * used * QueryStride(kDim) * 2;
-  }
-  static constexpr int Bytes(int warps, int head_warps, int used) {
-    return OnesAt(warps, head_warps, used) + head_warps * used * DecodeQuery<Layout, kTurn>::kOnesBytes;
-  }
+  static constexpr int Bytes(int warps, int used) { return OnesAt(warps, used) + kSharing * used * Query::kOnesBytes; }
 };
 
-template <int kBits, int kDim, Turn kTurn>
+template <int kBits, int kDim, Turn kTurn, int kSharing>
 __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
     void DecodeKernel(const __grid_constant__ DecodePlan plan) {
-  using Memory = DecodeMemory<kBits, kDim, kTurn>;
+  using Memory = DecodeMemory<kBits, kDim, kTurn, kSharing>;
   using Layout = typename Memory::Layout;
   using Ring = typename Memory::Ring;
   constexpr bool kTables = Memory::kTables;
@@ -51,8 +48,8 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   const KvArgs& args = plan.args;
   const int warp = threadIdx.x / 32;
   const int rank = blockIdx.x;
-  const int first_head = blockIdx.y * plan.head_warps, kv_head = first_head + warp % plan.head_warps;
-  const int key_warps = plan.warps / plan.head_warps, key_warp = warp / plan.head_warps;
+  const int head = warp % kSharing, first_head = blockIdx.y * kSharing, kv_head = first_head + head;
+  const int key_warps = plan.warps / kSharing, key_warp = warp / kSharing;
   const int b = blockIdx.z / plan.row_blocks, first_row = blockIdx.z % plan.row_blocks * kDecodeRows;
   const int used = min(kDecodeRows, args.query_rows() - first_row);
   const KvSequence sequence(args, b);
@@ -69,28 +66,23 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   int key = begin + (rank * key_warps + key_warp) * kDecodeKeys;
 
   // Queries, lengths and tables are older than the append kernel, which may still be writing the cache.
-  __half* staged = reinterpret_cast<__half*>(memory + Memory::QueriesAt(plan.warps, plan.head_warps));
+  __half* staged = reinterpret_cast<__half*>(memory + Memory::QueriesAt(plan.warps));
   typename Memory::Tables tables;
   if constexpr (kTables) {
-    tables.Start(args, SharedAddress(memory) + Memory::TablesAt(plan.warps, plan.head_warps, key_warp),
-                 warp % plan.head_warps, plan.head_warps);
+    tables.Start(args, SharedAddress(memory) + Memory::TablesAt(plan.warps, key_warp), head);
     if (key < end) tables.Ask(args, key);
   }
   StageQueries<kDim>(plan, sequence, b, first_head, first_row, used, staged);
   WaitForPriorKernelsIfAny();
-  int ahead = key;  // the next that is asked for
-  const auto ask = [&] {
-    if (ahead < end) ring.Ask(ahead, end);
-    ahead += stride;
-    CommitCopies();
-  };
 #pragma unroll
-  for (int i = 0; i < kCount - 1; ++i) ask();
+  for (int i = 0; i < kCount - 1; ++i) {
+    if (key + i * stride < end) ring.AskFirst(i, key + i * stride, end);
+    CommitCopies();
+  }
   __syncthreads();
-  DecodeQuery<Layout, kTurn> q;
-  const int head = warp % plan.head_warps;
-  const uint32_t ones = SharedAddress(memory) + Memory::OnesAt(plan.warps, plan.head_warps, used) +
-                        head * used * DecodeQuery<Layout, kTurn>::kOnesBytes;
+  typename Memory::Query q;
+  const uint32_t ones =
+      SharedAddress(memory) + Memory::OnesAt(plan.warps, used) + head * used * Memory::Query::kOnesBytes;
   LoadQuery<kBits, kDim, kTurn>(args, staged + head * used * QueryStride(kDim), used, ones, key_warp == 0, q);
   if constexpr (kTables) __syncthreads();
 
@@ -107,7 +99,8 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
       if (key + stride < end) tables.Ask(args, key + stride);
       CommitCopies();
     }
-    ask();
+    if (key + (kCount - 1) * stride < end) ring.Ask(key + (kCount - 1) * stride, end);
+    CommitCopies();
     if (key >= plain_begin && key + kDecodeKeys <= plain_end) {
       Step<kBits, kDim, kTurn, true>(args, ring, q, tables, step, key, end, DecodeRows(), state);
     } else {

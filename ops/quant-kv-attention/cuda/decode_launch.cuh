@@ -6,52 +6,64 @@
 
 namespace lowbit::cuda {
 
-// Not from the cache's size: a growing and an in-place cache then give the same bits.
-inline cudaError_t MakeDecodePlan(const KvArgs& args, int resident_warps, DecodePlan* plan) {
-  int device = 0, sms = 0, major = 0;
-  cudaError_t e = cudaGetDevice(&device);
-  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (e == cudaSuccess)
-    e = cudaDeviceGetAttribute(&plan->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  plan->args = args;
-  plan->row_blocks = (args.query_rows() + kDecodeRows - 1) / kDecodeRows;
-  plan->hopper = major >= 9;
-  const int most_split = plan->hopper ? kMaxSplit : 1;
-  if (args.group() > 1) {
-    plan->group_inverse =
-        static_cast<uint32_t>((0x100000000ull + args.group() - 1) / static_cast<unsigned>(args.group()));
+// What a launch asks about the device.
+struct DecodeDevice {
+  int sms = 0, major = 0, shared_bytes = 0;  // the last: that a block may have
+  cudaError_t error;
+
+  DecodeDevice() {
+    int device = 0;
+    error = cudaGetDevice(&device);
+    const auto ask = [&](int* value, cudaDeviceAttr attribute) {
+      if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
+    };
+    ask(&sms, cudaDevAttrMultiProcessorCount);
+    ask(&major, cudaDevAttrComputeCapabilityMajor);
+    ask(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   }
-  const int64_t heads = static_cast<int64_t>(args.batch) * args.kv_heads * plan->row_blocks;
-  // Keys that are turned share tables with other heads, where there are heads enough for all of the device.
-  while (args.rotate_on_read && plan->head_warps < kMostSharing && args.kv_heads % (2 * plan->head_warps) == 0 &&
-         heads / (2 * plan->head_warps) * most_split * resident_warps >= 7 * sms) {
-    plan->head_warps *= 2;
-  }
-  // Doubled while all warps are on the device at once. Large clusters only find room on half of it.
-  const int64_t blocks = heads / plan->head_warps;
-  const auto fits = [&](int warps, int split) {
-    return blocks * warps * split <= static_cast<int64_t>(sms) * (split >= 4 ? 8 : resident_warps);
-  };
-  while (plan->split < most_split && fits(plan->warps, 2 * plan->split)) plan->split *= 2;
-  while (2 * plan->warps <= resident_warps && fits(2 * plan->warps, plan->split)) plan->warps *= 2;
-  return e;
+  int most_split() const { return major >= 9 ? kMaxSplit : 1; }
+};
+
+// Heads whose keys no other warp has. The division of the work does not come from the cache's size: a growing and an
+// in-place cache then give the same bits.
+inline int64_t DecodeHeads(const KvArgs& args) {
+  return static_cast<int64_t>(args.batch) * args.kv_heads * ((args.query_rows() + kDecodeRows - 1) / kDecodeRows);
 }
 
-template <int kBits, int kDim, Turn kTurn>
-cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
+// Keys that are turned share tables with other heads, where these are enough for seven warps on each multiprocessor.
+inline bool SharesTables(const KvArgs& args, const DecodeDevice& device, int resident_warps) {
+  return args.rotate_on_read && args.kv_heads % kSharingWarps == 0 &&
+         DecodeHeads(args) / kSharingWarps * device.most_split() * resident_warps >= 7 * device.sms;
+}
+
+inline DecodePlan MakeDecodePlan(const KvArgs& args, const DecodeDevice& device, int resident_warps, int sharing) {
   DecodePlan plan;
-  cudaError_t e = MakeDecodePlan(args, kResidentWarps<kBits, kDim, kTurn>, &plan);
-  if (e != cudaSuccess) return e;
-  const int used = std::min(kDecodeRows, args.query_rows());
-  using Memory = DecodeMemory<kBits, kDim, kTurn>;
-  while (plan.warps > 1 && Memory::Bytes(plan.warps, plan.head_warps, used) > plan.shared_bytes) {
-    plan.warps /= 2;
-    plan.head_warps = std::min(plan.head_warps, plan.warps);
+  plan.args = args;
+  plan.head_warps = sharing;
+  plan.row_blocks = (args.query_rows() + kDecodeRows - 1) / kDecodeRows;
+  if (args.group() > 1) {
+    plan.group_inverse =
+        static_cast<uint32_t>((0x100000000ull + args.group() - 1) / static_cast<unsigned>(args.group()));
   }
-  const int bytes = Memory::Bytes(plan.warps, plan.head_warps, used);
-  auto* kernel = DecodeKernel<kBits, kDim, kTurn>;
-  e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  // Doubled while all warps are on the device at once. Large clusters only find room on half of it.
+  const int64_t blocks = DecodeHeads(args) / sharing;
+  const auto fits = [&](int warps, int split) {
+    return blocks * warps * split <= static_cast<int64_t>(device.sms) * (split >= 4 ? 8 : resident_warps);
+  };
+  while (plan.split < device.most_split() && fits(plan.warps, 2 * plan.split)) plan.split *= 2;
+  while (2 * plan.warps <= resident_warps && fits(2 * plan.warps, plan.split)) plan.warps *= 2;
+  return plan;
+}
+
+template <int kBits, int kDim, Turn kTurn, int kSharing>
+cudaError_t LaunchDecodeSharing(const KvArgs& args, const DecodeDevice& device, cudaStream_t stream) {
+  using Memory = DecodeMemory<kBits, kDim, kTurn, kSharing>;
+  DecodePlan plan = MakeDecodePlan(args, device, kResidentWarps<kBits, kDim, kTurn>, kSharing);
+  const int used = std::min(kDecodeRows, args.query_rows());
+  while (plan.warps > kSharing && Memory::Bytes(plan.warps, used) > device.shared_bytes) plan.warps /= 2;
+  const int bytes = Memory::Bytes(plan.warps, used);
+  auto* kernel = DecodeKernel<kBits, kDim, kTurn, kSharing>;
+  const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (e != cudaSuccess) return e;
   // Started while the append kernel ends; a cluster where the keys are divided over blocks.
   cudaLaunchAttribute attributes[2]{};
@@ -61,14 +73,26 @@ cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
   attributes[1].val.clusterDim.x = static_cast<unsigned>(plan.split);
   attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(args.kv_heads / plan.head_warps),
+  launch.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(args.kv_heads / kSharing),
                         static_cast<unsigned>(args.batch * plan.row_blocks));
   launch.blockDim = dim3(32 * static_cast<unsigned>(plan.warps));
   launch.dynamicSmemBytes = static_cast<size_t>(bytes);
   launch.stream = stream;
   launch.attrs = attributes;
-  launch.numAttrs = !plan.hopper ? 0 : plan.split > 1 ? 2 : 1;
+  launch.numAttrs = device.major < 9 ? 0 : plan.split > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&launch, kernel, static_cast<const DecodePlan>(plan));
+}
+
+template <int kBits, int kDim, Turn kTurn>
+cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
+  const DecodeDevice device;
+  if (device.error != cudaSuccess) return device.error;
+  if constexpr (kTurn != Turn::kNone) {
+    if (SharesTables(args, device, kResidentWarps<kBits, kDim, kTurn>)) {
+      return LaunchDecodeSharing<kBits, kDim, kTurn, kSharingWarps>(args, device, stream);
+    }
+  }
+  return LaunchDecodeSharing<kBits, kDim, kTurn, 1>(args, device, stream);
 }
 
 template <int kBits, int kDim>

@@ -23,6 +23,9 @@ template <int kBits, int kDim, Turn kTurn, class Layout, class Ring, class Table
 __device__ __forceinline__ KeyProducts Products(const Ring& ring, const DecodeQuery<Layout, kTurn>& q,
                                                 const Tables& tables, int step) {
   float product[2][4] = {}, ones[4] = {};  // two chains: a product waits for the one before it
+  uint4 two{};                             // operands for R1 of two mma steps
+  uint4 next{};                            // tables of the next mma step
+  if constexpr (kTurn != Turn::kNone) next = tables.Load(step, 0);
   uint32_t keys[2][Layout::kKeyParts][Layout::kKeyWords];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -44,7 +47,9 @@ __device__ __forceinline__ KeyProducts Products(const Ring& ring, const DecodeQu
       constexpr bool kIsHalf = kTurn == Turn::kHalf;
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
-        const uint4 table = tables.Load(step, word * kSteps + i);
+        const int mma_step = word * kSteps + i;
+        const uint4 table = next;
+        if (mma_step + 1 < Layout::kSteps) next = tables.Load(step, mma_step + 1);
         Turned turned[2];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -54,9 +59,8 @@ __device__ __forceinline__ KeyProducts Products(const Ring& ring, const DecodeQu
           turned[r] = TurnPair(a, b, r ? table.y : table.x, r ? table.w : table.z);
         }
         const uint32_t(&b)[2] = q.fragments[word * kSteps + i];
-        uint32_t one[2];
-        LoadShared8(q.ones + (word * kSteps + i) * 32, one[0], one[1]);
-        MmaF16(ones, table.x, table.y, table.z, table.w, one[0], one[1]);
+        if (mma_step % 2 == 0) two = LoadShared16(q.ones + mma_step / 2 * 64);
+        MmaF16(ones, table.x, table.y, table.z, table.w, mma_step % 2 ? two.z : two.x, mma_step % 2 ? two.w : two.y);
         MmaF16(product[word % 2], turned[0].first, turned[1].first, turned[0].second, turned[1].second, b[0], b[1]);
       }
     }

@@ -10,7 +10,7 @@ namespace lowbit::cuda {
 template <class Layout, Turn kTurn>
 struct DecodeQuery {
   // In shared memory, of a query: an operand for R1, and some bytes so that neighbours start in different banks.
-  static constexpr int kOnesBytes = kTurn == Turn::kNone ? 0 : Layout::kSteps * 32 + 32;
+  static constexpr int kOnesBytes = kTurn == Turn::kNone ? 0 : Layout::kSteps * 32 + 64;
 
   uint32_t fragments[Layout::kSteps][2];
   // With turned keys, for each pair of channels (i, j): q_i + q_j, which R1 multiplies by cos, and q_j - q_i, by sin.
@@ -48,7 +48,7 @@ __device__ __forceinline__ void LoadQuery(const KvArgs& args, const __half* rows
                                           bool stores_ones, DecodeQuery<Layout, kTurn>& q) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   constexpr int kHalf = Layout::kWordCodes / 2;
-  q.ones = ones + min(g, used - 1) * DecodeQuery<Layout, kTurn>::kOnesBytes + t * 8;
+  q.ones = ones + min(g, used - 1) * DecodeQuery<Layout, kTurn>::kOnesBytes + t * 16;
   float sum = 0.0f;
 #pragma unroll
   for (int part = 0; part < Layout::kKeyParts; ++part) {
@@ -77,7 +77,7 @@ __device__ __forceinline__ void LoadQuery(const KvArgs& args, const __half* rows
   for (int step = 0; step < Layout::kSteps; ++step) {
     const __half2 first = Halves(q.fragments[step][0]), second = Halves(q.fragments[step][1]);
     if (kTurn != Turn::kNone && stores_ones && g < used) {
-      StoreShared8(q.ones + step * 32, Bits(__hadd2(first, second)), Bits(__hsub2(second, first)));
+      StoreShared8(q.ones + step / 2 * 64 + step % 2 * 8, Bits(__hadd2(first, second)), Bits(__hsub2(second, first)));
     }
     // Codes that CodePair gives 16 times as large: every second pair.
     const __half2 small = __float2half2_rn(0.0625f);

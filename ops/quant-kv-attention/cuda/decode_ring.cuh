@@ -10,6 +10,10 @@ namespace lowbit::cuda {
 template <int kRowBytes, bool kTables>
 constexpr int kRingSteps = kRowBytes > 64 || kTables ? 3 : 4;
 
+struct RingParams {
+  float2 keys[2], values[2];
+};
+
 template <class Layout, int kCount>
 struct DecodeRing {
   static constexpr int kRowBytes = Layout::kRowBytes, kTileBytes = kDecodeKeys * kRowBytes;
@@ -27,15 +31,15 @@ struct DecodeRing {
     return 0;
   }
 
-  uint32_t base;                              // shared address, of a multiple of 128 bytes
+  uint32_t base, last;                        // shared addresses of the first step and of the last
   const uint8_t *keys, *values;               // the lane's first bytes of the head's first rows
   const uint32_t* param;                      // lanes 0 to 15: of the key `lane`; others of the value `lane - 16`
-  uint32_t read, write;                       // addresses of steps
+  uint32_t read;                              // of this step
   uint32_t key_lane, value_lane, param_lane;  // what this lane reads of a step
   uint32_t key_to, value_to;                  // and where its first copies go
 
   __device__ __forceinline__ DecodeRing(const KvArgs& args, int64_t head_row, uint32_t shared)
-      : base(shared), read(shared), write(shared) {
+      : base(Keep(shared)), last(Keep(shared + (kCount - 1) * kStepBytes)), read(shared) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     keys = Keep(args.present_k.codes + head_row * kRowBytes + lane * kUnit);
     values = Keep(args.present_v.codes + head_row * kRowBytes + lane * kUnit);
@@ -43,22 +47,21 @@ struct DecodeRing {
                  head_row + lane % 16);
     key_lane = Keep(g * kRowBytes + (Layout::KeySlice::Offset(t, 0) ^ Swap(false, g)));
     value_lane = Keep(kTileBytes + t * kRowBytes + (Layout::ValueSlice::Offset(g, 0) ^ Swap(true, t)));
-    param_lane = Keep(2 * kTileBytes + g * 4);
+    param_lane = Keep(2 * kTileBytes + g * 16);
     key_to = Keep(PlaceOf(false, 0));
     value_to = Keep(PlaceOf(true, 0));
   }
 
-  // Asks for rows [first, first + 16) of those before `end`; the others keep what the ring held.
-  __device__ __forceinline__ void Ask(int first, int end) {
-    const int there = end - first;
-    if (there >= kDecodeKeys) {
-      Copy<true>(first, there);
-    } else {
-      Copy<false>(first, there);
-    }
-    write = write == base + (kCount - 1) * kStepBytes ? base : write + kStepBytes;
+  // Asks for rows [first, first + 16) of those before `end`, in the place of the step before this one; the others keep
+  // what was there.
+  __device__ __forceinline__ void Ask(int first, int end) const {
+    AskAt(read == base ? last : read - kStepBytes, first, end);
   }
-  __device__ __forceinline__ void Next() { read = read == base + (kCount - 1) * kStepBytes ? base : read + kStepBytes; }
+  // The same in the place of the step that is `ahead` of the first.
+  __device__ __forceinline__ void AskFirst(int ahead, int first, int end) const {
+    AskAt(base + ahead * kStepBytes, first, end);
+  }
+  __device__ __forceinline__ void Next() { read = read == last ? base : read + kStepBytes; }
 
   // Words of key g + 8r.
   __device__ __forceinline__ void Keys(int r, int part, uint32_t (&words)[Layout::kKeyWords]) const {
@@ -70,9 +73,11 @@ struct DecodeRing {
     Layout::ValueSlice::template Load<kSwapped>(read + value_lane + (i / 2 * 4 + i % 2 * 8) * kRowBytes, 0,
                                                 threadIdx.x % 32 / 4, kRowBytes, words);
   }
-  // Scale and min of key or value g + 8r.
-  __device__ __forceinline__ float2 Params(bool value, int r) const {
-    return __half22float2(Halves(LoadShared4(read + param_lane + (value ? 64 : 0) + r * 32)));
+  // Scale and min of keys g and g + 8, and of these values.
+  __device__ __forceinline__ RingParams Params() const {
+    const uint4 v = LoadShared16(read + param_lane);
+    return {{__half22float2(Halves(v.x)), __half22float2(Halves(v.y))},
+            {__half22float2(Halves(v.z)), __half22float2(Halves(v.w))}};
   }
 
  private:
@@ -89,8 +94,17 @@ struct DecodeRing {
     return (is_values ? kTileBytes : 0) + place * kRowBytes + (byte % kRowBytes ^ Swap(is_values, place));
   }
 
+  __device__ __forceinline__ void AskAt(uint32_t write, int first, int end) const {
+    const int there = end - first;
+    if (there >= kDecodeKeys) {
+      Copy<true>(write, first, there);
+    } else {
+      Copy<false>(write, first, there);
+    }
+  }
+
   template <bool kAll>
-  __device__ __forceinline__ void Copy(int first, int there) const {
+  __device__ __forceinline__ void Copy(uint32_t write, int first, int there) const {
     const int lane = threadIdx.x % 32;
     const int64_t from = static_cast<int64_t>(first) * kRowBytes;
 #pragma unroll
@@ -104,7 +118,8 @@ struct DecodeRing {
       AsyncCopy<kUnit>(write + key_at, keys + from + i * kWarpBytes);
       AsyncCopy<kUnit>(write + value_at, values + from + i * kWarpBytes);
     }
-    if (kAll || lane % 16 < there) AsyncCopy<4>(write + 2 * kTileBytes + lane * 4, param + first);
+    if (kAll || lane % 16 < there)
+      AsyncCopy<4>(write + 2 * kTileBytes + lane % 8 * 16 + lane / 8 % 2 * 4 + lane / 16 * 8, param + first);
   }
 };
 

@@ -71,13 +71,14 @@ struct DecodeRows {
 };
 
 // Scores less state.base of 16 keys. kPlain: every query of the block sees all of them, and nothing is added to scores.
-template <Turn kTurn, bool kPlain, class Layout, class Ring>
-__device__ __forceinline__ void Scores(const KvArgs& args, const Ring& ring, const DecodeQuery<Layout, kTurn>& q,
-                                       int first, const DecodeRows& rows, const KeyProducts& products,
-                                       const DecodeState<Layout>& state, float (&score)[2][2], bool (&seen)[2][2]) {
+template <Turn kTurn, bool kPlain, class Layout>
+__device__ __forceinline__ void Scores(const KvArgs& args, const RingParams& params,
+                                       const DecodeQuery<Layout, kTurn>& q, int first, const DecodeRows& rows,
+                                       const KeyProducts& products, const DecodeState<Layout>& state,
+                                       float (&score)[2][2], bool (&seen)[2][2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float2 key = ring.Params(false, r);
+    const float2 key = params.keys[r];
     const float factor = q.unit * key.x;
     const int j = first + threadIdx.x % 32 / 4 + 8 * r;
 #pragma unroll
@@ -108,11 +109,12 @@ __device__ __forceinline__ void Step(const KvArgs& args, const Ring& ring, const
   float score[2][2];
   bool seen[2][2] = {{true, true}, {true, true}};
   const KeyProducts products = Products<kBits, kDim, kTurn, Layout>(ring, q, tables, step);
-  Scores<kTurn, kPlain>(args, ring, q, first, rows, products, state, score, seen);
+  const RingParams params = ring.Params();
+  Scores<kTurn, kPlain>(args, params, q, first, rows, products, state, score, seen);
   float2 values[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    values[r] = ring.Params(true, r);
+    values[r] = params.values[r];
     // What lies behind the sequence may be anything.
     if (!kPlain && first + static_cast<int>(threadIdx.x % 32 / 4) + 8 * r >= end) values[r] = {0.0f, 0.0f};
   }

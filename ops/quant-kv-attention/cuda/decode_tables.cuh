@@ -8,31 +8,30 @@ namespace lowbit::cuda {
 // numbers. So they have to be below 16.
 constexpr float kTableUnit = 0x1p12f;
 
-constexpr int kMostSharing = 4;  // warps that share tables
+constexpr int kSharingWarps = 4;  // that share tables, where there are heads enough
 
 // Rows of 16 positions, those of this step and of the next, shared by warps that have the same keys of different heads.
 // Copies bring rows as they are; each lane then takes its own chunks apart and stores them as the left operands that
 // mma and the codes ask for: entries in the order of CodePair, {cos of keys g and g + 8, sin of both} for lane (g, t)
 // of each mma step.
-template <int kBits, int kDim, Turn kTurn>
+template <int kBits, int kDim, Turn kTurn, int kSharing>
 struct TableStage {
   using Layout = DecodeLayout<kBits, kDim, kTurn>;
   static constexpr int kPairs = kDim / 2, kChunks = kDim / 8;
   static constexpr int kRowBytes = 16 * kChunks, kStepBytes = kDecodeKeys * kRowBytes;
   // Rows as they come and operands, of the next step as well where some warps may be ahead.
-  static constexpr int Bytes(int sharing) { return (sharing == 1 ? 2 : 3) * kStepBytes; }
+  static constexpr int kBytes = (kSharing == 1 ? 2 : 3) * kStepBytes;
   static constexpr int kAtOnce = 32 / kChunks;  // rows that a warp asks for at once, each lane one chunk
   static_assert(kChunks <= 32 && kStepBytes == Layout::kSteps * 512);
   const __half* from = nullptr;  // the lane's chunk of row `own`
-  int own = 0, warps = 1;
+  int own = 0;
   uint32_t raw = 0;      // shared address of what the lane asked for of row `own`
   uint32_t place = 0;    // where its first entries go in the operands of even steps
   uint32_t operand = 0;  // what it reads of them
 
-  // `warp` of the `sharing` warps that share.
-  __device__ __forceinline__ void Start(const KvArgs& args, uint32_t shared, int warp, int sharing) {
+  // `warp` of those that share.
+  __device__ __forceinline__ void Start(const KvArgs& args, uint32_t shared, int warp) {
     const int lane = threadIdx.x % 32, chunk = lane % kChunks;
-    warps = sharing;
     own = warp * kAtOnce + lane / kChunks;
     from = Keep(static_cast<const __half*>(chunk < kChunks / 2 ? args.cos : args.sin) + chunk % (kChunks / 2) * 8 +
                 own * kPairs);
@@ -46,34 +45,37 @@ struct TableStage {
   __device__ __forceinline__ void Ask(const KvArgs& args, int first) const {
     const int there = args.limit - first - own;
     const __half* rows = from + static_cast<int64_t>(first) * kPairs;
-    Rows([&](int row, int) {
+#pragma unroll
+    for (int row = 0; row < kDecodeKeys; row += kAtOnce * kSharing) {
       if (row < there) AsyncCopy16(raw + row * kRowBytes, rows + row * kPairs);
-    });
+    }
   }
 
   // Makes operands of what this warp asked for, which has come; then waits until all have. `barrier` is theirs.
   __device__ __forceinline__ void Arrange(int step, int barrier) const {
     const uint32_t to = place + Slot(step);
     const __half2 unit = __float2half2_rn(kTableUnit);
-    Rows([&](int row, int far) {
-      const uint4 v = LoadShared16(raw + row * kRowBytes);
-      uint32_t w[4] = {v.x, v.y, v.z, v.w};
-      if constexpr (kWordEntries == 8) {
-        w[0] = __byte_perm(v.x, v.z, 0x5410), w[1] = __byte_perm(v.x, v.z, 0x7632);
-        w[2] = __byte_perm(v.y, v.w, 0x5410), w[3] = __byte_perm(v.y, v.w, 0x7632);
-      } else if constexpr (kWordEntries == 4) {
-        w[0] = __byte_perm(v.x, v.y, 0x5410), w[1] = __byte_perm(v.x, v.y, 0x7632);
-        w[2] = __byte_perm(v.z, v.w, 0x5410), w[3] = __byte_perm(v.z, v.w, 0x7632);
-      }
+    // Two rows at once, where a lane has more than one: their loads wait together.
+    constexpr int kStride = kAtOnce * kSharing, kPair = kStride < kDecodeKeys ? 2 : 1;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        StoreShared4(to + far + Further(i), Bits(__hmul2(Halves(w[i]), unit)));
+    for (int first = 0; first < kDecodeKeys; first += kPair * kStride) {
+      uint4 v[kPair];
+#pragma unroll
+      for (int r = 0; r < kPair; ++r) v[r] = LoadShared16(raw + (first + r * kStride) * kRowBytes);
+#pragma unroll
+      for (int r = 0; r < kPair; ++r) {
+        uint32_t w[4];
+        InOrder(v[r], w);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          StoreShared4(to + RowPlace(first + r * kStride) + Further(i), Bits(__hmul2(Halves(w[i]), unit)));
+        }
       }
-    });
-    if (warps == 1) {
+    }
+    if constexpr (kSharing == 1) {
       __syncwarp();
     } else {
-      NamedBarrier(barrier, 32 * warps);
+      NamedBarrier(barrier, 32 * kSharing);
     }
   }
 
@@ -96,7 +98,20 @@ struct TableStage {
   }
 
   // Where the operands of a step begin; warps that share none are never ahead.
-  __device__ __forceinline__ int Slot(int step) const { return warps == 1 ? 0 : step % 2 * kStepBytes; }
+  __device__ __forceinline__ int Slot(int step) const { return kSharing == 1 ? 0 : step % 2 * kStepBytes; }
+
+  // The entries of a chunk as CodePair takes codes from words.
+  __device__ static __forceinline__ void InOrder(const uint4& v, uint32_t (&w)[4]) {
+    if constexpr (kWordEntries == 8) {
+      w[0] = __byte_perm(v.x, v.z, 0x5410), w[1] = __byte_perm(v.x, v.z, 0x7632);
+      w[2] = __byte_perm(v.y, v.w, 0x5410), w[3] = __byte_perm(v.y, v.w, 0x7632);
+    } else if constexpr (kWordEntries == 4) {
+      w[0] = __byte_perm(v.x, v.y, 0x5410), w[1] = __byte_perm(v.x, v.y, 0x7632);
+      w[2] = __byte_perm(v.z, v.w, 0x5410), w[3] = __byte_perm(v.z, v.w, 0x7632);
+    } else {
+      w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+    }
+  }
 
   // From a chunk's first entries to its others: those of one word of codes are neighbouring steps.
   __device__ __forceinline__ int Further(int i) const {
@@ -107,21 +122,6 @@ struct TableStage {
 
   // Where a row lies in an operand: lanes have rows g and g + 8.
   __device__ static __forceinline__ int RowPlace(int row) { return row % 8 * 64 + row / 8 * 4; }
-
-  // Calls `each` with the distance to row `own` and that of their places, for each of the lane's rows.
-  template <class Each>
-  __device__ __forceinline__ void Rows(const Each& each) const {
-    if (warps == kMostSharing) {
-#pragma unroll
-      for (int row = 0; row < kDecodeKeys; row += kAtOnce * kMostSharing) {
-        each(row, kAtOnce * kMostSharing == 8 ? row / 8 * 4 : RowPlace(own + row) - RowPlace(own));
-      }
-    } else {
-      for (int row = 0; row + own < kDecodeKeys; row += kAtOnce * warps) {
-        each(row, RowPlace(own + row) - RowPlace(own));
-      }
-    }
-  }
 };
 
 }  // namespace lowbit::cuda

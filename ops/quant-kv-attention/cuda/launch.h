@@ -81,6 +81,7 @@ size_t KvScratchBytes(const KvArgs& args, const KvKernel& kernel);
 cudaError_t LaunchKvDecodeU4(const KvArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvDecodeU8(const KvArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvPrefillSm90(const KvArgs& args, cudaStream_t stream);
+cudaError_t LaunchKvFewRows(const KvArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvPortable(const KvArgs& args, cudaStream_t stream);
 
 }  // namespace lowbit::cuda
