@@ -52,6 +52,7 @@ __attribute__((visibility("default"))) int bench_norm_quantize(int64_t m, int k,
                                                                float* scale, cudaStream_t stream) {
   NormQuantizeArgs args;
   args.type = DType::kF16;
+  args.constant_weights = true;
   args.x = x, args.weight = weight, args.reorder_index = order, args.q = q, args.scale = scale, args.rows = m;
   args.format.channels = k, args.format.group_size = group, args.format.outliers = outliers;
   args.format.format = group ? Format::kS4 : Format::kS8;

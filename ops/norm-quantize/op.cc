@@ -69,6 +69,7 @@ class NormQuantize : public RowOp {
     args.other_stride = x.Cols();
     args.weight = weight.data;
     args.bias = bias.data;
+    args.constant_weights = weight_constant_ && (bias_constant_ || !bias.present);
     args.epsilon = epsilon_;
     const size_t outputs = context.OutputCount();
     if (outputs > kSum) LOWBIT_TRY(context.Output(kSum, x.dims.data(), x.rank, &args.sum));

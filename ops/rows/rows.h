@@ -41,6 +41,7 @@ struct RowArgs {
   int64_t other_stride;
   const void* weight;            // [K], norms only
   const void* bias;              // [K] or null
+  bool constant_weights;         // weight and bias are initializers
   float epsilon;                 // norms only
   const int32_t* reorder_index;  // [K], every entry in 0 … K-1; null: natural order
   int64_t channels;              // K

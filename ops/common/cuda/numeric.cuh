@@ -29,12 +29,13 @@ __device__ __forceinline__ __nv_bfloat16 Narrow<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// exp as the README writes it: range reduction in two steps, a degree 6 polynomial, exponent addition.
-__device__ __forceinline__ float Exp(float x) {
-  if (x <= -86.0f) return 0.0f;
-  const float clamped = x >= 88.0f ? 88.0f : x;
-  const float n = rintf(__fmul_rn(clamped, 1.44269502f));
-  const float r = __fsub_rn(__fsub_rn(clamped, __fmul_rn(n, 0.693359375f)), __fmul_rn(n, -2.12194440e-4f));
+// exp as the README writes it, for -86 <= x <= 88: range reduction in two steps, a degree 6 polynomial, exponent
+// addition. Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits of the sum. Its product with
+// 0.693359375 (nine bits) is exact, so that a fused multiply-add rounds once, as the README's two operations do.
+__device__ __forceinline__ float ExpInside(float x) {
+  const float shifted = __fadd_rn(__fmul_rn(x, 1.44269502f), 12582912.0f);
+  const float n = __fsub_rn(shifted, 12582912.0f);
+  const float r = __fsub_rn(__fmaf_rn(-n, 0.693359375f, x), __fmul_rn(n, -2.12194440e-4f));
   float p = 1.0f / 720.0f;
   p = __fadd_rn(__fmul_rn(p, r), 1.0f / 120.0f);
   p = __fadd_rn(__fmul_rn(p, r), 1.0f / 24.0f);
@@ -42,48 +43,84 @@ __device__ __forceinline__ float Exp(float x) {
   p = __fadd_rn(__fmul_rn(p, r), 0.5f);
   p = __fadd_rn(__fmul_rn(p, r), 1.0f);
   p = __fadd_rn(__fmul_rn(p, r), 1.0f);
-  if (x != x) return x;
-  return __int_as_float(__float_as_int(p) + (static_cast<int>(n) << 23));
+  return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
+}
+// NaN gives some number: whoever calls multiplies or divides the NaN itself as well.
+__device__ __forceinline__ float Exp(float x) { return x <= -86.0f ? 0.0f : ExpInside(fminf(x, 88.0f)); }
+// 1 + exp(x). The exp of -86 is lost in it as is the README's 0.
+__device__ __forceinline__ float OnePlusExp(float x) {
+  return __fadd_rn(1.0f, ExpInside(fminf(fmaxf(x, -86.0f), 88.0f)));
 }
 
-__device__ __forceinline__ float Sigmoid(float x, float u) { return __fdiv_rn(x, __fadd_rn(1.0f, Exp(-u))); }
-
-// Abramowitz and Stegun 7.1.26.
-__device__ __forceinline__ float Gelu(float x) {
-  const float z = __fmul_rn(fabsf(x), 0.707106781f);
-  const float t = __fdiv_rn(1.0f, __fadd_rn(1.0f, __fmul_rn(0.3275911f, z)));
-  float e = __fmul_rn(1.061405429f, t);
-  e = __fmul_rn(__fsub_rn(e, 1.453152027f), t);
-  e = __fmul_rn(__fadd_rn(e, 1.421413741f), t);
-  e = __fmul_rn(__fsub_rn(e, 0.284496736f), t);
-  e = __fmul_rn(__fadd_rn(e, 0.254829592f), t);
-  e = __fmul_rn(e, Exp(-__fmul_rn(z, z)));
-  const float half_e = __fmul_rn(0.5f, e);
-  return __fmul_rn(x, x < 0.0f ? half_e : __fsub_rn(1.0f, half_e));
+// x / d, correctly rounded, for 1 <= d: what __fdiv_rn does away from the ends of the range, without its branch.
+// `safe` becomes false where the result may be another.
+__device__ __forceinline__ float DivideInside(float x, float d, bool& safe) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+  r = __fmaf_rn(r, __fmaf_rn(-d, r, 1.0f), r);
+  const float q = __fmul_rn(x, r);
+  safe = safe && fabsf(x) >= 0x1p-100f && fabsf(x) <= 0x1p100f && d <= 0x1p100f;
+  return __fmaf_rn(r, __fmaf_rn(-d, q, x), q);
 }
 
-__device__ __forceinline__ float GeluTanh(float x) {
-  const float cube = __fmul_rn(__fmul_rn(x, x), x);
-  const float u = __fmul_rn(0.7978845608f, __fadd_rn(x, __fmul_rn(0.044715f, cube)));
-  return Sigmoid(x, __fadd_rn(u, u));
-}
+// Activations of the README. Each is a function of x and of how to divide, for many values side by side with
+// DivideInside and, where that is not safe, with __fdiv_rn.
+struct Silu {
+  template <class Divide>
+  __device__ __forceinline__ float operator()(float x, Divide&& divide) const {
+    return divide(x, OnePlusExp(-x));
+  }
+};
+struct GeluTanh {
+  template <class Divide>
+  __device__ __forceinline__ float operator()(float x, Divide&& divide) const {
+    const float cube = __fmul_rn(__fmul_rn(x, x), x);
+    const float u = __fmul_rn(0.7978845608f, __fadd_rn(x, __fmul_rn(0.044715f, cube)));
+    return divide(x, OnePlusExp(-__fadd_rn(u, u)));
+  }
+};
+struct Gelu {  // Abramowitz and Stegun 7.1.26
+  template <class Divide>
+  __device__ __forceinline__ float operator()(float x, Divide&& divide) const {
+    const float z = __fmul_rn(fabsf(x), 0.707106781f);
+    const float t = divide(1.0f, __fadd_rn(1.0f, __fmul_rn(0.3275911f, z)));
+    float e = __fmul_rn(1.061405429f, t);
+    e = __fmul_rn(__fsub_rn(e, 1.453152027f), t);
+    e = __fmul_rn(__fadd_rn(e, 1.421413741f), t);
+    e = __fmul_rn(__fsub_rn(e, 0.284496736f), t);
+    e = __fmul_rn(__fadd_rn(e, 0.254829592f), t);
+    e = __fmul_rn(e, Exp(-__fmul_rn(z, z)));
+    const float half_e = __fmul_rn(0.5f, e);
+    return __fmul_rn(x, x < 0.0f ? half_e : __fsub_rn(1.0f, half_e));
+  }
+};
+struct Relu {
+  template <class Divide>
+  __device__ __forceinline__ float operator()(float x, Divide&&) const {
+    return x > 0.0f ? x : (x != x ? x : 0.0f);
+  }
+};
+struct Identity {
+  template <class Divide>
+  __device__ __forceinline__ float operator()(float x, Divide&&) const {
+    return x;
+  }
+};
 
-__device__ __forceinline__ float Relu(float x) { return x > 0.0f ? x : (x != x ? x : 0.0f); }
-
-// Calls fn with the activation as a function of one float: the choice is made once, outside of loops.
+// Calls fn with the activation: the choice is made once, outside of loops.
 template <class Fn>
 __device__ __forceinline__ void WithActivation(Activation kind, Fn&& fn) {
   switch (kind) {
     case Activation::kSilu:
-      return fn([](float x) { return Sigmoid(x, x); });
+      return fn(Silu{});
     case Activation::kGelu:
-      return fn([](float x) { return Gelu(x); });
+      return fn(Gelu{});
     case Activation::kGeluTanh:
-      return fn([](float x) { return GeluTanh(x); });
+      return fn(GeluTanh{});
     case Activation::kRelu:
-      return fn([](float x) { return Relu(x); });
+      return fn(Relu{});
     case Activation::kNone:
-      return fn([](float x) { return x; });
+      return fn(Identity{});
   }
 }
 
@@ -94,10 +131,10 @@ struct SegmentScale {
 };
 
 __device__ __forceinline__ SegmentScale ScaleOf(uint32_t amax_bits, float clip_over_qmax) {
-  if (amax_bits >= 0x7f800000u) return {__uint_as_float(0x7fc00000u), 0.0f};
-  if (amax_bits < 0x0d800000u) return {1.0f, 0.0f};  // below 2^-100
-  const float scale = __fmul_rn(__uint_as_float(amax_bits), clip_over_qmax);
-  return {scale, __frcp_rn(scale)};
+  const bool bad = amax_bits >= 0x7f800000u, zero = amax_bits < 0x0d800000u;  // not finite; below 2^-100
+  const float product = __fmul_rn(__uint_as_float(amax_bits), clip_over_qmax);
+  const float scale = bad ? __uint_as_float(0x7fc00000u) : zero ? 1.0f : product;
+  return {scale, bad || zero ? 0.0f : __frcp_rn(scale)};
 }
 
 // The value of a code: a byte, or a weight's nibble in the low bits. A minifloat's bits shifted into a binary16's are

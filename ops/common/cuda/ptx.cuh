@@ -104,6 +104,9 @@ template <int kPending>
 __device__ __forceinline__ void AsyncWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+__device__ __forceinline__ void AsyncCopy8(uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
+}
 __device__ __forceinline__ void CopyShared4(void* to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(SharedAddress(to)), "l"(from) : "memory");
 }
@@ -126,6 +129,12 @@ __device__ __forceinline__ void NamedBarrierArrive(int id, int threads) {
 __device__ __forceinline__ void FenceAsyncProxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // ---- copies without a tensor map ----
+// Brings `bytes` (a multiple of 16, at a multiple of 16) into the L2 cache, on chips since Hopper.
+__device__ __forceinline__ void PrefetchL2(const void* from, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
 // `bytes` from global to shared memory by the copy engine; addresses and size are multiples of 16.
 __device__ __forceinline__ void BulkLoad(uint64_t* barrier, void* to, const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(

@@ -1,4 +1,6 @@
 // NormQuantize: one pass over memory. Rows of whole units take norm_units.cuh; here are the others, element by element.
+#include <climits>
+
 #include "ops/rows/cuda/norm_quantize.h"
 #include "ops/rows/cuda/norm_units.cuh"
 
@@ -39,6 +41,7 @@ __global__ __launch_bounds__(kRowThreads) void NormRaggedKernel(const __grid_con
   const T* weight = static_cast<const T*>(args.weight);
   const T* bias = static_cast<const T*>(args.bias);
   const float count = static_cast<float>(channels);
+  WaitForPriorKernelsIfAny();
   for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
     const int64_t base = row * channels;
     float lane[8] = {};
@@ -71,33 +74,69 @@ __global__ __launch_bounds__(kRowThreads) void NormRaggedKernel(const __grid_con
   }
 }
 
+template <class T, int kRows, class Kernel>
+cudaError_t LaunchNormUnits(Kernel* kernel, const NormQuantizeArgs& args, const RowTarget& target,
+                            cudaStream_t stream) {
+  return LaunchRows(kernel, UnitThreads(args.format.channels), NormSharedBytes<T, kRows>(target, args.residual),
+                    (args.rows + kRows - 1) / kRows, args, target, stream);
+}
+
+// Kernels for a fixed number of runs, kRows rows at a time and so many blocks a multiprocessor.
+template <class T, bool kBare, int kRuns, int kRows, int kMinBlocks>
+cudaError_t LaunchNormRuns(const NormQuantizeArgs& args, const RowTarget& target, cudaStream_t stream) {
+  constexpr int kThreads = kRuns * kRunChannels / kUnitChannels;
+  return target.one_pass && target.merge_lanes == 8
+             ? LaunchNormUnits<T, kRows>(NormUnitsKernel<T, true, kBare, kRows, kRuns, 8, kThreads, kMinBlocks>, args,
+                                         target, stream)
+             : LaunchNormUnits<T, kRows>(NormUnitsKernel<T, true, kBare, kRows, kRuns, 0, kThreads, kMinBlocks>, args,
+                                         target, stream);
+}
+
+// Rows of whole units. Models' usual numbers of channels, in 16 bits, have kernels of their own.
+template <class T, bool kPlain, bool kBare>
+cudaError_t LaunchNorm(const NormQuantizeArgs& args, const RowTarget& target, cudaStream_t stream) {
+  if constexpr (kPlain && sizeof(T) == 2) {
+    // One row at a time is the quickest to the end; more at a time are less work once every multiprocessor has some.
+    const bool one = args.rows < 528, two = kBare && args.rows >= 2112;
+    switch (args.format.channels) {
+      case 4096:
+        if (one) return LaunchNormRuns<T, kBare, 4, 1, 3>(args, target, stream);
+        if constexpr (kBare) {
+          if (two) return LaunchNormRuns<T, kBare, 4, 2, 3>(args, target, stream);
+        }
+        return LaunchNormRuns<T, kBare, 4, 4, 2>(args, target, stream);
+      case 5120:
+        if (!one) return LaunchNormRuns<T, kBare, 5, 2, 2>(args, target, stream);
+        break;
+      case 8192:
+        if (!one) return LaunchNormRuns<T, kBare, 8, 2, 1>(args, target, stream);
+        break;
+    }
+  }
+  return UnitThreads(args.format.channels) <= kShortUnitThreads
+             ? LaunchNormUnits<T, 1>(NormUnitsKernel < T, kPlain, kBare, 1, 0, 0, kShortUnitThreads, kPlain ? 3 : 2 >,
+                                     args, target, stream)
+             : LaunchNormUnits<T, 1>(NormUnitsKernel<T, kPlain, kBare, 1, 0, 0, kMaxUnitThreads, 1>, args, target,
+                                     stream);
+}
+
 }  // namespace
 
 cudaError_t LaunchNormQuantize(const NormQuantizeArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
-  if (args.format.channels > kMaxRowChannels) return cudaErrorInvalidValue;
+  if (args.format.channels > kMaxRowChannels || args.rows > INT_MAX) return cudaErrorInvalidValue;
   const RowTarget target = MakeRowTarget(args.format, args.reorder_index, args.q, args.scale);
-  const bool in_units = FallsIntoUnits(args.format, args.format.channels);
-  const int threads = in_units ? UnitThreads(args.format.channels) : kRowThreads;
-  const size_t shared_bytes =
-      in_units ? UnitSharedBytes(target, true) : RowSharedBytes(args.format, args.reorder_index != nullptr);
   return WithType(args.type, [&](auto type) {
     using T = decltype(type);
     const bool plain = !args.layer_norm && !args.bias, bare = plain && !args.residual && !args.sum && !args.y;
-    const auto choose = [&](auto form, auto no_extras) {
-      constexpr bool kPlain = decltype(form)::value, kBare = decltype(no_extras)::value;
-      if (threads < kLaneQuads || threads > 2 * kLaneQuads) return NormUnitsKernel<T, kPlain, kBare, 0>;
-      return threads == kLaneQuads ? NormUnitsKernel<T, kPlain, kBare, 4> : NormUnitsKernel<T, kPlain, kBare, 8>;
-    };
-    auto* kernel = !in_units ? NormRaggedKernel<T>
-                   : bare    ? choose(std::true_type{}, std::true_type{})
-                   : plain   ? choose(std::true_type{}, std::false_type{})
-                             : choose(std::false_type{}, std::false_type{});
-    int blocks = 0;
-    const cudaError_t e = PersistentRowGrid(kernel, threads, shared_bytes, args.rows, &blocks);
-    if (e != cudaSuccess) return e;
-    kernel<<<blocks, threads, shared_bytes, stream>>>(args, target);
-    return cudaGetLastError();
+    if (!FallsIntoUnits(args.format, args.format.channels) ||
+        NormSharedBytes<T, 1>(target, args.residual) > SharedBytesLimit()) {
+      return LaunchRows(NormRaggedKernel<T>, kRowThreads, RowSharedBytes(args.format, args.reorder_index != nullptr),
+                        args.rows, args, target, stream);
+    }
+    return bare    ? LaunchNorm<T, true, true>(args, target, stream)
+           : plain ? LaunchNorm<T, true, false>(args, target, stream)
+                   : LaunchNorm<T, false, false>(args, target, stream);
   });
 }
 

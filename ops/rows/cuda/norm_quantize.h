@@ -13,12 +13,13 @@ struct NormQuantizeArgs {
   const void* weight = nullptr;    // [K]
   const void* bias = nullptr;      // [K]
   const void* residual = nullptr;  // [M, K]
-  const int32_t* reorder_index = nullptr;
-  int8_t* q = nullptr;     // [M, K]
-  float* scale = nullptr;  // [M, S]
-  void* sum = nullptr;     // [M, K]
-  void* y = nullptr;       // [M, K]
-  int64_t rows = 0;        // M
+  bool constant_weights = false;   // weight and bias are never written: may be read before the stream is reached
+  const int32_t* reorder_index = nullptr;  // never written either
+  int8_t* q = nullptr;                     // [M, K]
+  float* scale = nullptr;                  // [M, S]
+  void* sum = nullptr;                     // [M, K]
+  void* y = nullptr;                       // [M, K]
+  int64_t rows = 0;                        // M
   RowFormat format;
   bool layer_norm = false;  // otherwise RMSNorm
   float epsilon = 1e-5f;

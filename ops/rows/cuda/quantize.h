@@ -14,10 +14,10 @@ struct QuantizeArgs {
   int64_t x_stride = 0;   // elements from one row to the next
   int64_t up_stride = 0;  // ditto
   Activation activation = Activation::kNone;
-  const int32_t* reorder_index = nullptr;
-  int8_t* q = nullptr;     // [M, K]
-  float* scale = nullptr;  // [M, S]
-  int64_t rows = 0;        // M
+  const int32_t* reorder_index = nullptr;  // never written: may be read before the stream is reached
+  int8_t* q = nullptr;                     // [M, K]
+  float* scale = nullptr;                  // [M, S]
+  int64_t rows = 0;                        // M
   RowFormat format;
 };
 

@@ -33,18 +33,40 @@ inline RowTarget MakeRowTarget(const RowFormat& f, const int32_t* reorder_index,
   return t;
 }
 
-// Enough blocks to fill the device, each then walks over rows.
-template <class Kernel>
-cudaError_t PersistentRowGrid(Kernel kernel, int threads, size_t shared_bytes, int64_t rows, int* blocks) {
-  int device = 0, sms = 0, per_sm = 0;
+// The most shared memory a block may have; 0 where it cannot be asked.
+inline size_t SharedBytesLimit() {
+  int device = 0, limit = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  return cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess ? limit : 0;
+}
+
+// Launches as many blocks as the device holds, each of which walks over some of `work` pieces. They may start while the
+// kernel before them ends: what precedes a kernel's WaitForPriorKernelsIfAny reads constants only.
+template <class Kernel, class Args>
+cudaError_t LaunchRows(Kernel* kernel, int threads, size_t shared_bytes, int64_t work, const Args& args,
+                       const RowTarget& target, cudaStream_t stream) {
+  int device = 0, sms = 0, major = 0, per_sm = 0;
   cudaError_t e = cudaGetDevice(&device);
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (e == cudaSuccess) {
     e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   }
+  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   if (e == cudaSuccess) e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, shared_bytes);
-  *blocks = static_cast<int>(std::min<int64_t>(rows, static_cast<int64_t>(sms) * std::max(per_sm, 1)));
-  return e;
+  if (e != cudaSuccess) return e;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t launch{};
+  launch.gridDim =
+      dim3(static_cast<unsigned>(std::min<int64_t>(work, static_cast<int64_t>(sms) * std::max(per_sm, 1))));
+  launch.blockDim = dim3(static_cast<unsigned>(threads));
+  launch.dynamicSmemBytes = shared_bytes;
+  launch.stream = stream;
+  launch.attrs = &early;
+  launch.numAttrs = major >= 9 ? 1 : 0;
+  return cudaLaunchKernelEx(&launch, kernel, args, target);
 }
 
 template <class Fn>

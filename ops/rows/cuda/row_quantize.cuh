@@ -80,10 +80,19 @@ __device__ __forceinline__ int SegmentOf(const RowFormat& f, int k) {
   return f.group_size ? k / f.group_size : 0;
 }
 
+// PRMT as it is: __byte_perm has no sign bits.
+__device__ __forceinline__ uint32_t Permute(uint32_t a, uint32_t b, uint32_t select) {
+  uint32_t d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(select));
+  return d;
+}
+
 // Four integer codes. The clamp is before the rounding, which is the same for integer limits; without clipping no value
-// rounds past them. Adding 1.5 * 2^23 rounds half to even and leaves the code in the low byte.
+// rounds past them. Adding 1.5 * 2^23 rounds half to even and leaves the code in the low byte. The high byte is 0x4b
+// (of a NaN 0x7f): its repeated sign bit is the zero byte that kSelectZeros takes where every code is 0.
+constexpr uint32_t kSelectCodes = 0x5410, kSelectZeros = 0xaaaa;
 template <bool kClip>
-__device__ __forceinline__ uint32_t PackIntegers(const float* v, float inv, float qmin, float qmax) {
+__device__ __forceinline__ uint32_t PackIntegers(const float* v, float inv, float qmin, float qmax, uint32_t select) {
   uint32_t b[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -91,51 +100,56 @@ __device__ __forceinline__ uint32_t PackIntegers(const float* v, float inv, floa
     if (kClip) x = fminf(fmaxf(x, qmin), qmax);
     b[i] = __float_as_uint(__fadd_rn(x, 12582912.0f));
   }
-  return __byte_perm(__byte_perm(b[0], b[1], 0x0040), __byte_perm(b[2], b[3], 0x0040), 0x5410);
+  return Permute(Permute(b[0], b[1], 0x3340), Permute(b[2], b[3], 0x3340), select);
 }
 
-// Four minifloat codes; the conversion rounds to nearest even and keeps the sign of zero.
-__device__ __forceinline__ uint32_t PackFloats(const float* v, float inv, float limit, __nv_fp8_interpretation_t kind) {
-  uint32_t pair[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float x = fminf(fmaxf(__fmul_rn(v[2 * i], inv), -limit), limit);
-    const float y = fminf(fmaxf(__fmul_rn(v[2 * i + 1], inv), -limit), limit);
-    pair[i] = __nv_cvt_float2_to_fp8x2(make_float2(x, y), __NV_SATFINITE, kind);
-  }
-  return pair[0] | pair[1] << 16;
+// Four minifloat codes. The conversion saturates, rounds to nearest even and keeps the sign of zero.
+template <class Value>
+__device__ __forceinline__ uint32_t PackFloats(__nv_fp8_interpretation_t kind, Value&& value) {
+  const uint32_t low = __nv_cvt_float2_to_fp8x2(make_float2(value(0), value(1)), __NV_SATFINITE, kind);
+  const uint32_t high = __nv_cvt_float2_to_fp8x2(make_float2(value(2), value(3)), __NV_SATFINITE, kind);
+  return low | high << 16;
 }
 
-// Four codes between -8 and 7 in two's complement to sign and magnitude.
-__device__ __forceinline__ uint32_t SignMagnitude(uint32_t codes) {
-  const uint32_t negative = (codes >> 7) & 0x01010101u;
-  return ((codes ^ negative * 255u) + negative) | negative << 7;
+// Four integer codes as sign and magnitude. Below 16 the e4m3 values are the multiples of 2^-9, so that converting
+// x * 2^-9 rounds x to an integer, half to even (what underflows rounds to zero either way). Of zero the sign goes.
+template <bool kClip>
+__device__ __forceinline__ uint32_t PackSignMagnitude(const float* v, float inv, float qmin, float qmax) {
+  const uint32_t codes = PackFloats(__NV_E4M3, [&](int i) {
+    const float x = __fmul_rn(v[i], inv);
+    return __fmul_rn(kClip ? fminf(fmaxf(x, qmin), qmax) : x, 0x1p-9f);
+  });
+  const uint32_t nonzero = (codes & 0x7f7f7f7fu) + 0x7f7f7f7fu;  // in the high bits
+  return codes & (nonzero | 0x7f7f7f7fu);
 }
 
-// kCount codes of one segment as they are stored, four a word.
-template <int kCount>
-__device__ __forceinline__ void PackCodes(const RowTarget& target, bool outlier, const float* v, float inv,
-                                          uint32_t (&words)[kCount / 4]) {
+// Calls fn with a function that packs four codes of a segment as they are stored, fn(const float* v, float inv): the
+// choice is made once, outside of loops.
+template <class Fn>
+__device__ __forceinline__ void WithCodes(const RowTarget& target, bool outlier, Fn&& fn) {
   const Format format = target.format.format;
-  if (!outlier && (format == Format::kE4M3 || format == Format::kE5M2)) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      words[i / 4] = PackFloats(v + i, inv, target.qmax, format == Format::kE4M3 ? __NV_E4M3 : __NV_E5M2);
-    }
-  } else if (target.clips) {
+  const auto select = [](float inv) { return inv == 0.0f ? kSelectZeros : kSelectCodes; };
+  const auto zero_if = [](float inv, uint32_t word) { return inv == 0.0f ? 0 : word; };
+  if (outlier || format == Format::kS4 || format == Format::kS8) {
     const float qmin = outlier ? -128.0f : target.qmin, qmax = outlier ? 127.0f : target.qmax;
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) words[i / 4] = PackIntegers<true>(v + i, inv, qmin, qmax);
+    if (target.clips) {
+      fn([&](const float* v, float inv) { return PackIntegers<true>(v, inv, qmin, qmax, select(inv)); });
+    } else {
+      fn([&](const float* v, float inv) { return PackIntegers<false>(v, inv, qmin, qmax, select(inv)); });
+    }
+  } else if (format == Format::kS4E4M3) {
+    const float qmin = target.qmin, qmax = target.qmax;
+    if (target.clips) {
+      fn([&](const float* v, float inv) { return zero_if(inv, PackSignMagnitude<true>(v, inv, qmin, qmax)); });
+    } else {
+      fn([&](const float* v, float inv) { return zero_if(inv, PackSignMagnitude<false>(v, inv, qmin, qmax)); });
+    }
   } else {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) words[i / 4] = PackIntegers<false>(v + i, inv, 0.0f, 0.0f);
+    const __nv_fp8_interpretation_t kind = format == Format::kE4M3 ? __NV_E4M3 : __NV_E5M2;
+    fn([&](const float* v, float inv) {
+      return zero_if(inv, PackFloats(kind, [&](int i) { return __fmul_rn(v[i], inv); }));
+    });
   }
-  if (!outlier && format == Format::kS4E4M3) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) words[i / 4] = SignMagnitude(words[i / 4]);
-  }
-#pragma unroll
-  for (int i = 0; i < kCount; i += 4) words[i / 4] = inv == 0.0f ? 0 : words[i / 4];
 }
 
 // A unit that may straddle segments or the row's end: element by element.
@@ -146,10 +160,9 @@ __device__ __forceinline__ void WriteRaggedUnit(const RowTarget& target, const R
     const int segment = SegmentOf(f, k);
     const bool outlier = k >= f.body();
     const SegmentScale scale = ScaleOf(s.amax[segment], outlier ? target.outlier_factor : target.body_factor);
-    const float v[4] = {s.row[target.reorder_index ? s.order[k] : SwizzledFloat(k)]};
-    uint32_t codes[1];
-    PackCodes<4>(target, outlier, v, scale.inv, codes);
-    target.q[row * f.channels + k] = static_cast<int8_t>(codes[0]);
+    const float v[4] = {s.row[target.reorder_index ? s.order[k] : SwizzledFloat(k)], 0, 0, 0};
+    WithCodes(target, outlier,
+              [&](auto pack) { target.q[row * f.channels + k] = static_cast<int8_t>(pack(v, scale.inv)); });
     if (k == (outlier ? f.body() : segment * f.group_size)) target.scale[row * target.scales + segment] = scale.scale;
   }
 }

@@ -44,6 +44,7 @@ cudaError_t Launch(const RowArgs& args, cuda::DType type, int64_t rows, cudaStre
     norm.x = args.x;
     norm.weight = args.weight;
     norm.bias = args.bias;
+    norm.constant_weights = args.constant_weights;
     norm.residual = args.other;
     norm.reorder_index = args.reorder_index;
     norm.q = args.q;
