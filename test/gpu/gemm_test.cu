@@ -83,7 +83,11 @@ __global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step
   double rough_error = args.integers() ? 0 : (args.powers_of_two ? 0x1p-8 : 0x1p-10) * body_magnitude;
   if (args.a_format == Format::kNone) {
     const bool half = args.type == DType::kF16;
-    rough_error = (half ? 0x1p-11 : 0x1.02p-9) * body_magnitude + (half ? 0x1p-25 * activations : 0);
+    double most = 0;
+    for (int i = 0; i < args.b_scales(); ++i) {
+      most = fmax(most, __half2float(b_scale[n * static_cast<int64_t>(args.b_scales()) + i]));
+    }
+    rough_error = (half ? 0x1p-11 : 0x1.02p-9) * body_magnitude + (half ? 0x1p-15 * most * activations : 0);
   }
   const int64_t at = blockIdx.y * static_cast<int64_t>(args.n) + n;
   y[at] = total;

@@ -32,8 +32,8 @@ struct WideTimes {
 };
 constexpr WideTimes kCodeTimes[] = {{{64, 1}, 21, 290},  {{64, 2}, 25, 440},  {{128, 1}, 31, 320},
                                     {{128, 2}, 38, 460}, {{176, 1}, 53, 110}, {{256, 1}, 77, 150}};
-constexpr WideTimes kFloatTimes[] = {{{64, 1}, 72, 300},  {{64, 2}, 72, 460},   {{128, 1}, 84, 330},
-                                     {{128, 2}, 86, 480}, {{256, 1}, 128, 280}, {{256, 2}, 130, 700}};
+constexpr WideTimes kFloatTimes[] = {{{64, 1}, 64, 60},   {{64, 2}, 65, 210},   {{128, 1}, 79, 80},
+                                     {{128, 2}, 82, 310}, {{256, 1}, 128, 200}, {{256, 2}, 130, 640}};
 
 template <int kCount>
 WideShape LeastTime(const GemmArgs& args, const WideTimes (&times)[kCount]) {

@@ -39,6 +39,7 @@ struct CodeMath {
   using Sum = int;
   using Scales = RowScales;
   static constexpr int kStepChannels = 128, kTokenElement = 1, kWeightRow = 128;
+  static constexpr uint32_t kMask = 0, kFlip = 0;  // nothing is unpacked
 
   template <class C, int kSums>
   static __device__ __forceinline__ void Body(C& c, const Work& work, int (&sum)[kSums]) {

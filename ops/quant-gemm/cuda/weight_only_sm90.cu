@@ -28,40 +28,52 @@ struct NibbleMath {
   using T2 = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
   static constexpr bool kHalf = std::is_same_v<T, __half>;
   static constexpr int kStepChannels = 64, kTokenElement = 2, kWeightRow = kStepChannels / 2;
+  static constexpr uint32_t kMask = kHalf ? 0x00f0000f : 0x000f000f, kFlip = kHalf ? 0x00800008 : 0x43084308;
   using Operand = uint32_t[4][4];  // four registers for each 16 channels
 
-  // A weight scale, twice in a register. bfloat16 has fewer digits than a scale, so there are two of them: their sum is
-  // the scale.
+  // A weight scale as Unpack wants it, times a power of two.
   struct Scale {
-    T2 high, low;
+    T2 first, second;
+
     Scale() = default;
-    __device__ __forceinline__ explicit Scale(uint16_t bits) {
+    __device__ __forceinline__ Scale(uint16_t bits, float factor) {
+      const float s = Widen(__ushort_as_half(bits)) * factor;
       if constexpr (kHalf) {
-        high = low = __half2half2(__ushort_as_half(bits));
-      } else {
-        const float s = Widen(__ushort_as_half(bits));
-        high = __float2bfloat162_rn(s);
-        low = __float2bfloat162_rn(s - __low2float(high));
+        first = __floats2half2_rn(s * 0x1p24f, s * 0x1p20f);
+        second = __float2half2_rn(s * -8.0f);
+      } else {  // bfloat16 has fewer digits than a scale: their sum is the scale
+        first = __float2bfloat162_rn(s);
+        second = __float2bfloat162_rn(s - __low2float(first));
       }
     }
   };
 
-  // The two nibbles of byte q of a word times their scale: they stand in a magic number's mantissa with their sign bits
-  // flipped, the high one as 16 times its value where there is room.
-  static __device__ __forceinline__ uint32_t Unpack(uint32_t word, uint32_t select, const Scale& scale) {
-    const uint32_t byte = __byte_perm(word, 0, select);
+  // The two nibbles of byte q of a word times their scale, with their sign bits flipped first, which adds 8. float16:
+  // they are subnormal numbers, 2^-24 and 2^-20 times their value, and one FMA does the rest. bfloat16, whose
+  // exponents do not reach that far: they stand in the mantissa of 128.
+  static __device__ __forceinline__ uint32_t Unpack(const Plan& plan, uint32_t word, uint32_t select, const Scale& s) {
     T2 h;
     if constexpr (kHalf) {
-      const uint32_t v = (byte & 0x00f0000fu) ^ 0x64806408u;
-      const T2 code = __hfma2(*reinterpret_cast<const T2*>(&v), __floats2half2_rn(1.0f, 0.0625f),
-                              __floats2half2_rn(-1032.0f, -72.0f));
-      h = __hmul2(code, scale.high);
+      const uint32_t v = (__byte_perm(word, 0, select) & plan.mask) ^ plan.flip;
+      h = __hfma2(*reinterpret_cast<const T2*>(&v), s.first, s.second);
     } else {
-      const uint32_t v = ((byte & 0x0000000fu) | ((byte >> 4) & 0x000f0000u)) ^ 0x43084308u;
+      const uint32_t v = (__byte_perm(word, word >> 4, select) & plan.mask) ^ plan.flip;
       const T2 code = __hadd2(*reinterpret_cast<const T2*>(&v), __float2bfloat162_rn(-136.0f));
-      h = __hfma2(code, scale.high, __hmul2(code, scale.low));
+      h = __hfma2(code, s.first, __hmul2(code, s.second));
     }
     return *reinterpret_cast<const uint32_t*>(&h);
+  }
+
+  // The power of two that brings the largest scale of a row to 2^-9 ... 2^-8, where Unpack's factors fit float16 and
+  // products keep their digits. The four threads of the row share the work.
+  static __device__ __forceinline__ float RowFactor(const uint16_t* scales, int count) {
+    uint32_t most = 0;
+#pragma unroll 8
+    for (int i = threadIdx.x % 4; i < count; i += 4) most = max(most, __ldg(scales + i) & 0x7fffu);
+    most = max(most, __shfl_xor_sync(~0u, most, 1));
+    most = max(most, __shfl_xor_sync(~0u, most, 2));
+    const int exponent = __float_as_int(Widen(__ushort_as_half(static_cast<uint16_t>(most)))) >> 23;
+    return __int_as_float(max(245 - exponent, 1) << 23);
   }
 
   template <class C, int kSums>
@@ -69,30 +81,42 @@ struct NibbleMath {
     if (work.first >= work.last) return;
     const int lane = threadIdx.x % 32, q = lane % 4, steps = c.plan().group_steps;
     // Thread q of a row needs channels 2q, 2q + 1 of every eight: byte q of every word.
-    const uint32_t select = 0x4040 | q | q << 8;
+    const uint32_t select = kHalf ? 0x4040 | q | q << 8 : 0x0040 | q | q << 8 | 4 << 8;
     const int chunk = lane / 16;  // rows 4 ... 7 of eight have their two 16-byte pieces swapped
-    const GemmArgs& args = c.plan().args;
+    const Plan& plan = c.plan();
+    const GemmArgs& args = plan.args;
     const int n = work.channel + c.row();
     const int groups = args.b_scales() / kGroups;
     int in_group = work.first % steps, group = work.first / steps;
     using Bits = std::conditional_t<kGroups == 1, uint16_t, uint32_t>;  // of the scales of a row in a step
-    const Bits* const scales = reinterpret_cast<const Bits*>(args.b_scale);
-    const Bits* const rows[2] = {scales + static_cast<int64_t>(min(n, args.n - 1)) * groups,
-                                 scales + static_cast<int64_t>(min(n + 8, args.n - 1)) * groups};
-    Bits next_scales[2] = {__ldg(rows[0] + group), __ldg(rows[1] + group)};
+    const Bits* rows[2];
+    Scale scale[kGroups][2];
+    Bits next_scales[2];
+    float factor[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      rows[h] = reinterpret_cast<const Bits*>(args.b_scale) + static_cast<int64_t>(min(n + 8 * h, args.n - 1)) * groups;
+      next_scales[h] = __ldg(rows[h] + group);
+      factor[h] = kHalf ? RowFactor(reinterpret_cast<const uint16_t*>(rows[h]), args.b_scales()) : 1.0f;
+    }
+    const auto take_scales = [&] {
+      group = min(group + 1, groups - 1);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+#pragma unroll
+        for (int i = 0; i < kGroups; ++i)
+          scale[i][h] = Scale(static_cast<uint16_t>(next_scales[h] >> 16 * i), factor[h]);
+        next_scales[h] = __ldg(rows[h] + group);
+      }
+    };
+    take_scales();
     auto ahead = c.ring();
     const auto prepare = [&](Operand& a) {
-      Scale scale[kGroups][2];
-#pragma unroll
-      for (int i = 0; i < kGroups; ++i) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) scale[i][h] = Scale(static_cast<uint16_t>(next_scales[h] >> 16 * i));
-      }
-      if (++in_group == steps) {
+      if (in_group == steps) {
         in_group = 0;
-        group = min(group + 1, groups - 1);
-        next_scales[0] = __ldg(rows[0] + group), next_scales[1] = __ldg(rows[1] + group);
+        take_scales();
       }
+      ++in_group;
       c.WaitFull(ahead);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -100,8 +124,8 @@ struct NibbleMath {
         for (int i = 0; i < 2; ++i) {
           const uint4 w = *reinterpret_cast<const uint4*>(c.WeightRow(ahead.stage, 8 * h) + 16 * (chunk ^ i));
           const Scale& by = scale[i * (kGroups - 1)][h];
-          a[2 * i][h] = Unpack(w.x, select, by), a[2 * i][h + 2] = Unpack(w.y, select, by);
-          a[2 * i + 1][h] = Unpack(w.z, select, by), a[2 * i + 1][h + 2] = Unpack(w.w, select, by);
+          a[2 * i][h] = Unpack(plan, w.x, select, by), a[2 * i][h + 2] = Unpack(plan, w.y, select, by);
+          a[2 * i + 1][h] = Unpack(plan, w.z, select, by), a[2 * i + 1][h + 2] = Unpack(plan, w.w, select, by);
         }
       }
       ahead.Advance();
@@ -128,6 +152,12 @@ struct NibbleMath {
     WgmmaWait<0>();
     c.Release(c.Before(c.stage()));
     SumsAreReady(sum);
+    if constexpr (kHalf) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) factor[h] = __int_as_float((254 << 23) - __float_as_int(factor[h]));  // the inverse
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) sum[i] *= factor[i / 2 % 2];
+    }
   }
 };
 

@@ -30,6 +30,7 @@ struct Plan {
   int split = 1;    // blocks of a cluster that divide the input channels; 1: two blocks share the tokens
   int steps = 0;    // stages of a tile
   int group_steps = 1;
+  uint32_t mask = 0, flip = 0;  // Math's; as parameters, because one instruction takes no two constants
 
   __device__ __forceinline__ int cluster() const { return split > 1 ? split : kClusterBlocks; }
 };
@@ -130,7 +131,7 @@ class Consumer {
   }
 
   __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
-    WaitForPriorKernelsIfAny();
+    if (!plan_.args.constant_weights) WaitForPriorKernelsIfAny();  // their scales are read first
     ForEachTile<kTokens>(plan_, rank_, [&](const Work& work) {
       const int part = plan_.split == 1 ? S::kPart : kTokens / plan_.split;  // tokens written at a time
       const int from = plan_.split == 1 ? 0 : static_cast<int>(rank_) * part;
@@ -188,6 +189,7 @@ class Consumer {
     if (!kStaged || !leader()) return;
     TensorStoreWaitRead();
     if (!plan_.args.residual) return;
+    WaitForPriorKernelsIfAny();
     BarrierArriveExpect(&s_.residual[warpgroup_], part * 128);
     TensorLoad(map, &s_.residual[warpgroup_], s_.result[warpgroup_], 2 * (work.channel + warpgroup_ * 64),
                static_cast<int>(work.token) + from);
@@ -197,6 +199,7 @@ class Consumer {
   template <class Get>
   __device__ __forceinline__ void Write(const CUtensorMap* y_map, const Work& work, int from, int part, Get&& get) {
     uint8_t* staging = s_.result[warpgroup_];
+    WaitForPriorKernelsIfAny();
     if (kStaged && plan_.args.residual) {
       BarrierWait(&s_.residual[warpgroup_], residual_parity_);
       residual_parity_ ^= 1;
@@ -311,6 +314,7 @@ cudaError_t Launch(const GemmArgs& args, int split, cudaStream_t stream) {
   plan.tiles.rows = static_cast<int>((args.m + kTokens - 1) / kTokens);
   plan.tiles.columns = (args.n + channels - 1) / channels;
   plan.steps = (args.k + Math::kStepChannels - 1) / Math::kStepChannels;
+  plan.mask = Math::kMask, plan.flip = Math::kFlip;
   plan.group_steps = std::max(1, args.segment() / Math::kStepChannels);
   const uint64_t m = args.m, n = args.n, token_row = args.k * Math::kTokenElement;
   const uint64_t weight_row = static_cast<uint64_t>(args.k) * Math::kWeightRow / Math::kStepChannels;
