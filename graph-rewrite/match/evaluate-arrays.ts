@@ -1,6 +1,6 @@
 /** Rules of `evaluate.ts` for operators that move, make and join elements. */
 import { attrInt, attrInts, readFloats, readInts } from '../ir/index.js';
-import { axesOf, expand, vector, type Numbers, type Rule } from './numbers.js';
+import { axesOf, expand, maxElements, vector, type Numbers, type Rule } from './numbers.js';
 
 const count = (dims: readonly number[]): number => dims.reduce((all, dim) => all * dim, 1);
 const at = (axis: number, rank: number): number => (axis < 0 ? axis + rank : axis);
@@ -28,6 +28,7 @@ const gather: Rule = ({ node, inputs: [x, index] }) => {
   const axis = at(attrInt(node, 'axis', 0), x.dims.length);
   const size = x.dims[axis];
   if (size === undefined) return undefined;
+  if ((index.values.length * x.values.length) / size > maxElements) return undefined;
   const indices = Array.from(index.values, (i) => at(i, size));
   if (indices.some((i) => i < 0 || i >= size)) return undefined;
   const picked = take(x, axis, indices);
@@ -42,6 +43,7 @@ const gatherNd: Rule = ({ node, inputs: [x, index] }) => {
   const slices = count(index.dims.slice(0, -1));
   const perBatch = slices / count(index.dims.slice(0, batchDims));
   const size = count(inner);
+  if (slices * size > maxElements) return undefined;
   const values = new Float64Array(slices * size);
   for (let s = 0; s < slices; s++) {
     let from = Math.floor(s / perBatch);
@@ -149,6 +151,7 @@ const range: Rule = ({ inputs: [start, limit, delta] }) => {
   const [from, to, step] = [start, limit, delta].map((input) => input?.values[0]);
   if (from === undefined || to === undefined || !step) return undefined;
   const length = Math.max(0, Math.ceil((to - from) / step));
+  if (length > maxElements) return undefined;
   return vector(Array.from({ length }, (_, i) => from + i * step));
 };
 

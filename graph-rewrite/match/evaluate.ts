@@ -5,7 +5,7 @@
 import { attrInt, elementCount, readFloats, readInts, type Node, type Tensor, type Value } from '../ir/index.js';
 import { integersOf } from './constants.js';
 import { arrayRules } from './evaluate-arrays.js';
-import { broadcastDims, expand, maxElements, vector, type Numbers, type Rule } from './numbers.js';
+import { broadcastDims, expand, maxElements, vector, type Numbers, type Rule, type RuleInput } from './numbers.js';
 
 export class Evaluator {
   readonly #known: Map<Value, Numbers | undefined>;
@@ -38,7 +38,7 @@ export class Evaluator {
     if (!rule) return undefined;
     const inputs = node.inputs.map((input) => this.run(input));
     if (inputs.some((input, i) => !input && node.input(i))) return undefined;
-    const result = rule({ node, inputs });
+    const result = applied(rule, { node, inputs });
     return result && result.values.length <= maxElements ? result : undefined;
   }
 
@@ -46,6 +46,16 @@ export class Evaluator {
     const input = node.input(0)!;
     const dims = this.dimsOf(input) ?? this.run(input)?.dims;
     return dims && vector(dims.slice(attrInt(node, 'start', 0), attrInt(node, 'end', dims.length)));
+  }
+}
+
+/** The rule's result; undefined for axes and sizes that no model can have. */
+function applied(rule: Rule, input: RuleInput): Numbers | undefined {
+  try {
+    return rule(input);
+  } catch (error) {
+    if (error instanceof RangeError) return undefined;
+    throw error;
   }
 }
 
