@@ -160,7 +160,8 @@ class Consumer {
       }
       if (step < work.body_end) RunStep(even, odd, false, result);
     } else {
-      for (; step < work.body_end; ++step) RunLargeStep(even, step + 1 < work.body_end, result);
+      for (; step + 1 < work.body_end; ++step) RunLargeStep<true>(even, result);
+      RunLargeStep<false>(even, result);
     }
     if constexpr (!K::kGroupTokens) {  // the last step has the tokens' scales
       const int stage = (ring_.stage + Shared::kStages - 1) % Shared::kStages;
@@ -232,8 +233,10 @@ class Consumer {
     if (K::kGroupTokens || more) Release(stage);
   }
 
-  // The same for tokens in parts, one after the other; the next step's operand replaces this one's at the end.
-  __device__ __forceinline__ void RunLargeStep(Operand& a, bool more, float (&result)[kResults]) {
+  // The same for tokens in parts, one after the other; the next step's operand replaces this one's at the end. With
+  // kMore at run time the compiler moved results to the stack in every step.
+  template <bool kMore>
+  __device__ __forceinline__ void RunLargeStep(Operand& a, float (&result)[kResults]) {
     const int stage = ring_.stage;
     if (!K::kNibbles) BarrierWait(&s_.full[stage], ring_.parity);
     float weights[2], sum[kSums];
@@ -250,7 +253,7 @@ class Consumer {
       WgmmaWait<0>();
       SumsAreReady(sum);
       if constexpr (K::kNibbles) {
-        if (part + 1 == kParts && more) Load(a);
+        if (part + 1 == kParts && kMore) Load(a);
       }
 #pragma unroll
       for (int i = 0; i < kSums; i += 8) {
@@ -265,9 +268,9 @@ class Consumer {
         }
       }
     }
-    if (K::kGroupTokens || more) Release(stage);
+    if (K::kGroupTokens || kMore) Release(stage);
     if constexpr (K::kNibbles) {
-      if (more) Decode(a);
+      if (kMore) Decode(a);
     }
   }
 

@@ -31,6 +31,7 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8Kernel(const __grid_constant__
   using Shared = typename K::Shared;
   Shared& s = *reinterpret_cast<Shared*>(raw);
   const uint32_t rank = ClusterRank();
+  LetNextKernelStartIfAny();
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shared::kStages; ++i) {
       BarrierInit(&s.full[i], 1 + 32 + 64);  // the copy engine, token scales, weight scales
@@ -50,13 +51,16 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8Kernel(const __grid_constant__
       if (threadIdx.x == 0) ProduceTiles<K::kNibbles, K::kTokens>(plan, s, &token_map, &body_map, &outlier_map, rank);
       __syncwarp();
     } else if (warp == 1) {
+      WaitForPriorKernelsIfAny();
       ProduceTokenScales<K::kGroupTokens>(plan, s, rank);
     } else {
+      if (!plan.args.constant_weights) WaitForPriorKernelsIfAny();
       ProduceWeightScales(plan, s, warp - 2, rank);
     }
     if (plan.split > 1) ClusterSync();  // the one in Publish
   } else {
     TakeRegisters<232>();
+    WaitForPriorKernelsIfAny();  // the residual, and y, which they may still read
     Consumer<K>(plan, s, rank).Run(&y_map, &residual_map);
   }
   ClusterSync();  // another block may still write into this one, read from it, or arrive at its barriers
@@ -101,17 +105,19 @@ cudaError_t Launch(const Plan& plan, cudaStream_t stream) {
   const int cluster = plan.split > 1 ? plan.split : 2;
   // Blocks that divide the input channels meet once, so each cluster has one tile.
   const int clusters = plan.split > 1 ? plan.tiles.count() : std::min(sms / cluster, plan.tiles.count());
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
-  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = static_cast<unsigned>(cluster);
+  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, kernel, plan, maps.tokens, maps.body, maps.outliers, maps.y, maps.residual);
 }
 

@@ -84,28 +84,55 @@ template <bool kNibbles, int kTokens, class S>
 __device__ __forceinline__ void ProduceTiles(const Plan& plan, S& s, const CUtensorMap* token_map,
                                              const CUtensorMap* body_map, const CUtensorMap* outlier_map,
                                              uint32_t rank) {
-  constexpr int kTokenBytes = S::kTokenBytes, kBodyRow = kNibbles ? kNibbleRow : kStep;
-  RingPosition<S::kStages> ring;
+  constexpr int kTokenBytes = S::kTokenBytes, kBodyRow = kNibbles ? kNibbleRow : kStep, kStages = S::kStages;
+  const auto load_weights = [&](const Work& work, int step, int stage) {
+    const bool body = step < work.body_end;
+    BarrierArriveExpect(&s.full[stage], kTokenBytes + kChannels * (body ? kBodyRow : kStep));
+    TensorLoad(body ? body_map : outlier_map, &s.full[stage], s.weights[stage],
+               body ? step * kBodyRow : (step - plan.body_steps) * kStep, work.channel);
+  };
+  int early = 0;  // stages whose weights are requested before the kernels ahead in the stream are done
+  if (plan.args.constant_weights) {
+    const Work work = WorkOf<kTokens>(plan, blockIdx.x / plan.cluster(), rank);
+    for (; early < kStages && work.first + early < work.last; ++early) load_weights(work, work.first + early, early);
+  }
+  WaitForPriorKernelsIfAny();
+  RingPosition<kStages> ring;
   ForEachTile<kTokens>(plan, rank, [&](const Work& work) {
     const int token_row = static_cast<int>(work.token);
     for (int step = work.first; step < work.last; ++step, ring.Advance()) {
-      const bool body = step < work.body_end;
-      const int j = step - plan.body_steps;
-      const int k = body ? step * kStep : plan.args.body() + j * kStep;
+      const int k = step < work.body_end ? step * kStep : plan.args.body() + (step - plan.body_steps) * kStep;
       uint64_t* full = &s.full[ring.stage];
-      BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
-      BarrierArriveExpect(full, kTokenBytes + kChannels * (body ? kBodyRow : kStep));
+      if (early > 0) {
+        --early;
+      } else {
+        BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
+        load_weights(work, step, ring.stage);
+      }
       if (plan.split == 1) {
         TensorLoadMulticast(token_map, full, s.tokens[ring.stage] + rank * (kTokenBytes / 2), k,
                             token_row + static_cast<int>(rank) * (kTokens / 2), 3);
       } else {
         TensorLoad(token_map, full, s.tokens[ring.stage], k, token_row);
       }
-      TensorLoad(body ? body_map : outlier_map, full, s.weights[ring.stage], body ? step * kBodyRow : j * kStep,
-                 work.channel);
     }
   });
 }
+
+// The group that a step belongs to, of those of one side: counted, as a division a step would take the warps that
+// multiply more time than the loads.
+class GroupCount {
+ public:
+  __device__ __forceinline__ GroupCount(int steps_a_group, int first_step)
+      : steps_(steps_a_group), group_(first_step / steps_a_group), step_(first_step % steps_a_group) {}
+  __device__ __forceinline__ int group() const { return group_; }
+  __device__ __forceinline__ void Advance() {
+    if (++step_ == steps_) step_ = 0, ++group_;
+  }
+
+ private:
+  int steps_, group_, step_;
+};
 
 // One warp: scales of the tokens, for every step, or where the body has one a token for its last step alone.
 template <bool kGroupTokens, int kTokens>
@@ -114,19 +141,23 @@ __device__ __forceinline__ void ProduceTokenScales(const Plan& plan, Shared<kTok
   RingPosition<Shared<kTokens>::kStages> ring;
   const int lane = threadIdx.x % 32, scales = args.a_scales();
   const int group_steps = kGroupTokens ? args.a_group_size / kStep : 1;
+  float* const to = &s.token_scale[0][lane / 2 % 4 * Shared<kTokens>::kQuarter + 2 * (lane / 8) + lane % 2];
   ForEachTile<kTokens>(plan, rank, [&](const Work& work) {
-    const int64_t m0 = work.token + lane;
-    const int last_token = static_cast<int>(min(args.m - 1 - m0, static_cast<int64_t>(kTokens)));  // may be negative
-    const float* first = args.a_scale + m0 * scales;
-    for (int step = work.first; step < work.last; ++step, ring.Advance()) {
+    const float* const first = args.a_scale + work.token * scales;
+    int rows[kTokens / 32];  // where this lane's tokens begin; those behind the last one repeat it
+#pragma unroll
+    for (int i = 0; i < kTokens / 32; ++i) {
+      rows[i] = static_cast<int>(min(static_cast<int64_t>(32 * i + lane), args.m - 1 - work.token)) * scales;
+    }
+    GroupCount count(group_steps, work.first);
+    for (int step = work.first; step < work.last; ++step, ring.Advance(), count.Advance()) {
       const bool body = step < work.body_end;
       BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
       if (kGroupTokens || !body || step + 1 == work.body_end) {
-        const int index = !body ? scales - 1 : kGroupTokens ? step / group_steps : 0;
-        float* to = &s.token_scale[ring.stage][lane / 2 % 4 * Shared<kTokens>::kQuarter + 2 * (lane / 8) + lane % 2];
+        const float* column = first + (!body ? scales - 1 : kGroupTokens ? count.group() : 0);
+        float* stage = to + ring.stage * 4 * Shared<kTokens>::kQuarter;
 #pragma unroll
-        for (int i = 0; i < kTokens / 32; ++i)
-          CopyShared4(to + 8 * i, first + min(32 * i, last_token) * scales + index);
+        for (int i = 0; i < kTokens / 32; ++i) CopyShared4(stage + 8 * i, column + rows[i]);
       }
       BarrierArriveCopies(&s.full[ring.stage]);
     }
@@ -146,17 +177,16 @@ __device__ __forceinline__ void ProduceWeightScales(const Plan& plan, Shared<kTo
     const int n[2] = {min(work.channel + column, args.n - 1), min(work.channel + column + 32, args.n - 1)};
     const uint16_t* rows[2] = {args.b_scale + static_cast<int64_t>(n[0]) * args.b_scales(),
                                args.b_scale + static_cast<int64_t>(n[1]) * args.b_scales()};
+    GroupCount count(group_steps, work.first);
     uint16_t next[kBatch][2];
     const auto load = [&](int first) {
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const int step = first + j;
+      for (int j = 0; j < kBatch; ++j, count.Advance()) {
+        if (first + j >= work.last) break;
+        const bool body = first + j < work.body_end;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          if (step < work.last) {
-            next[j][i] =
-                step < work.body_end ? __ldg(rows[i] + step / group_steps) : __ldg(args.b_outlier_scale + n[i]);
-          }
+          next[j][i] = __ldg(body ? rows[i] + count.group() : args.b_outlier_scale + n[i]);
         }
       }
     };

@@ -94,7 +94,7 @@ cudaError_t LaunchGroupSm90(const GemmArgs& args, cudaStream_t stream);
 struct Fp8Shape {
   int tokens, split;
 };
-constexpr Fp8Shape kFp8Shapes[] = {{64, 1}, {64, 2}, {64, 4}, {128, 1}, {128, 2}, {128, 4}, {256, 1}};
+constexpr Fp8Shape kFp8Shapes[] = {{64, 1}, {64, 2}, {64, 4}, {128, 1}, {128, 2}, {128, 4}, {256, 1}, {256, 2}};
 Fp8Shape ChooseFp8Shape(const GemmArgs& args);
 bool AcceptsFp8Sm90(const GemmArgs& args);
 cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t stream);

@@ -24,25 +24,27 @@ constexpr float NibbleFactor(Format format) {
   return format == Format::kE2M1 ? 64.0f : format == Format::kE3M0 ? 16.0f : format == Format::kS4 ? 256.0f : 1.0f;
 }
 
-// The tables of a format as PRMT wants them: patterns of nibbles 0 ... 3, 4 ... 7, 8 ... 11, 12 ... 15, halved.
+// The tables of a format as PRMT wants them: patterns of nibbles 0 ... 3, 4 ... 7, 8 ... 11, 12 ... 15, the latter two,
+// whose bit 7 is set, halved.
 struct NibbleTables {
   uint32_t word[4] = {};
 };
 constexpr NibbleTables MakeNibbleTables(Format format) {
   NibbleTables tables;
   for (int nibble = 0; nibble < 16; ++nibble) {
-    tables.word[nibble / 4] |= (NibbleE4M3(format, nibble) >> 1) << (nibble % 4 * 8);
+    tables.word[nibble / 4] |= (NibbleE4M3(format, nibble) >> nibble / 8) << (nibble % 4 * 8);
   }
   return tables;
 }
 
 // `nibbles`: four, in the low 16 bits, zeros above. Where a PRMT selector has bit 3 set the result is the entry's bit
-// 7, eight times: halved patterns have none, so that is 0 and the two look-ups complete each other.
+// 7, eight times: no pattern here has it, so that is 0 and the two look-ups complete each other.
 __device__ __forceinline__ uint32_t DecodeNibbles(const NibbleTables& tables, uint32_t nibbles) {
-  uint32_t low, high;  // not __byte_perm, which ignores bit 3
+  uint32_t low, high, both;  // not __byte_perm, which ignores bit 3
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(low) : "r"(tables.word[0]), "r"(tables.word[1]), "r"(nibbles));
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(high) : "r"(tables.word[2]), "r"(tables.word[3]), "r"(nibbles ^ 0x8888));
-  return (low | high) << 1;
+  asm("mad.lo.u32 %0, %1, 2, %2;" : "=r"(both) : "r"(high), "r"(low));
+  return both;
 }
 
 // The e4m3 patterns of e2m1 magnitudes 0 ... 3 and 4 ... 7 times 2^(6 - k), k = 0 ... 14.
