@@ -15,9 +15,6 @@ struct Isa : Avx2 {
   static constexpr uint32_t kNeeds = kCpuAvx2;
   static constexpr int64_t kPackCodes = 32;
 
-  /// Not _mm_prefetch: GCC takes a function that does nothing else for one without effect and drops its calls.
-  static void Prefetch(const void* from) { asm volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(from))); }
-
   static I Broadcast(const int8_t* quad) {
     int32_t value;
     __builtin_memcpy(&value, quad, 4);
@@ -80,33 +77,9 @@ struct Isa : Avx2 {
     const I sums = _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
     return AddI(sum, _mm256_sub_epi32(sums, _mm256_set1_epi64x(8 * 128)));
   }
-  static I LoadBytes(const void* from) { return LoadI(from); }
-  static I LoadBytes(const void* from, int64_t bytes) { return gemm::LoadBytes(from, bytes); }
   static void StoreFirst(int32_t* to, int64_t lanes, I value) {
     const I counted = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     _mm256_maskstore_epi32(to, _mm256_cmpgt_epi32(SetI(static_cast<int32_t>(lanes)), counted), value);
-  }
-
-  /// rows[i] lane j -> rows[j] lane i
-  LOWBIT_INLINE static void Transpose(I (&rows)[8]) {
-    I t[8];
-    Unroll<4>([&](auto i) LOWBIT_INLINE {
-      t[2 * i.value] = _mm256_unpacklo_epi32(rows[2 * i.value], rows[2 * i.value + 1]);
-      t[2 * i.value + 1] = _mm256_unpackhi_epi32(rows[2 * i.value], rows[2 * i.value + 1]);
-    });
-    Unroll<2>([&](auto i) LOWBIT_INLINE {
-      constexpr int k = 4 * i.value;
-      rows[k] = _mm256_unpacklo_epi64(t[k], t[k + 2]);
-      rows[k + 1] = _mm256_unpackhi_epi64(t[k], t[k + 2]);
-      rows[k + 2] = _mm256_unpacklo_epi64(t[k + 1], t[k + 3]);
-      rows[k + 3] = _mm256_unpackhi_epi64(t[k + 1], t[k + 3]);
-    });
-    Unroll<4>([&](auto j) LOWBIT_INLINE {
-      const I a = rows[j.value], b = rows[4 + j.value];
-      t[j.value] = _mm256_permute2x128_si256(a, b, 0x20);
-      t[4 + j.value] = _mm256_permute2x128_si256(a, b, 0x31);
-    });
-    Unroll<8>([&](auto i) LOWBIT_INLINE { rows[i.value] = t[i.value]; });
   }
 
   /// Lane l of the result is the sum of all lanes of rows[l].

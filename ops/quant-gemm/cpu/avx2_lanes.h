@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "ops/quant-gemm/cpu/gemm.h"
+
 namespace lowbit::gemm {
 namespace {
 
@@ -59,6 +61,32 @@ struct Avx2 {
   }
   static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
     StoreLanes(data, index, lanes, half, value);
+  }
+  static I LoadBytes(const void* from) { return LoadI(from); }
+  static I LoadBytes(const void* from, int64_t bytes) { return gemm::LoadBytes(from, bytes); }
+  /// Not _mm_prefetch: GCC takes a function that does nothing else for one without effect and drops its calls.
+  static void Prefetch(const void* from) { asm volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(from))); }
+
+  /// rows[i] lane j -> rows[j] lane i
+  LOWBIT_INLINE static void Transpose(I (&rows)[8]) {
+    I t[8];
+    Unroll<4>([&](auto i) LOWBIT_INLINE {
+      t[2 * i.value] = _mm256_unpacklo_epi32(rows[2 * i.value], rows[2 * i.value + 1]);
+      t[2 * i.value + 1] = _mm256_unpackhi_epi32(rows[2 * i.value], rows[2 * i.value + 1]);
+    });
+    Unroll<2>([&](auto i) LOWBIT_INLINE {
+      constexpr int k = 4 * i.value;
+      rows[k] = _mm256_unpacklo_epi64(t[k], t[k + 2]);
+      rows[k + 1] = _mm256_unpackhi_epi64(t[k], t[k + 2]);
+      rows[k + 2] = _mm256_unpacklo_epi64(t[k + 1], t[k + 3]);
+      rows[k + 3] = _mm256_unpackhi_epi64(t[k + 1], t[k + 3]);
+    });
+    Unroll<4>([&](auto j) LOWBIT_INLINE {
+      const I a = rows[j.value], b = rows[4 + j.value];
+      t[j.value] = _mm256_permute2x128_si256(a, b, 0x20);
+      t[4 + j.value] = _mm256_permute2x128_si256(a, b, 0x31);
+    });
+    Unroll<8>([&](auto i) LOWBIT_INLINE { rows[i.value] = t[i.value]; });
   }
 };
 

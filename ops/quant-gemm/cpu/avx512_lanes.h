@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "ops/quant-gemm/cpu/gemm.h"
+
 namespace lowbit::gemm {
 namespace {
 
@@ -53,6 +55,39 @@ struct Avx512 {
   }
   static void StoreAny(void* data, int64_t index, int64_t lanes, bool half, F value) {
     StoreLanes(data, index, lanes, half, value);
+  }
+  static I LoadBytes(const void* from) { return _mm512_loadu_si512(from); }
+  static I LoadBytes(const void* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
+  static void Prefetch(const void* from) { gemm::Prefetch(from); }
+
+  /// rows[i] lane j -> rows[j] lane i
+  LOWBIT_INLINE static void Transpose(I (&rows)[16]) {
+    I t[16];
+    Unroll<8>([&](auto i) LOWBIT_INLINE {
+      const I a = rows[2 * i.value], b = rows[2 * i.value + 1];
+      t[2 * i.value] = _mm512_unpacklo_epi32(a, b);
+      t[2 * i.value + 1] = _mm512_unpackhi_epi32(a, b);
+    });
+    Unroll<4>([&](auto i) LOWBIT_INLINE {
+      constexpr int k = 4 * i.value;
+      rows[k] = _mm512_unpacklo_epi64(t[k], t[k + 2]);
+      rows[k + 1] = _mm512_unpackhi_epi64(t[k], t[k + 2]);
+      rows[k + 2] = _mm512_unpacklo_epi64(t[k + 1], t[k + 3]);
+      rows[k + 3] = _mm512_unpackhi_epi64(t[k + 1], t[k + 3]);
+    });
+    // Now 128-bit lane l of rows[4g + j] holds column 4l + j of rows 4g .. 4g+3.
+    Unroll<4>([&](auto j) LOWBIT_INLINE {
+      constexpr int k = j.value;
+      const I a = _mm512_shuffle_i32x4(rows[k], rows[4 + k], 0x88),
+              b = _mm512_shuffle_i32x4(rows[8 + k], rows[12 + k], 0x88);
+      const I c = _mm512_shuffle_i32x4(rows[k], rows[4 + k], 0xdd),
+              d = _mm512_shuffle_i32x4(rows[8 + k], rows[12 + k], 0xdd);
+      t[k] = _mm512_shuffle_i32x4(a, b, 0x88);
+      t[8 + k] = _mm512_shuffle_i32x4(a, b, 0xdd);
+      t[4 + k] = _mm512_shuffle_i32x4(c, d, 0x88);
+      t[12 + k] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    });
+    Unroll<16>([&](auto i) LOWBIT_INLINE { rows[i.value] = t[i.value]; });
   }
 };
 

@@ -43,40 +43,6 @@ struct Isa : Avx512 {
   /// The sum of a lane's codes is added to it.
   static I AddCodes(I sum, I codes) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), codes); }
 
-  /// rows[i] lane j -> rows[j] lane i
-  LOWBIT_INLINE static void Transpose(I (&rows)[16]) {
-    I t[16];
-    Unroll<8>([&](auto i) LOWBIT_INLINE {
-      const I a = rows[2 * i.value], b = rows[2 * i.value + 1];
-      t[2 * i.value] = _mm512_unpacklo_epi32(a, b);
-      t[2 * i.value + 1] = _mm512_unpackhi_epi32(a, b);
-    });
-    Unroll<4>([&](auto i) LOWBIT_INLINE {
-      constexpr int k = 4 * i.value;
-      rows[k] = _mm512_unpacklo_epi64(t[k], t[k + 2]);
-      rows[k + 1] = _mm512_unpackhi_epi64(t[k], t[k + 2]);
-      rows[k + 2] = _mm512_unpacklo_epi64(t[k + 1], t[k + 3]);
-      rows[k + 3] = _mm512_unpackhi_epi64(t[k + 1], t[k + 3]);
-    });
-    // Now 128-bit lane l of rows[4g + j] holds column 4l + j of rows 4g .. 4g+3.
-    Unroll<4>([&](auto j) LOWBIT_INLINE {
-      constexpr int k = j.value;
-      const I a = _mm512_shuffle_i32x4(rows[k], rows[4 + k], 0x88),
-              b = _mm512_shuffle_i32x4(rows[8 + k], rows[12 + k], 0x88);
-      const I c = _mm512_shuffle_i32x4(rows[k], rows[4 + k], 0xdd),
-              d = _mm512_shuffle_i32x4(rows[8 + k], rows[12 + k], 0xdd);
-      t[k] = _mm512_shuffle_i32x4(a, b, 0x88);
-      t[8 + k] = _mm512_shuffle_i32x4(a, b, 0xdd);
-      t[4 + k] = _mm512_shuffle_i32x4(c, d, 0x88);
-      t[12 + k] = _mm512_shuffle_i32x4(c, d, 0xdd);
-    });
-    Unroll<16>([&](auto i) LOWBIT_INLINE { rows[i.value] = t[i.value]; });
-  }
-
-  static I LoadBytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
-  static I LoadBytes(const void* from, int64_t bytes) { return _mm512_maskz_loadu_epi8(FirstBytes(bytes), from); }
-  static void Prefetch(const void* from) { gemm::Prefetch(from); }
-
   /// Calls use(index, quad) for the quads of unsigned codes in a word of weights, in product order.
   template <Codes kB, class Use>
   LOWBIT_INLINE static void ForQuads(I word, const Use& use) {

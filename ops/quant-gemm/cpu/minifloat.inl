@@ -12,6 +12,7 @@ constexpr int64_t kCols = 2 * Isa::kLanes;
 constexpr int64_t kPiece = 64;  // codes; starts at multiples of 16 inside a weight row
 
 #include "ops/quant-gemm/cpu/finish.inl"
+#include "ops/quant-gemm/cpu/scales.inl"
 
 /// Units of so many codes. Segments of odd length are alone in a row.
 constexpr int64_t Units(int64_t codes) { return (codes + Isa::kCodes - 1) / Isa::kCodes; }
@@ -83,16 +84,22 @@ typename Isa::F Decode(typename Isa::I word) {
 /// Decodes `codes` codes of `columns` weight rows; absent columns give zeros' values, which nothing reads.
 template <Codes kB>
 void FillTile(const Scratch& scratch, const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes) {
-  constexpr int64_t kPerWord = IsNibble(kB) ? 8 : 4;
-  const int64_t bytes = IsNibble(kB) ? (codes + 1) / 2 : codes, whole = bytes / 4;
-  for (int64_t c = 0; c < kCols; ++c) {
-    uint32_t* words = scratch.words + c;
-    const uint8_t* from = b + (c < columns ? c : 0) * b_row;
-    for (int64_t w = 0; w < whole; ++w) __builtin_memcpy(words + w * kCols, from + w * 4, 4);
-    if (bytes % 4 != 0) {
-      uint32_t word = 0;
-      for (int64_t i = 0; i < bytes % 4; ++i) word |= uint32_t{from[whole * 4 + i]} << (8 * i);
-      words[whole * kCols] = word;
+  constexpr int64_t kPerWord = IsNibble(kB) ? 8 : 4, kWords = Isa::kLanes;
+  const int64_t bytes = IsNibble(kB) ? (codes + 1) / 2 : codes;
+  for (int64_t half = 0; half < kCols; half += Isa::kLanes) {
+    for (int64_t at = 0; at < bytes; at += 4 * kWords) {
+      typename Isa::I rows[kWords];
+      Unroll<kWords>([&](auto i) LOWBIT_INLINE {
+        const int64_t column = half + i.value;
+        const uint8_t* from = b + (column < columns ? column : 0) * b_row + at;
+        Isa::Prefetch(from + kCols * b_row);  // meanwhile the next tile's are fetched
+        rows[i.value] = Isa::LoadBytes(from, bytes - at);
+      });
+      Isa::Transpose(rows);
+      uint32_t* words = scratch.words + at / 4 * kCols + half;
+      Unroll<kWords>([&](auto i) LOWBIT_INLINE {
+        if (i.value * 4 < bytes - at) Isa::StoreI(words + i.value * kCols, rows[i.value]);
+      });
     }
   }
   for (int64_t half = 0; half < kCols; half += Isa::kLanes) {
@@ -166,13 +173,6 @@ void ComputeSegment(const Args& args, const Block& block, const Scratch& scratch
       });
       if (finish) Finish<kCols>(args, part, scratch.sums + first * kCols);
     }
-  }
-}
-
-/// float16 [column][count], columns `row` apart -> float [count][kCols]; absent columns get 0.
-inline void FillScales(float* scales, const uint16_t* from, int64_t row, int64_t count, int64_t columns) {
-  for (int64_t c = 0; c < kCols; ++c) {
-    for (int64_t g = 0; g < count; ++g) scales[g * kCols + c] = c < columns ? Isa::HalfToFloat(from[c * row + g]) : 0.f;
   }
 }
 

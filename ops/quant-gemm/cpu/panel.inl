@@ -16,6 +16,8 @@ constexpr int64_t kMaxRows = 516;         // whole panels of any kind; each bloc
 constexpr int64_t kPieceQuads = 128;      // tile of one piece: 16 KiB for 16 lanes
 constexpr int64_t kFloatPieceQuads = 64;  // 32 KiB
 
+#include "ops/quant-gemm/cpu/scales.inl"
+
 /// Where things are in a task's scratch.
 struct Scratch {
   uint8_t* tile;
@@ -70,27 +72,6 @@ void FillTile(const uint8_t* b, int64_t b_row, int64_t columns, int64_t codes, c
           Isa::template ForQuads<kB>(rows[i.value], [&](auto q, typename Isa::I quad)
                                                         LOWBIT_INLINE { store(half, at / 4 + i.value, q, quad); });
         }
-      });
-    }
-  }
-}
-
-/// float16 [column][count], columns `row` apart -> float [count][kCols]; absent columns get 0. The next columns' are
-/// fetched.
-inline void FillScales(float* scales, const uint16_t* from, int64_t row, int64_t count, int64_t columns) {
-  for (int64_t g = 0; g < count; g += kLanes) {
-    const int64_t groups = Min(kLanes, count - g);
-    for (int64_t half = 0; half < kCols; half += kLanes) {
-      typename Isa::I rows[kLanes];
-      Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
-        const int64_t column = half + i.value, at = column * row + g;
-        Isa::Prefetch(from + at + kCols * row);
-        rows[i.value] = Isa::Bits(Isa::LoadAny(from, column < columns ? at : 0, column < columns ? groups : 0, true));
-      });
-      Isa::Transpose(rows);
-      float* to = scales + g * kCols + half;
-      Unroll<kLanes>([&](auto i) LOWBIT_INLINE {
-        if (i.value < groups) Isa::StoreI(to + i.value * kCols, rows[i.value]);
       });
     }
   }
