@@ -56,7 +56,7 @@ describe('QuantKvAttention refuses', () => {
       'a negative length',
       inPlace,
       { lengths: new Tensor('int32', Int32Array.of(-1, 4), [2]) },
-      /lengths\[0\] is -1, expected 0 … 8, the capacity/,
+      /lengths\[0\] is -1, expected 0 or more.*pad prompts on the right/,
     ],
     [
       'a length over the past and the new tokens',
