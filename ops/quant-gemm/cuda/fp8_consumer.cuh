@@ -18,16 +18,17 @@ struct Kind {
 template <class K>
 class Consumer {
   using Shared = typename K::Shared;
-  static constexpr int kColumns = K::kTokens < 128 ? K::kTokens : 128;  // tokens of one wgmma
+  // Tiles of up to 128 tokens take turns with two sets of sums, so that the tensor cores have the next part's products
+  // queued while a part's are scaled. With 256 there are registers for one set, and for one step's operand, only.
+  static constexpr bool kTurns = K::kTokens < 256;
+  static constexpr int kColumns = kTurns ? 64 : 128;  // tokens of one wgmma, a part of the tile
   static constexpr int kParts = K::kTokens / kColumns;
   static constexpr int kSums = kColumns / 2;  // of a thread and part
   static constexpr int kResults = kParts * kSums;
   static constexpr int kQuarter = Shared::kQuarter;
-  // With 256 tokens there are registers for one operand only, and for no scales ahead of time.
-  static constexpr bool kAhead = kParts == 1;
-  [[maybe_unused]] static constexpr int kEarly =
-      kColumns < 128 ? kSums : 36;  // sums whose scales are multiplied beforehand
-  using Operand = uint32_t[4][4];   // wgmma's left one, 32 channels each
+  using Sums = float[kSums];
+  using Scales = float[kSums / 2];
+  using Operand = uint32_t[4][4];  // wgmma's left one, 32 channels each
 
  public:
   __device__ __forceinline__ Consumer(const Plan& plan, Shared& s, uint32_t rank)
@@ -114,23 +115,28 @@ class Consumer {
     if (kStaged && leader) TensorStoreWaitRead();
   }
 
-  // This thread's nibbles of the stage at the ring's position, four in each register.
+  // This thread's nibbles of the stage at the ring's position, four in each register. Weights that are e4m3 stay where
+  // they are: only waits for them.
   __device__ __forceinline__ void Load(Operand& a) const {
     BarrierWait(&s_.full[ring_.stage], ring_.parity);
-    const uint32_t from = nibbles_ + ring_.stage * kWeightBytes;
+    if constexpr (K::kNibbles) {
+      const uint32_t from = nibbles_ + ring_.stage * kWeightBytes;
 #pragma unroll
-    for (int b = 0; b < 4; ++b) {
+      for (int b = 0; b < 4; ++b) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {  // rows r and r + 8, then both again 16 channels on
-        a[b][i] = LoadShared2((from ^ (b << 4)) + i % 2 * 8 * kNibbleRow + i / 2 * 8);
+        for (int i = 0; i < 4; ++i) {  // rows r and r + 8, then both again 16 channels on
+          a[b][i] = LoadShared2((from ^ (b << 4)) + i % 2 * 8 * kNibbleRow + i / 2 * 8);
+        }
       }
     }
   }
   __device__ __forceinline__ void Decode(Operand& a) const {
+    if constexpr (K::kNibbles) {
 #pragma unroll
-    for (int b = 0; b < 4; ++b) {
+      for (int b = 0; b < 4; ++b) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) a[b][i] = DecodeNibbles(tables_, a[b][i]);
+        for (int i = 0; i < 4; ++i) a[b][i] = DecodeNibbles(tables_, a[b][i]);
+      }
     }
   }
 
@@ -146,28 +152,40 @@ class Consumer {
   }
 
   __device__ __forceinline__ void Body(const Work& work, float (&result)[kResults]) {
-    if (work.first >= work.body_end) return;
-    Operand even, odd;
-    if constexpr (K::kNibbles) {
-      Load(even);
-      Decode(even);
-    }
-    int step = work.first;
-    if constexpr (kAhead) {
-      for (; step + 1 < work.body_end; step += 2) {
-        RunStep(even, odd, true, result);
-        RunStep(odd, even, step + 2 < work.body_end, result);
+    int left = work.body_end - work.first;
+    if (left <= 0) return;
+    Operand even;
+    Load(even);
+    Decode(even);
+    if constexpr (kTurns) {
+      Operand odd;
+      Sums x, y;
+      Sums& u = kParts == 1 ? y : x;
+      Sums& v = kParts == 1 ? x : y;
+      Multiply(ring_.stage, 0, even, x);
+      // Two steps a turn, as operands and perhaps sums change places. Left in two places: of a loop with one exit the
+      // compiler does not see that sums are used only behind their wait, and it would wait after every wgmma (C7514).
+      for (;; left -= 2) {
+        if (left == 1) {
+          RunStep<false>(even, odd, x, y, result);
+          break;
+        }
+        RunStep<true>(even, odd, x, y, result);
+        if (left == 2) {
+          RunStep<false>(odd, even, u, v, result);
+          break;
+        }
+        RunStep<true>(odd, even, u, v, result);
       }
-      if (step < work.body_end) RunStep(even, odd, false, result);
     } else {
-      for (; step + 1 < work.body_end; ++step) RunLargeStep<true>(even, result);
+      for (; left > 1; --left) RunLargeStep<true>(even, result);
       RunLargeStep<false>(even, result);
     }
     if constexpr (!K::kGroupTokens) {  // the last step has the tokens' scales
       const int stage = (ring_.stage + Shared::kStages - 1) % Shared::kStages;
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        float tokens[kSums / 2];
+        Scales tokens;
         LoadTokenScales(stage, part, tokens);
 #pragma unroll
         for (int i = 0; i < kSums; ++i) result[part * kSums + i] *= tokens[i / 4 * 2 + i % 2];
@@ -177,7 +195,7 @@ class Consumer {
   }
 
   // Starts the products of a stage and a part of its tokens.
-  __device__ __forceinline__ void Multiply(int stage, int part, const Operand& a, float (&sum)[kSums]) const {
+  __device__ __forceinline__ void Multiply(int stage, int part, const Operand& a, Sums& sum) const {
     WgmmaFence();
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
@@ -191,55 +209,55 @@ class Consumer {
     WgmmaCommit();
   }
 
-  // Multiplies the step at the ring's position, whose operand is `now`, and makes the next one's if there are `more`.
-  // Loads from shared memory queue up behind wgmma, so all that a step needs are started before it; arithmetic is not
-  // held up and runs meanwhile.
-  __device__ __forceinline__ void RunStep(Operand& now, Operand& next, bool more, float (&result)[kResults]) {
+  // The step at the ring's position, whose operand is `now` and whose first part is being multiplied into x; leaves the
+  // next step like that (in x, or in y if a step is one part), with its operand in `next`.
+  // Loads from shared memory queue up behind wgmma, so what a part needs is loaded before the next one is started.
+  template <bool kMore>
+  __device__ __forceinline__ void RunStep(Operand& now, Operand& next, Sums& x, Sums& y, float (&result)[kResults]) {
     const int stage = ring_.stage;
-    if (!K::kNibbles) BarrierWait(&s_.full[stage], ring_.parity);
-    float weights[2], tokens[kSums / 2], sum[kSums];
+    float weights[2];
+    Scales tokens;
     LoadWeightScales(stage, weights);
     if constexpr (K::kGroupTokens) LoadTokenScales(stage, 0, tokens);
     ring_.Advance();
-    if constexpr (K::kNibbles) {
-      if (more) Load(next);
+    if constexpr (kMore) Load(next);
+    if constexpr (kParts == 2) {
+      Multiply(stage, 1, now, y);
+      WgmmaWait<1>();
+      SumsAreReady(x);
+      Promote(0, x, tokens, weights, result);
+      if constexpr (K::kGroupTokens) LoadTokenScales(stage, 1, tokens);
     }
-    Multiply(stage, 0, now, sum);
-    // Products of scales, as many as there are registers for; the empty asm keeps the compiler from moving them or the
-    // others behind or before the wait.
-    float scale[kEarly];
-    if constexpr (K::kGroupTokens) {
-#pragma unroll
-      for (int i = 0; i < kEarly; ++i) {
-        scale[i] = tokens[i / 4 * 2 + i % 2] * weights[i / 2 % 2];
-        asm volatile("" : "+f"(scale[i]));
-      }
+    Sums& last = kParts == 1 ? x : y;
+    if constexpr (kMore) {
+      Decode(next);
+      Multiply(ring_.stage, 0, next, kParts == 1 ? y : x);
+      WgmmaWait<1>();
+    } else {
+      WgmmaWait<0>();
     }
-    if constexpr (K::kNibbles) {
-      if (more) Decode(next);
-    }
-    WgmmaWait<0>();
-    SumsAreReady(sum);
-    if constexpr (K::kGroupTokens) {
-#pragma unroll
-      for (int i = kEarly / 2; i < kSums / 2; ++i) asm volatile("" : "+f"(tokens[i]));
-    }
+    SumsAreReady(last);
+    Promote(kParts - 1, last, tokens, weights, result);
+    if (K::kGroupTokens || kMore) Release(stage);
+  }
+
+  __device__ __forceinline__ void Promote(int part, const Sums& sum, const Scales& tokens, const float (&weights)[2],
+                                          float (&result)[kResults]) const {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
       float both = weights[i / 2 % 2];
-      if constexpr (K::kGroupTokens) both = i < kEarly ? scale[i] : tokens[i / 4 * 2 + i % 2] * both;
-      result[i] = fmaf(sum[i], both, result[i]);
+      if constexpr (K::kGroupTokens) both *= tokens[i / 4 * 2 + i % 2];
+      result[part * kSums + i] = fmaf(sum[i], both, result[part * kSums + i]);
     }
-    if (K::kGroupTokens || more) Release(stage);
   }
 
-  // The same for tokens in parts, one after the other; the next step's operand replaces this one's at the end. With
-  // kMore at run time the compiler moved results to the stack in every step.
+  // The same with one set of sums and one operand, which the next step's replaces at the end. With kMore at run time
+  // the compiler moved results to the stack in every step.
   template <bool kMore>
   __device__ __forceinline__ void RunLargeStep(Operand& a, float (&result)[kResults]) {
     const int stage = ring_.stage;
-    if (!K::kNibbles) BarrierWait(&s_.full[stage], ring_.parity);
-    float weights[2], sum[kSums];
+    float weights[2];
+    Sums sum;
     LoadWeightScales(stage, weights);
     ring_.Advance();
 #pragma unroll
@@ -252,26 +270,31 @@ class Consumer {
       Multiply(stage, part, a, sum);
       WgmmaWait<0>();
       SumsAreReady(sum);
-      if constexpr (K::kNibbles) {
-        if (part + 1 == kParts && kMore) Load(a);
+      if constexpr (kMore) {
+        if (part + 1 == kParts) Load(a);
       }
+      // A sum times its token's scale, then times its channel's: an FMA that reads one operand again costs less beside
+      // the tensor cores than one with three new ones.
 #pragma unroll
       for (int i = 0; i < kSums; i += 8) {
-        float4 t = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
-        if constexpr (K::kGroupTokens) t = i < 16 ? first[i / 8] : *reinterpret_cast<const float4*>(from + i / 2);
-        const float tokens[4] = {t.x, t.y, t.z, t.w};
+        if constexpr (K::kGroupTokens) {
+          const float4 t = i < 16 ? first[i / 8] : *reinterpret_cast<const float4*>(from + i / 2);
+          const float tokens[4] = {t.x, t.y, t.z, t.w};
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          float both = weights[e / 2 % 2];
-          if constexpr (K::kGroupTokens) both *= tokens[e / 4 * 2 + e % 2];
-          result[part * kSums + i + e] = fmaf(sum[i + e], both, result[part * kSums + i + e]);
+          for (int e = 0; e < 8; ++e) sum[i + e] *= tokens[e / 4 * 2 + e % 2];
+        }
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int at = i + e / 2 * 4 + 2 * row + e % 2;
+            result[part * kSums + at] = fmaf(sum[at], weights[row], result[part * kSums + at]);
+          }
         }
       }
     }
     if (K::kGroupTokens || kMore) Release(stage);
-    if constexpr (K::kNibbles) {
-      if (kMore) Decode(a);
-    }
+    if constexpr (kMore) Decode(a);
   }
 
   // Of channels r and r + 8.
@@ -279,7 +302,7 @@ class Consumer {
     weights[0] = weight_scales_[stage * kChannels], weights[1] = weight_scales_[stage * kChannels + 8];
   }
   // tokens[2j + e]: of token 8j + 2q + e.
-  __device__ __forceinline__ void LoadTokenScales(int stage, int part, float (&tokens)[kSums / 2]) const {
+  __device__ __forceinline__ void LoadTokenScales(int stage, int part, Scales& tokens) const {
     const float* from = token_scales_ + stage * 4 * kQuarter + part * kColumns / 4;
 #pragma unroll
     for (int i = 0; i < kSums / 2; i += 4) {
@@ -304,7 +327,7 @@ class Consumer {
         WgmmaCommit();
         WgmmaWait<0>();
         SumsAreReady(sum);
-        float tokens[kSums / 2];
+        Scales tokens;
         LoadTokenScales(stage, part, tokens);
 #pragma unroll
         for (int i = 0; i < kSums; ++i) {
