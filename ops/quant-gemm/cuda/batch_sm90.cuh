@@ -64,6 +64,8 @@ __device__ __forceinline__ void ProduceTokens(const StreamPlan& plan, const CUte
   constexpr int kSlots = TokenSlots(kTiles);
   PrefetchTensorMap(activations);
   if (plan.args.constant_weights) WaitForPriorKernelsIfAny();
+  // Not before: the wait takes longer where kernels behind this one are on the chip already.
+  LetNextKernelStartIfAny();
   RingPosition<kSlots> at;
   for (int step = begin; step < end; ++step, at.Advance()) {
     if (step - begin >= kSlots) BarrierWait(&barriers.tokens_empty[at.stage], at.parity ^ 1);
@@ -157,9 +159,9 @@ __device__ __forceinline__ void Promote(const typename Math::Acc (&acc)[4 * kTil
   }
 }
 
-// The results of 16 rows from n and of 8 tokens from m.
-template <class Math, bool kWhole, class Sum>
-__device__ __forceinline__ void WriteResults(const StreamPlan& plan, int64_t m, int n, const Sum (&total)[4]) {
+// The results of 16 rows from n and of 8 tokens from m, in type T.
+template <class T, class Math, bool kWhole, class Sum>
+__device__ __forceinline__ void WriteResultsAs(const StreamPlan& plan, int64_t m, int n, const Sum (&total)[4]) {
   const GemmArgs& args = plan.args;
   const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
 #pragma unroll
@@ -170,9 +172,19 @@ __device__ __forceinline__ void WriteResults(const StreamPlan& plan, int64_t m, 
     const int64_t index = token * args.n + row;
     float y = static_cast<float>(total[i]) * Math::kFactor;
     if constexpr (kWhole) y *= HalfBits(__ldg(args.b_scale + row)) * __ldcg(args.a_scale + token * plan.a_scales);
-    if (args.bias) y += LoadOne(args.type, args.bias, row);
-    if (args.residual) y += LoadOne(args.type, args.residual, index);
-    StoreOne(args.type, args.y, index, y);
+    if (args.bias) y += Widen(static_cast<const T*>(args.bias)[row]);
+    if (args.residual) y += Widen(static_cast<const T*>(args.residual)[index]);
+    static_cast<T*>(args.y)[index] = Narrow<T>(y);
+  }
+}
+template <class Math, bool kWhole, class Sum>
+__device__ __forceinline__ void WriteResults(const StreamPlan& plan, int64_t m, int n, const Sum (&total)[4]) {
+  if (plan.args.type == DType::kF16) {
+    WriteResultsAs<__half, Math, kWhole>(plan, m, n, total);
+  } else if (plan.args.type == DType::kBF16) {
+    WriteResultsAs<__nv_bfloat16, Math, kWhole>(plan, m, n, total);
+  } else {
+    WriteResultsAs<float, Math, kWhole>(plan, m, n, total);
   }
 }
 
@@ -203,7 +215,6 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
   float* const token_scales = reinterpret_cast<float*>(&barriers + 1);
   uint16_t* const weight_scales = reinterpret_cast<uint16_t*>(token_scales + plan.max_steps * 8 * kTiles);
 
-  LetNextKernelStartIfAny();
   if (!args.constant_weights) WaitForPriorKernelsIfAny();
   if (threadIdx.x == kGroups * kWarpgroup) {
     for (int s = 0; s < kWeightSlots; ++s) {
@@ -276,11 +287,6 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
       if (lane == 0) BarrierArrive(&barriers.weights_empty[weight_done.stage]);
     }
   };
-  const auto release_tokens = [&] {
-    __syncwarp();
-    if (lane == 0) BarrierArrive(&barriers.tokens_empty[token_done.stage]);
-    token_done.Advance();
-  };
   Step<Math, kTiles> step;
   const uint8_t *slot = nullptr, *slot2 = nullptr, *tokens = nullptr;
   const auto next = [&] {
@@ -305,7 +311,9 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
     WgmmaWait<0>();
     SumsAreReady(step.acc);
     if (!Math::kNibbles) release_weights(2);
-    release_tokens();
+    __syncwarp();
+    if (lane == 0) BarrierArrive(&barriers.tokens_empty[token_done.stage]);
+    token_done.Advance();
   };
   if constexpr (kWhole) {
 #pragma unroll

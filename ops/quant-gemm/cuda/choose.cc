@@ -16,9 +16,10 @@ bool ManyS8(const GemmArgs& args) { return args.m > kFewestTokens && AcceptsS8Sm
 bool ManyGroup(const GemmArgs& args) { return args.m > kFewTokens && AcceptsGroupSm90(args); }
 bool ManyWeightOnly(const GemmArgs& args) { return args.m > kFewTokens / 2 && AcceptsWeightOnlySm90(args); }
 
-// Also few tokens where no kernel for them takes the product, or has to convert too much.
+// Also few tokens where no kernel for them takes the product, or has to convert too much (s4_e4m3 to int8).
 bool Fp8(const GemmArgs& args) {
-  const bool few = (args.m <= kFewTokens && (AcceptsBatch(args) || AcceptsBatchMinifloat(args))) ||
+  const int64_t most = args.a_format == Format::kS4E4M3 ? kFewTokens / 2 : kFewTokens;
+  const bool few = (args.m <= most && (AcceptsBatch(args) || AcceptsBatchMinifloat(args))) ||
                    (args.m <= kFewTokens / 2 && AcceptsDecode(args));
   return AcceptsFp8Sm90(args) && !few;
 }
@@ -65,6 +66,9 @@ const GemmKernel kGemmKernels[] = {
     {"fp8_wgmma__sm90", 90, 90, Fp8, AcceptsFp8Sm90, LaunchFp8Sm90},
     {"f16s4_wgmma__sm90", 90, 90, ManyWeightOnly, AcceptsWeightOnlySm90, LaunchWeightOnlySm90},
     {"s4s4_mma__sm80", 80, 89, AcceptsS4Sm80, AcceptsS4Sm80, LaunchS4Sm80},
+    {"s8s4_resident__sm90", 90, 90, PrefersResident, AcceptsResident, LaunchResident},
+    {"f8_resident__sm90", 90, 90, PrefersResidentMinifloat, AcceptsResidentMinifloat, LaunchResidentMinifloat},
+    {"f16s4_resident__sm90", 90, 90, PrefersResidentFloat, AcceptsResidentFloat, LaunchResidentFloat},
     {"s8s4_batch__sm90", 90, 90, BatchCodes, AcceptsBatch, LaunchBatch},
     {"f8_batch__sm90", 90, 90, AcceptsBatchMinifloat, AcceptsBatchMinifloat, LaunchBatchMinifloat},
     {"s8s4_stream__sm90", 90, 90, AcceptsStream, AcceptsStream, LaunchStream},

@@ -80,6 +80,15 @@ const GemmKernel* ChooseGemmKernel(const GemmArgs& args, int arch, const char* f
 // Kernels' entry points; each is asynchronous on `stream` and neither allocates nor synchronizes.
 bool AcceptsDecode(const GemmArgs& args);
 cudaError_t LaunchDecode(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsResident(const GemmArgs& args);
+bool PrefersResident(const GemmArgs& args);
+cudaError_t LaunchResident(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsResidentFloat(const GemmArgs& args);
+bool PrefersResidentFloat(const GemmArgs& args);
+cudaError_t LaunchResidentFloat(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsResidentMinifloat(const GemmArgs& args);
+bool PrefersResidentMinifloat(const GemmArgs& args);
+cudaError_t LaunchResidentMinifloat(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsBatch(const GemmArgs& args);
 cudaError_t LaunchBatch(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsBatchMinifloat(const GemmArgs& args);
