@@ -28,8 +28,10 @@ export function findLinears(graph: Graph, shapes: Shapes): LinearSite[] {
   // One memory for the whole graph: in node order no question goes deep.
   const known = new Map<Value, boolean>();
   const isConstant = (value: Value | undefined) => isConstantExpression(value, known);
+  // Layers that lead nowhere are none: nothing of them is left in a rewritten model.
+  const unused = graph.unusedNodes();
   for (const node of graph.nodes) {
-    if (productTypes.get(node.opType) !== node.domain) continue;
+    if (productTypes.get(node.opType) !== node.domain || unused.has(node)) continue;
     const site = linearAt(node, shapes, isConstant);
     if (site) sites.push(site);
   }

@@ -189,6 +189,20 @@ export class Graph {
     this.model.names.release(value.name);
   }
 
+  /** Nodes whose results lead nowhere: {@link prune} would remove them. */
+  unusedNodes(): ReadonlySet<Node> {
+    const unused = new Set<Node>();
+    const isUnused = (value: Value | undefined): boolean =>
+      !value || (!value.isGraphOutput && value.uses.every(({ node }) => unused.has(node)));
+    const stack = [...this.nodes];
+    for (let node = stack.pop(); node; node = stack.pop()) {
+      if (unused.has(node) || node.outputs.length === 0 || !node.outputs.every(isUnused)) continue;
+      unused.add(node);
+      for (const input of node.inputs) if (input?.producer && input.graph === this) stack.push(input.producer);
+    }
+    return unused;
+  }
+
   /** Removes nodes and initializers that nothing uses, here and in subgraphs; graph inputs and outputs stay. */
   prune(): { nodes: number; initializers: number } {
     const removed = { nodes: 0, initializers: 0 };

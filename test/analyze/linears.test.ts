@@ -205,6 +205,15 @@ describe('analyze: linear layers', () => {
     equal(site!.reason, 'weight "w" is listed as a graph input, expected an initializer alone (IR version 4 or newer)');
   });
 
+  it('layers whose results lead nowhere are none', () => {
+    const site = only((g, x) => {
+      const dead = g.op('MatMul', [x, g.weight('w', [64, 8])], { name: 'dead' });
+      g.op('MatMul', [g.op('Relu', [dead]), g.weight('w', [8, 8])], { name: 'dead_too' });
+      return g.op('MatMul', [x, g.weight('w', [64, 48])], { name: 'alive' });
+    });
+    equal(site.name, 'alive');
+  });
+
   it('follows chains of nodes however long', () => {
     const site = only((g, x) => {
       let deep = x;
