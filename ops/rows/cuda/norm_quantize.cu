@@ -77,8 +77,10 @@ __global__ __launch_bounds__(kRowThreads) void NormRaggedKernel(const __grid_con
 template <class T, int kRows, class Kernel>
 cudaError_t LaunchNormUnits(Kernel* kernel, const NormQuantizeArgs& args, const RowTarget& target,
                             cudaStream_t stream) {
+  // With about as many blocks as multiprocessors, early ones cost the kernel before them more than they gain.
+  const bool early = args.rows < 48 || args.rows >= 192;
   return LaunchRows(kernel, UnitThreads(args.format.channels), NormSharedBytes<T, kRows>(target, args.residual),
-                    (args.rows + kRows - 1) / kRows, args, target, stream);
+                    (args.rows + kRows - 1) / kRows, args, target, stream, early);
 }
 
 // Kernels for a fixed number of runs, kRows rows at a time and so many blocks a multiprocessor.
@@ -97,7 +99,7 @@ template <class T, bool kPlain, bool kBare>
 cudaError_t LaunchNorm(const NormQuantizeArgs& args, const RowTarget& target, cudaStream_t stream) {
   if constexpr (kPlain && sizeof(T) == 2) {
     // One row at a time is the quickest to the end; more at a time are less work once every multiprocessor has some.
-    const bool one = args.rows < 528, two = kBare && args.rows >= 2112;
+    const bool one = args.rows < (kBare ? 528 : 384), two = kBare && args.rows >= 2112;
     switch (args.format.channels) {
       case 4096:
         if (one) return LaunchNormRuns<T, kBare, 4, 1, 3>(args, target, stream);

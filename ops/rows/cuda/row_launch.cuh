@@ -40,11 +40,11 @@ inline size_t SharedBytesLimit() {
   return cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess ? limit : 0;
 }
 
-// Launches as many blocks as the device holds, each of which walks over some of `work` pieces. They may start while the
-// kernel before them ends: what precedes a kernel's WaitForPriorKernelsIfAny reads constants only.
+// Launches as many blocks as the device holds, each of which walks over some of `work` pieces. `early`: they may start
+// while the kernel before them ends; what precedes a kernel's WaitForPriorKernelsIfAny reads constants only.
 template <class Kernel, class Args>
 cudaError_t LaunchRows(Kernel* kernel, int threads, size_t shared_bytes, int64_t work, const Args& args,
-                       const RowTarget& target, cudaStream_t stream) {
+                       const RowTarget& target, cudaStream_t stream, bool early = true) {
   int device = 0, sms = 0, major = 0, per_sm = 0;
   cudaError_t e = cudaGetDevice(&device);
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
@@ -52,20 +52,22 @@ cudaError_t LaunchRows(Kernel* kernel, int threads, size_t shared_bytes, int64_t
   if (e == cudaSuccess) {
     e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   }
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  // Kernels that keep no rows in shared memory want the L1 cache.
+  const int carveout = shared_bytes < 8192 ? static_cast<int>(cudaSharedmemCarveoutDefault) : 100;
+  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout);
   if (e == cudaSuccess) e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, shared_bytes);
   if (e != cudaSuccess) return e;
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t launch{};
   launch.gridDim =
       dim3(static_cast<unsigned>(std::min<int64_t>(work, static_cast<int64_t>(sms) * std::max(per_sm, 1))));
   launch.blockDim = dim3(static_cast<unsigned>(threads));
   launch.dynamicSmemBytes = shared_bytes;
   launch.stream = stream;
-  launch.attrs = &early;
-  launch.numAttrs = major >= 9 ? 1 : 0;
+  launch.attrs = &attribute;
+  launch.numAttrs = early && major >= 9 ? 1 : 0;
   return cudaLaunchKernelEx(&launch, kernel, args, target);
 }
 
