@@ -173,8 +173,8 @@ class Consumer {
     Release((ring_.stage + Shared::kStages - 1) % Shared::kStages);
   }
 
-  // Multiplies the stage at the ring's position, whose operand is `now`, and makes the next one's, a quarter while each
-  // quarter multiplies.
+  // Multiplies the stage at the ring's position, whose operand is `now`, and makes the next one's meanwhile, a quarter
+  // at a time.
   __device__ __forceinline__ void RunStep(int step, const Operand& now, Operand& next, Sums& sum) {
     const int stage = ring_.stage;
     const bool more = step + 1 < plan_.body_steps;
@@ -188,14 +188,12 @@ class Consumer {
       Load(raw[0], 0);
       Load(raw[1], 1);
     }
-    WgmmaWait<1>();  // the step before is done with `next`
+    Start(stage, 1, now[1], true, sum);
+    WgmmaWait<2>();  // the step before is done with `next`
     if (step > 0) Release(stage ? stage - 1 : Shared::kStages - 1);
     if (more) {
       Decode(next[0], raw[0], tables);
       Load(raw[2], 2);
-    }
-    Start(stage, 1, now[1], true, sum);
-    if (more) {
       Decode(next[1], raw[1], tables);
       Load(raw[3], 3);
     }
