@@ -50,6 +50,30 @@ describe('keepWithinBudget', () => {
     await rejects(keepWithinBudget(recipe, 1e9, { ...options, load: broken }), /the predicted loss is NaN/);
   });
 
+  it('moves groups to 8 bits, the worst first, until the sum is within the budget and no further', async () => {
+    const plain = (await keepWithinBudget(recipe, 1e9, options)).report;
+    const worst = [...plain.groups].sort((a, b) => b.loss - a.loss)[0]!;
+    // The whole loss is within itself; a little less takes one group.
+    deepEqual((await keepWithinBudget(recipe, plain.predicted, options)).report.groups, plain.groups);
+    const { report, recipe: kept } = await keepWithinBudget(recipe, plain.predicted * 0.999, options);
+    const moved = report.groups.filter(({ lossAt8Bits }) => lossAt8Bits !== undefined);
+    deepEqual(
+      moved.map(({ sites }) => sites),
+      [worst.sites],
+    );
+    const settings = kept.overrides.slice(0, worst.sites.length).map(({ match, set }) => [match.name, set]);
+    for (const [i, [name, set]] of settings.entries()) {
+      equal(name, worst.sites[i]);
+      equal((set as { weight: { format: string } }).weight.format, 's8');
+      equal((set as { activation: { format: string } }).activation.format, 's8');
+    }
+  });
+
+  it('refuses budgets that are none', async () => {
+    for (const budget of [0, -1, NaN, Infinity])
+      await rejects(keepWithinBudget(recipe, budget, options), /budget: is .*, expected a number above 0/);
+  });
+
   it('says so when there is nothing to measure on', async () => {
     await rejects(keepWithinBudget(recipe, 1, { ...options, feeds: [] }), /there are no samples/);
   });
