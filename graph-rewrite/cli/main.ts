@@ -96,7 +96,8 @@ function buildProgram(state: { exitCode: number }): Command {
     .option('--plan <file>', 'carry out a plan written by --dry-run')
     .option('--dry-run', 'show what would be done and write no model; with -o FILE.json write the plan')
     .option('--force', 'replace an existing output')
-    .option('--strict', 'exit 1 when a layer stays in float that the recipe wanted to change');
+    .option('--strict', 'exit 1 when a layer stays in float that the recipe wanted to change')
+    .addOption(threadsOption('threads that calibrate and round (default: one per core)'));
 
   command(
     'inspect <model>',
@@ -169,10 +170,8 @@ function withTokens(command: Command): Command {
     .addOption(threadsOption());
 }
 
-function threadsOption(): Option {
-  return new Option('--threads <n>', 'threads inside an operator (default: one per core)').argParser(
-    wholeNumber('--threads', 1, 1024),
-  );
+function threadsOption(what = 'threads inside an operator (default: one per core)'): Option {
+  return new Option('--threads <n>', what).argParser(wholeNumber('--threads', 1, 1024));
 }
 
 /** The command that was being parsed when the error came. */

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import type { RoundedLayer } from '../../graph-rewrite/index.js';
 import { runCli } from './run-cli.js';
 import { tinyFolder } from './tiny-model.js';
@@ -24,6 +25,16 @@ describe('cli: rewrite with GPTQ', function () {
       folder.entries().filter((entry) => entry.startsWith('a.onnx')),
       ['a.onnx', 'a.onnx_data'],
     );
+  });
+
+  it('gives the same model with one thread and with several', async () => {
+    for (const threads of ['1', '3']) {
+      const output = folder.file(`threads-${threads}.onnx`);
+      const result = await runCli([...words, '--calibration', ids, '-o', output, '--threads', threads]);
+      assert.equal(result.code, 0, result.stderr);
+    }
+    const data = (threads: number) => readFileSync(folder.file(`threads-${threads}.onnx_data`));
+    assert.deepEqual(data(1), data(3));
   });
 
   it('says before anything runs that it needs data, for a plan too', async () => {
