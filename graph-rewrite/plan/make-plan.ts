@@ -27,6 +27,7 @@ import { predictRounding } from './rounding.js';
 import { fit } from './shrink.js';
 import { packedBytes, predictBytes } from './sizes.js';
 import { decideSmoothing, smoothedStats } from './smooth.js';
+import { atOnce, type Steps } from './steps.js';
 
 /** Calibration statistics by the name of the input value. */
 export type StatsByValue = ReadonlyMap<string, ChannelStats>;
@@ -45,6 +46,16 @@ interface Orders {
  * @throws input error if no layer can be quantized, with the nearest miss
  */
 export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, recipe: Recipe, model: Model): Plan {
+  return atOnce(planSteps(analysis, stats, recipe, model));
+}
+
+/** The same, for {@link inTurns}. */
+export function* planSteps(
+  analysis: Analysis,
+  stats: StatsByValue | undefined,
+  recipe: Recipe,
+  model: Model,
+): Steps<Plan> {
   const { batches, kept } = resolveSites(analysis, recipe);
   const caches = decideCaches(analysis, recipe);
   const useful = caches?.some((cache) => cache.decision === 'quantize') ?? false;
@@ -73,8 +84,9 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
     const shape = { ...fitted, sorted: mode === 'global' ? outliers! : undefined };
     return { batch, stats: all, notes, mode, producer, fitted, shape };
   });
-  const smoothing = decideSmoothing(drafts, analysis, quantized);
+  const smoothing = yield* decideSmoothing(drafts, analysis, quantized);
   for (const { batch, stats: all, notes, mode, producer, fitted } of drafts) {
+    yield undefined;
     const { activation } = batch.settings;
     const factors = smoothing.factors.get(batch);
     const smoothNote = smoothing.notes.get(batch);

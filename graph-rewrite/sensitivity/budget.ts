@@ -2,7 +2,7 @@
 import { inputError, usageError } from '../../ops/common/errors.js';
 import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { analyze } from '../analyze/index.js';
-import { makePlan, type BudgetReport } from '../plan/index.js';
+import { inTurns, planSteps, type BudgetReport } from '../plan/index.js';
 import type { Override, Recipe } from '../recipes/index.js';
 import { measureAlone, separateLayers, type MeasureOptions, type SensitiveLayers } from './measure.js';
 import { Reference } from './reference.js';
@@ -22,7 +22,7 @@ export interface BudgetResult {
 export async function keepWithinBudget(recipe: Recipe, budget: number, options: MeasureOptions): Promise<BudgetResult> {
   if (!(budget > 0 && Number.isFinite(budget))) throw usageError('budget', `is ${budget}, expected a number above 0`);
   const model = options.load();
-  const groups = separateLayers(makePlan(analyze(model), options.stats, recipe, model));
+  const groups = separateLayers(await inTurns(planSteps(analyze(model), options.stats, recipe, model), options));
   const reference = await Reference.open(model, options.feeds, options.createSession);
   try {
     return await moveTheWorst(recipe, budget, groups, reference, options);

@@ -4,7 +4,7 @@ import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
 import { applyPlan } from '../passes/index.js';
-import { makePlan, type Plan, type StatsByValue } from '../plan/index.js';
+import { inTurns, planSteps, type Plan, type StatsByValue } from '../plan/index.js';
 import type { Recipe } from '../recipes/index.js';
 import type { Reference } from './reference.js';
 
@@ -50,7 +50,7 @@ export async function measureAlone(
       ...recipe.overrides.map(simplyRounded),
     ],
   };
-  applyPlan(rewritten, makePlan(analysis, stats, alone, rewritten), analysis);
+  applyPlan(rewritten, await inTurns(planSteps(analysis, stats, alone, rewritten), { signal }), analysis);
   const session = await openModel(rewritten, createSession);
   try {
     return await reference.divergence(session, signal);

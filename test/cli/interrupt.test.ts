@@ -15,13 +15,14 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
   const data = ['--calibration', folder.ids, '--calibration-windows'];
   const words = [folder.model, '-o', folder.file('out.onnx'), ...data];
 
-  for (const [stage, windows] of [
+  for (const [stage, windows, ...settings] of [
     ['calibrate', '64'],
+    ['smooth', '1', '--set', 'smooth.alpha=search'],
     ['save', '1'],
   ] as const) {
     it(`Ctrl-C during "${stage}": exit 130`, async () => {
       const interruptAt = new RegExp(`^${stage}: \\d+ %`, 'm');
-      const result = await runCli([...words, windows, '--set', 'weight.rounding=rtn'], { interruptAt });
+      const result = await runCli([...words, windows, '--set', 'weight.rounding=rtn', ...settings], { interruptAt });
       assert.equal(result.code, 130, result.stderr);
       assert.match(result.stderr, /interrupted/);
       assert.deepEqual(folder.entries(), inputs);
