@@ -91,7 +91,7 @@ function buildProgram(state: { exitCode: number }): Command {
     .option(
       '--budget <nats>',
       'keep the layers that lose most at 8 bits until the predicted KL divergence per token is below this',
-      finiteNumber('--budget', 0),
+      positiveNumber('--budget'),
     )
     .option('--plan <file>', 'carry out a plan written by --dry-run')
     .option('--dry-run', 'show what would be done and write no model; with -o FILE.json write the plan')
