@@ -76,6 +76,12 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
     assert.ok(!folder.entries().some((entry) => entry.includes('claimed')));
   });
 
+  it('a claim of a killed process that had the number of this one is no obstacle', () => {
+    symlinkSync(`${process.pid}@${hostname()}`, claimLink(folder.file('again.onnx')));
+    claimOutput(folder.file('again.onnx'))();
+    assert.ok(!folder.entries().some((entry) => entry.includes('again')));
+  });
+
   it('an output that another rewrite is writing is left to it; of one that was killed nothing is left', async () => {
     const link = claimLink(folder.file('out.onnx'));
     const again = [folder.model, '-o', folder.file('out.onnx'), '--recipe', 'w4a16', '--force'];
