@@ -1,14 +1,21 @@
 /** Recognizes the model that a plan was made for. */
 import { createHash } from 'node:crypto';
 import type { Analysis } from '../analyze/sites.js';
-import { elementCount, readFloats, type Model } from '../ir/index.js';
+import type { Model, Tensor } from '../ir/index.js';
 
-const sampled = 256;
+/** Of a large constant so many pieces count, spread over all of it. */
+const pieces = 16;
+const pieceBytes = 256;
 
-/** sha256 over the graph's nodes and edges, the layout of its constants, and the first elements of every layer's weight. */
+/** sha256 over the graph's nodes and edges, the layout of its constants, and samples of all of them. */
 export function fingerprint(model: Model, analysis: Analysis): string {
   const hash = createHash('sha256');
   const line = (...parts: unknown[]) => hash.update(`${parts.join('\t')}\n`);
+  const sampled = new Set<Tensor>();
+  const data = (tensor: Tensor) => {
+    if (!sampled.has(tensor)) for (const piece of samples(tensor)) hash.update(piece);
+    sampled.add(tensor);
+  };
   for (const graph of model.walkGraphs()) {
     line(
       'graph',
@@ -17,17 +24,26 @@ export function fingerprint(model: Model, analysis: Analysis): string {
       '->',
       ...graph.outputs.map((value) => value.name),
     );
-    for (const value of graph.initializers())
-      line('constant', value.name, value.initializer?.dtype, value.initializer?.dims.join());
+    for (const { name, initializer } of graph.initializers()) {
+      line('constant', name, initializer?.dtype, initializer?.dims.join());
+      if (initializer) data(initializer);
+    }
     for (const node of graph.nodes) {
       const names = (values: readonly ({ name: string } | undefined)[]) =>
         values.map((value) => value?.name ?? '').join();
       line('node', node.domain, node.opType, node.name, names(node.inputs), names(node.outputs));
     }
   }
-  for (const site of analysis.linears) {
-    const count = Math.min(sampled, elementCount(site.weight));
-    if (count > 0) hash.update(new Uint8Array(readFloats(site.weight, 0, count).buffer));
-  }
+  for (const { weight } of analysis.linears) data(weight); // of Constant nodes too
   return hash.digest('hex');
+}
+
+function* samples(tensor: Tensor): Iterable<Uint8Array> {
+  const { byteLength } = tensor;
+  if (byteLength <= pieces * pieceBytes) return yield tensor.bytes();
+  const all = tensor.read ? undefined : tensor.bytes();
+  for (let i = 0; i < pieces; i++) {
+    const start = Math.floor((i * (byteLength - pieceBytes)) / (pieces - 1));
+    yield all?.subarray(start, start + pieceBytes) ?? tensor.read!(start, pieceBytes);
+  }
 }

@@ -59,7 +59,7 @@ export function* planSteps(
   const { batches, kept } = resolveSites(analysis, recipe);
   const caches = decideCaches(analysis, recipe);
   const useful = caches?.some((cache) => cache.decision === 'quantize') ?? false;
-  if (batches.length === 0 && !useful) throw nothingToDo(analysis, model);
+  if (batches.length === 0 && !useful) throw nothingToDo(analysis, model, caches);
   const quantized = new Set(batches.flatMap((batch) => batch.members.map(({ site }) => site)));
   const claims: Claims = { quantized, producers: new Set(), adds: new Set(), caches: takenCaches(analysis, caches) };
   const statsOf = sharedStats(batches, stats);
@@ -272,7 +272,7 @@ function sharedStats(
   };
 }
 
-function nothingToDo(analysis: Analysis, model: Model): Error {
+function nothingToDo(analysis: Analysis, model: Model, caches: readonly PlanCache[] | undefined): Error {
   const at = model.path ?? 'model';
   const [site] = analysis.linears;
   const [miss] = analysis.nearMisses;
@@ -281,9 +281,12 @@ function nothingToDo(analysis: Analysis, model: Model): Error {
     : '';
   if (site) {
     const why = site.reason ?? 'the recipe keeps it';
+    const [cache] = caches ?? [];
+    const attention = cache?.decision === 'keep' ? `"${cache.site}": ${cache.reason}` : 'there is no attention';
     return inputError(
       at,
-      `none of its linear layers can be quantized (${analysis.linears.length}), the first is "${site.name}": ${why}`,
+      `none of its linear layers can be quantized (${analysis.linears.length}), the first is "${site.name}": ${why}` +
+        (caches ? `; and no cache of keys and values: ${attention}` : ''),
       again || '`rewrite inspect` lists them; `rewrite recipes` shows what a recipe keeps.',
     );
   }
