@@ -10,7 +10,7 @@ import { throwIfAborted, type OnProgress } from './lm/session.js';
 import { loadModel } from './onnx/read.js';
 import { saveModel } from './onnx/write.js';
 import { applyPlan, type RewriteReport } from './passes/index.js';
-import { inTurns, planSteps, type Plan, type StatsByValue } from './plan/index.js';
+import { checkPlanFor, inTurns, planSteps, type Plan, type StatsByValue } from './plan/index.js';
 import { needsStatistics, type Recipe } from './recipes/index.js';
 import type { Rounded, RoundedLayer } from './round/index.js';
 import type { BudgetResult } from './sensitivity/index.js';
@@ -85,6 +85,7 @@ export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
   const { input, output, signal, onProgress } = options;
   const model = loadModel(input);
   const analysis = analyze(model);
+  if (options.plan) checkPlanFor(options.plan, model, analysis); // before hours of rounding
   const plan = options.plan ?? (await decide(model, analysis, options));
   throwIfAborted(signal, 'rewrite');
   if (output === undefined) return { plan, model };

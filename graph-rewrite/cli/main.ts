@@ -78,9 +78,9 @@ function buildProgram(state: { exitCode: number }): Command {
     true,
   )
     .option('-o, --output <file>', 'where the new model goes (default: <model>_<recipe>.onnx next to it)')
-    .option('-r, --recipe <name>', 'what becomes of the layers, see `rewrite recipes`', 'atom-w4a4')
+    .option('-r, --recipe <name>', 'what becomes of the layers, see `rewrite recipes` (default: atom-w4a4)')
     .option('-s, --set <key=value>', 'change one parameter of the recipe; may be repeated', assignments('--set'), [])
-    .option('--target <chip>', 'store codes as a chip reads them best: any, or sm90 (NVIDIA Hopper)', 'any')
+    .option('--target <chip>', 'store codes as a chip reads them best: any (default), or sm90 (NVIDIA Hopper)')
     .option('-c, --calibration <file>', 'text (.txt, with --tokenizer), token ids (.npy) or recorded feeds (.npz)')
     .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
     .option(

@@ -1,7 +1,9 @@
 /** Recognizes the model that a plan was made for. */
 import { createHash } from 'node:crypto';
+import { usageError } from '../../ops/common/errors.js';
 import type { Analysis } from '../analyze/sites.js';
 import type { Model, Tensor } from '../ir/index.js';
+import type { Plan } from './plan.js';
 
 /** Of a large constant so many pieces count, spread over all of it. */
 const pieces = 16;
@@ -36,6 +38,17 @@ export function fingerprint(model: Model, analysis: Analysis): string {
   }
   for (const { weight } of analysis.linears) data(weight); // of Constant nodes too
   return hash.digest('hex');
+}
+
+/** @throws usage error for a plan that was made for another model */
+export function checkPlanFor(plan: Plan, model: Model, analysis: Analysis): void {
+  const sha256 = fingerprint(model, analysis);
+  if (plan.model.sha256 !== sha256)
+    throw usageError(
+      'plan',
+      `was made for the model ${plan.model.sha256.slice(0, 12)} (${plan.model.path || 'unnamed'}), this one is ${sha256.slice(0, 12)}`,
+      'Make the plan anew with --dry-run.',
+    );
 }
 
 function* samples(tensor: Tensor): Iterable<Uint8Array> {

@@ -1,5 +1,5 @@
 export { explain, type ExplainedSite } from './explain.js';
-export { fingerprint } from './fingerprint.js';
+export { checkPlanFor, fingerprint } from './fingerprint.js';
 export { makePlan, planSteps, type StatsByValue } from './make-plan.js';
 export { parsePlan, readPlan } from './parse.js';
 export { decodeFactors, decodeOrder, encodeFactors, encodeOrder } from './plan.js';

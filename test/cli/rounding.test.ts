@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import type { RoundedLayer } from '../../graph-rewrite/index.js';
 import { runCli } from './run-cli.js';
-import { tinyFolder } from './tiny-model.js';
+import { tinyFolder, writeTinyModel } from './tiny-model.js';
 
 describe('cli: rewrite with GPTQ', function () {
   this.timeout(60_000);
@@ -49,5 +49,9 @@ describe('cli: rewrite with GPTQ', function () {
     const carried = await runCli([model, '--plan', plan, '--calibration', ids, '-o', folder.file('b.onnx')]);
     assert.equal(carried.code, 0, carried.stderr);
     assert.match(carried.stdout, /rounded by GPTQ.*to nearest/);
+    const other = await writeTinyModel(folder.file('other.onnx'), true, { mlp: 96 });
+    const foreign = await runCli([other, '--plan', plan, '--calibration', ids, '-o', folder.file('c.onnx')]);
+    assert.equal(foreign.code, 2);
+    assert.match(foreign.stderr, /^plan: was made for the model/); // nothing was rounded for that
   });
 });
