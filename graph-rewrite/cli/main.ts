@@ -165,7 +165,7 @@ function withTokens(command: Command): Command {
     .option('--tokens <file>', 'token ids (.npy)')
     .option('--text <file>', 'text to measure on, with --tokenizer')
     .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
-    .option('--length <n>', 'tokens in a window', wholeNumber('--length', 1), 512)
+    .option('--length <n>', 'tokens in a window (default: 512, or what the model takes)', wholeNumber('--length', 1))
     .option('--windows <n>', 'at most this many windows', wholeNumber('--windows', 1), 100)
     .addOption(threadsOption());
 }
