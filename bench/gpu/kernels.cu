@@ -11,8 +11,8 @@ using namespace lowbit::cuda;
 extern "C" {
 
 // `powers`: scale_ratios powers_of_two. Formats are numbers of ops/common/cuda/types.h's Format. Float tensors are
-// float16. Returns the CUDA error, -1 for no kernel. `split` > 0 forces the streaming kernel, with more than 8 tokens
-// of codes the batch kernel, with that many blocks a cluster.
+// float16. Returns the CUDA error, -1 for no kernel. `split` > 0 forces the streaming kernel, of codes the batch
+// kernel, with that many blocks a cluster.
 __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers,
                                                       int group, int powers, int a_group, int weight, int a_format,
                                                       const void* a, const float* a_scale, const void* b,
@@ -30,7 +30,7 @@ __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_
   args.constant_weights = true;
   if (split > 0) {
     if (args.a_format == Format::kNone) return LaunchStreamFloatWith(args, split, stream);
-    return m > 8 ? LaunchBatchWith(args, split, stream) : LaunchStreamWith(args, split, stream);
+    return args.integers() ? LaunchBatchWith(args, split, stream) : LaunchBatchMinifloatWith(args, split, stream);
   }
   const GemmKernel* chosen = ChooseGemmKernel(args, 90, kernel);
   if (kernel && std::strcmp(chosen->name, kernel) != 0) return -1;

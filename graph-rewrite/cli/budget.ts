@@ -21,7 +21,7 @@ export function withinBudget(
       load: () => loadModel(path),
       stats,
       feeds: openFeeds(loadModel(path), { ...options, calibrationWindows: windows }),
-      createSession: await sessionFactory(options.threads),
+      createSession: await sessionFactory(),
       onProgress: context.progress,
       signal: context.signal,
     });

@@ -20,7 +20,6 @@ export interface CalibrationOptions {
   readonly calibration?: string;
   readonly tokenizer?: string;
   readonly calibrationWindows?: number;
-  readonly threads?: number;
 }
 
 /**
@@ -70,7 +69,7 @@ export async function calibrationStats(
     ...{ model, analysis, feeds },
     samples: needsSamples(recipe),
     total: feeds.count,
-    createSession: await sessionFactory(options.threads),
+    createSession: await sessionFactory(),
     onProgress: context.progress,
     signal: context.signal,
   });

@@ -1,5 +1,6 @@
 /** GPTQ and low-rank terms on the command line: calibration data and native functions for `roundWeights`, and a folder next to the output. */
 import { rmSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import type { Analysis } from '../analyze/index.js';
 import type { Model } from '../ir/index.js';
 import { loadModel } from '../onnx/read.js';
@@ -25,10 +26,10 @@ export async function roundedWeights(
   return roundWeights({
     ...{ analysis, plan, feeds: feeds ?? [], folder },
     total: feeds?.count ?? 0,
-    createSession: await sessionFactory(options.threads),
+    createSession: await sessionFactory(),
     native: await roundingFunctions(),
     load: () => loadModel(path),
-    ...(options.threads === undefined ? {} : { threads: options.threads }),
+    threads: availableParallelism(),
     onProgress: context.progress,
     signal: context.signal,
   });

@@ -147,10 +147,8 @@ export interface RoundingCost {
 /** How `--budget` chose the layers that stay at 8 bits; see `sensitivity/`. Losses are KL divergences, nats a token. */
 export interface BudgetReport {
   readonly budget: number;
-  /** The sum over the groups, and of what the cache loses. */
+  /** The sum over the groups. */
   readonly predicted: number;
-  /** With only the cache quantized; absent if it stays float. */
-  readonly cacheLoss?: number;
   readonly groups: readonly {
     readonly sites: readonly string[];
     /** Weights in these layers. */

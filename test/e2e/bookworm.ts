@@ -61,12 +61,7 @@ export interface RewriteReport {
 export async function rewriteModel(
   model: string,
   output: string,
-  {
-    recipe,
-    set,
-    target = 'any',
-    threads,
-  }: Pick<Expectation, 'recipe' | 'set'> & { readonly target?: string; readonly threads?: number },
+  { recipe, set, target = 'any' }: Pick<Expectation, 'recipe' | 'set'> & { readonly target?: string },
 ): Promise<RewriteReport> {
   const settings = set.flatMap((each) => ['--set', each]);
   const needsData = needsCalibration(withSettings(findRecipe(recipe), set));
@@ -81,7 +76,6 @@ export async function rewriteModel(
     target,
     ...settings,
     ...calibration,
-    ...(threads === undefined ? [] : ['--threads', String(threads)]),
     '--force',
     '--quiet',
     '--json',

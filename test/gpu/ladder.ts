@@ -52,10 +52,7 @@ if (command === 'list') {
   injectOutliers(model);
   await saveModel(model, float('injected'));
 } else if (command === 'write' && wanted !== undefined && existsSync(float(wanted.weights))) {
-  const { seconds } = await rewriteModel(float(wanted.weights), join(folder!, `${name}.onnx`), {
-    ...wanted.step,
-    threads: 2, // many are written side by side
-  });
+  const { seconds } = await rewriteModel(float(wanted.weights), join(folder!, `${name}.onnx`), wanted.step);
   console.log(`${name}: ${seconds.toFixed(1)} s`);
 } else {
   console.error(

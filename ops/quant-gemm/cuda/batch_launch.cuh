@@ -11,8 +11,9 @@ cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
   cudaError_t e = Multiprocessors(&sms);
   if (e != cudaSuccess) return e;
   const StreamPlan plan = MakePlan(args, Math::kNibbles, 1, split, sms);
-  const int shared_bytes = WeightSlots(kTiles) * kSlotWeightBytes + TokenSlots(kTiles) * kTiles * 1024 +
-                           ReceivedBytes(kTiles, plan.split) + static_cast<int>(sizeof(BatchBarriers<kTiles>)) +
+  using Ring = Rings<Math, kTiles>;
+  const int shared_bytes = Ring::kWeights * Ring::kWeightBytes + Ring::kTokens * Ring::kTokenBytes +
+                           ReceivedBytes(kTiles, plan.split) + static_cast<int>(sizeof(typename Ring::Barriers)) +
                            plan.max_steps * (8 * kTiles * 4 + kStreamWarps * 32);
   StreamMaps maps;
   e = MakeMaps(args, Math::kNibbles, 1, kTiles, &maps);
@@ -20,13 +21,9 @@ cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
   return LaunchStreaming(BatchKernel<Math, kTiles, kWhole>, plan, maps, 8 * kTiles, kThreads, shared_bytes, stream);
 }
 
-// By the number of tokens; more than 64 take several rows of blocks.
 template <class Math, bool kWhole>
 cudaError_t LaunchBy(const GemmArgs& args, int split, cudaStream_t stream) {
-  if (args.m <= 8) return LaunchTiles<Math, 1, kWhole>(args, split, stream);
-  if (args.m <= 16) return LaunchTiles<Math, 2, kWhole>(args, split, stream);
-  if (args.m <= 32) return LaunchTiles<Math, 4, kWhole>(args, split, stream);
-  return LaunchTiles<Math, 8, kWhole>(args, split, stream);
+  return ByTiles(args.m, [&](auto tiles) { return LaunchTiles<Math, tiles(), kWhole>(args, split, stream); });
 }
 
 }  // namespace lowbit::cuda::batch

@@ -2,7 +2,7 @@
 // register operand: 16 bytes of a weight row are a thread's share of a step as they lie in memory, and the tokens are
 // put into the channel order which that gives (Arrange). Bytes are multiplied where they lie.
 //
-// A Math has: Acc, kNibbles, kFactor (what a sum is to be multiplied by), Start (of a sum), SumOf (as a float),
+// A Math has: Acc, kNibbles, kFactor (what a sum is to be multiplied by),
 //   Unpack(w, even, odd): eight nibbles -> the codes of channels 0, 2, 4, 6 and of 1, 3, 5, 7
 //   Codes(v): four activation codes as wgmma takes them
 //   Multiply(acc, weights, tokens): 32 channels; weights in registers or by descriptor
@@ -19,9 +19,7 @@ struct IntegerMath {
   using Acc = int;
   static constexpr bool kNibbles = kNibbleWeights;
   static constexpr float kFactor = kNibbles ? 1.0f / 16.0f : 1.0f;
-  static constexpr int kStart = kMagicBits;
 
-  __device__ __forceinline__ static float Float(int acc) { return SumOf<true>(acc); }
   __device__ __forceinline__ static uint32_t Codes(uint32_t v) { return kSignMagnitude ? TwosComplement(v) : v; }
   __device__ __forceinline__ static void Unpack(uint32_t w, uint32_t& even, uint32_t& odd) {
     even = (w << 4) & 0xf0f0f0f0u, odd = w & 0xf0f0f0f0u;
@@ -41,9 +39,7 @@ struct FloatCodeMath {
   static constexpr int kUp = kWeights == Format::kE2M1 ? 2 : 3;
   // What the bits' new place takes away: the bias of e4m3 is 7, of e2m1 1, of e3m0 3.
   static constexpr float kFactor = kWeights == Format::kE2M1 ? 64.0f : kWeights == Format::kE3M0 ? 16.0f : 1.0f;
-  static constexpr float kStart = 0.0f;
 
-  __device__ __forceinline__ static float Float(float acc) { return acc; }
   __device__ __forceinline__ static uint32_t Codes(uint32_t v) { return v; }
   __device__ __forceinline__ static void Unpack(uint32_t w, uint32_t& even, uint32_t& odd) {
     constexpr uint32_t kMagnitude = 0x07070707u << kUp;

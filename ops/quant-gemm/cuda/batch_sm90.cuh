@@ -1,11 +1,13 @@
-// QuantGemm for 9 to 64 tokens (fewer where a row is long) on Hopper: the ring and the cluster of stream_sm90.cuh, with
-// wgmma in place of mma.sync, so that a weight is unpacked once for all tokens. A block has 128 output channels, 64 for
-// each of two warpgroups, and a range of the input channels. A third warpgroup has the producer warp and three that put
-// the tokens of a step into the order of the unpacked weights.
+// QuantGemm for up to 64 tokens on Hopper: the ring and the cluster of stream_sm90.cuh, with wgmma in place of
+// mma.sync, so that a weight is unpacked once for all tokens. A block has 128 output channels, 64 for each of two
+// warpgroups, and a range of the input channels. A third warpgroup has two producer warps and two that put tokens into
+// the order of the unpacked weights.
 //
 // The blocks of a cluster divide the input channels. A block's sums go to the rows' owner without waiting (st.async)
 // and count towards a barrier there; the owner adds them in a fixed order.
 #pragma once
+#include <algorithm>
+
 #include "ops/quant-gemm/cuda/batch_math.cuh"
 #include "ops/quant-gemm/cuda/stream_sm90.cuh"
 
@@ -21,69 +23,86 @@ constexpr int kMathRegisters = 104, kHelperRegisters = 32;
 // multiprocessor, of this kernel or the next.
 constexpr int kRingsAndSums = 104 * 1024;
 constexpr int ReceivedBytes(int tiles, int split) { return split == 1 ? 0 : split * OwnWarps(split) * tiles * 512; }
-constexpr int TokenSlots(int tiles) { return tiles == 8 ? 3 : tiles == 4 ? 4 : 6; }
-constexpr int WeightSlots(int tiles) {
-  const int fit = (kRingsAndSums - TokenSlots(tiles) * tiles * 1024 - ReceivedBytes(tiles, 8)) / kSlotWeightBytes;
-  return fit < 10 ? fit : 10;
-}
 
-template <int kTiles>
-struct alignas(16) BatchBarriers {
-  uint64_t weights_full[WeightSlots(kTiles)], weights_empty[WeightSlots(kTiles)];
-  uint64_t tokens_full[TokenSlots(kTiles)], tokens_empty[TokenSlots(kTiles)];
-  uint64_t tokens_ready[TokenSlots(kTiles)];  // in order
-  uint64_t received;                          // the cluster's sums of the block's own rows
+template <class Math, int kTiles>
+struct Rings {
+  // Steps in the tensor cores at a time, where registers allow: the first's sums are scaled while the second
+  // multiplies.
+  static constexpr int kSide = kTiles <= 2 ? 2 : 1;
+  // A stage has nibbles of kSide steps, or bytes of one, and their tokens.
+  static constexpr int kSteps = Math::kNibbles ? kSide : 1;
+  static constexpr int kSlots = Math::kNibbles ? kSide : 2;  // of 64 bytes a row
+  static constexpr int kWeightBytes = kSlots * kSlotWeightBytes, kTokenBytes = kSteps * kTiles * 1024;
+  static constexpr int kTokens = (kTiles == 8 ? 3 : kTiles == 4 ? 4 : 6) / kSteps;
+  static constexpr int kWeights =
+      std::min((kRingsAndSums - kTokens * kTokenBytes - ReceivedBytes(kTiles, 8)) / kWeightBytes, 10 / kSlots);
+
+  struct alignas(16) Barriers {
+    uint64_t weights_full[kWeights], weights_empty[kWeights];
+    uint64_t tokens_full[kTokens], tokens_empty[kTokens];
+    uint64_t tokens_ready[kTokens];  // in order
+    uint64_t received;               // the cluster's sums of the block's own rows
+  };
 };
 
 // One thread fills the ring of weights; it never waits for the kernels ahead in the stream.
-template <int kTiles>
+template <class Ring>
 __device__ __forceinline__ void ProduceWeights(const StreamPlan& plan, const CUtensorMap* weights,
                                                const CUtensorMap* outliers, uint8_t* ring,
-                                               BatchBarriers<kTiles>& barriers, int begin, int end, int n0) {
-  constexpr int kSlots = WeightSlots(kTiles);
+                                               typename Ring::Barriers& barriers, int begin, int end, int n0) {
   PrefetchTensorMap(weights);
   if (plan.args.outliers) PrefetchTensorMap(outliers);
-  RingPosition<kSlots> at;
-  int filled = 0;
-  for (int step = begin; step < end; ++step) {
-    const bool body = step < plan.body_steps;
-    const int slots = plan.slots_of(step), first = (body ? step : step - plan.body_steps) * slots;
-    for (int part = 0; part < slots; ++part, ++filled, at.Advance()) {
-      if (filled >= kSlots) BarrierWait(&barriers.weights_empty[at.stage], at.parity ^ 1);
-      BarrierArriveExpect(&barriers.weights_full[at.stage], kSlotWeightBytes);
-      TensorLoad(body ? weights : outliers, &barriers.weights_full[at.stage], ring + at.stage * kSlotWeightBytes,
-                 (first + part) * kSlotRowBytes, n0);
+  RingPosition<Ring::kWeights> at;
+  const auto fill = [&](const CUtensorMap* map, int slot, int slots) {
+    BarrierWait(&barriers.weights_empty[at.stage], at.parity ^ 1);
+    BarrierArriveExpect(&barriers.weights_full[at.stage], slots * kSlotWeightBytes);
+    for (int i = 0; i < slots; ++i) {
+      TensorLoad(map, &barriers.weights_full[at.stage], ring + at.stage * Ring::kWeightBytes + i * kSlotWeightBytes,
+                 (slot + i) * kSlotRowBytes, n0);
     }
+    at.Advance();
+  };
+  const int body_end = min(end, plan.body_steps);
+  for (int step = begin; step < body_end; step += Ring::kSteps) {
+    fill(weights, step * plan.body_slots, min(Ring::kSteps, body_end - step) * plan.body_slots);
   }
+  for (int slot = 0; slot < (end - body_end) * 2; slot += Ring::kSlots) fill(outliers, slot, Ring::kSlots);
 }
 
 // Another one fills the ring of tokens.
-template <int kTiles>
+template <class Ring, int kTiles>
 __device__ __forceinline__ void ProduceTokens(const StreamPlan& plan, const CUtensorMap* activations, uint8_t* ring,
-                                              BatchBarriers<kTiles>& barriers, int begin, int end, int m0) {
-  constexpr int kSlots = TokenSlots(kTiles);
+                                              typename Ring::Barriers& barriers, int begin, int end, int m0) {
   PrefetchTensorMap(activations);
   if (plan.args.constant_weights) WaitForPriorKernelsIfAny();
   // Not before: the wait takes longer where kernels behind this one are on the chip already.
   LetNextKernelStartIfAny();
-  RingPosition<kSlots> at;
-  for (int step = begin; step < end; ++step, at.Advance()) {
-    if (step - begin >= kSlots) BarrierWait(&barriers.tokens_empty[at.stage], at.parity ^ 1);
-    BarrierArriveExpect(&barriers.tokens_full[at.stage], kTiles * 1024);
-    TensorLoad(activations, &barriers.tokens_full[at.stage], ring + at.stage * kTiles * 1024,
-               step < plan.body_steps ? step * kStepChannels : plan.args.body(), m0);
+  RingPosition<Ring::kTokens> at;
+  const auto fill = [&](int channel, int steps) {
+    BarrierWait(&barriers.tokens_empty[at.stage], at.parity ^ 1);
+    BarrierArriveExpect(&barriers.tokens_full[at.stage], steps * kTiles * 1024);
+    for (int i = 0; i < steps; ++i) {
+      TensorLoad(activations, &barriers.tokens_full[at.stage], ring + at.stage * Ring::kTokenBytes + i * kTiles * 1024,
+                 channel + i * kStepChannels, m0);
+    }
+    at.Advance();
+  };
+  const int body_end = min(end, plan.body_steps);
+  for (int step = begin; step < body_end; step += Ring::kSteps) {
+    fill(step * kStepChannels, min(Ring::kSteps, body_end - step));
   }
+  if (body_end < end) fill(plan.args.body(), 1);
 }
 
-// Puts the step's tokens, rows of 128 bytes as the copy engine swizzles them, into the order of the unpacked weights:
-// of the 32 channels that a thread of four has, run i of eight goes to multiplication i, even channels first.
-template <class Math, int kTiles>
-__device__ __forceinline__ void Arrange(uint8_t* tokens, int helper) {
+// Puts the tokens of a stage, rows of 128 bytes as the copy engine swizzles them, into the order of the unpacked
+// weights: of the 32 channels that a thread of four has, run i of eight goes to multiplication i, even channels first.
+template <class Math, int kMostTiles>
+__device__ __forceinline__ void Arrange(uint8_t* tokens, int tiles, int helper) {
   const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
 #pragma unroll
-  for (int j = 0; j < (kTiles + kHelpers - 1) / kHelpers; ++j) {
+  for (int j = 0; j < (kMostTiles + kHelpers - 1) / kHelpers; ++j) {
     const int tile = helper + j * kHelpers;
-    if (tile >= kTiles) break;
+    if (tile >= tiles) break;
     uint8_t* const row = tokens + tile * 1024 + r * 128;
     uint32_t v[8];
 #pragma unroll
@@ -109,13 +128,10 @@ struct Step {
 
   __device__ __forceinline__ void Clear() {
 #pragma unroll
-    for (int i = 0; i < 4 * kTiles; ++i) acc[i] = Math::kStart;
-  }
-  __device__ __forceinline__ void Load(const uint8_t* slot) {
-    LoadPieces(slot + static_cast<int>(threadIdx.x) / 32 * 16 * kSlotRowBytes, low, high);
+    for (int i = 0; i < 4 * kTiles; ++i) acc[i] = 0;
   }
   // The nibbles loaded with arranged tokens.
-  __device__ __forceinline__ void Multiply(const uint8_t* tokens_slot) {
+  __device__ __forceinline__ void Multiply(uint64_t tokens) {
     const uint32_t w0[4] = {low.x, low.y, low.z, low.w}, w1[4] = {high.x, high.y, high.z, high.w};
     uint32_t a[4][4];
 #pragma unroll
@@ -123,39 +139,34 @@ struct Step {
       Math::Unpack(w0[i], a[i][0], a[i][2]);
       Math::Unpack(w1[i], a[i][1], a[i][3]);
     }
-    const uint64_t tokens = WgmmaDescriptor(tokens_slot);
     WgmmaFence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) Math::Multiply(acc, a[i], tokens + 2 * i, 1);
     WgmmaCommit();
   }
-  // Bytes of two slots with the tokens as they come.
-  __device__ __forceinline__ void Multiply(const uint8_t* slot, const uint8_t* slot2, const uint8_t* tokens_slot) {
-    const int group = static_cast<int>(threadIdx.x) / kWarpgroup * 64 * kSlotRowBytes;
-    const uint64_t tokens = WgmmaDescriptor(tokens_slot);
+  // Bytes of the warpgroup's rows in two slots with the tokens as they come.
+  __device__ __forceinline__ void Multiply(const uint8_t* rows, const uint8_t* rows2, uint64_t tokens) {
     WgmmaFence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint64_t rows = WgmmaDescriptor64((i < 2 ? slot : slot2) + group);
-      Math::Multiply(acc, rows + 2 * (i % 2), tokens + 2 * i, 1);
+      Math::Multiply(acc, WgmmaDescriptor64(i < 2 ? rows : rows2) + 2 * (i % 2), tokens + 2 * i, 1);
     }
     WgmmaCommit();
   }
 };
 
-// sum += acc * weight scale * token scale
+// sum += acc * weight scale * token scale; `scale`: of row r; row r + 8 has its own.
 template <class Math, int kTiles>
 __device__ __forceinline__ void Promote(const typename Math::Acc (&acc)[4 * kTiles], const uint16_t* scale,
                                         const float* token_scale, float factor, float (&sum)[4 * kTiles]) {
-  const int r = threadIdx.x % 32 / 4;
-  const float scale0 = HalfBits(scale[r]) * factor, scale1 = HalfBits(scale[8 + r]) * factor;
+  const float scale0 = HalfBits(scale[0]) * factor, scale1 = HalfBits(scale[8]) * factor;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
     const float2 s = *reinterpret_cast<const float2*>(token_scale + 8 * t);
-    sum[4 * t] = fmaf(Math::Float(acc[4 * t]), scale0 * s.x, sum[4 * t]);
-    sum[4 * t + 1] = fmaf(Math::Float(acc[4 * t + 1]), scale0 * s.y, sum[4 * t + 1]);
-    sum[4 * t + 2] = fmaf(Math::Float(acc[4 * t + 2]), scale1 * s.x, sum[4 * t + 2]);
-    sum[4 * t + 3] = fmaf(Math::Float(acc[4 * t + 3]), scale1 * s.y, sum[4 * t + 3]);
+    sum[4 * t] = fmaf(static_cast<float>(acc[4 * t]), scale0 * s.x, sum[4 * t]);
+    sum[4 * t + 1] = fmaf(static_cast<float>(acc[4 * t + 1]), scale0 * s.y, sum[4 * t + 1]);
+    sum[4 * t + 2] = fmaf(static_cast<float>(acc[4 * t + 2]), scale1 * s.x, sum[4 * t + 2]);
+    sum[4 * t + 3] = fmaf(static_cast<float>(acc[4 * t + 3]), scale1 * s.y, sum[4 * t + 3]);
   }
 }
 
@@ -196,12 +207,11 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
                                                            const __grid_constant__ CUtensorMap outliers,
                                                            const __grid_constant__ CUtensorMap activations) {
   using Sum = std::conditional_t<kWhole, int, float>;
-  constexpr int kWeightSlots = WeightSlots(kTiles), kTokenSlots = TokenSlots(kTiles), kTokenSlotBytes = kTiles * 1024;
-  // A step's sums are scaled while the next step is in the tensor cores, where registers allow.
-  constexpr bool kOverlap = kTiles <= 4;
+  using Ring = Rings<Math, kTiles>;
+  constexpr int kSide = Ring::kSide;
   const GemmArgs& args = plan.args;
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // the compiler sees that it is uniform
-  const int lane = threadIdx.x % 32, q = lane % 4;
+  const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
   const int rank = blockIdx.x % plan.split, n0 = blockIdx.x / plan.split * kBlockRows;
   const int64_t m0 = static_cast<int64_t>(blockIdx.y) * 8 * kTiles;
   const int begin = plan.begin[rank], end = plan.begin[rank + 1], body_end = min(end, plan.body_steps);
@@ -209,19 +219,20 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
   const int own = ((rank + 1) * kStreamWarps + plan.split - 1) / plan.split - first_own;
 
   extern __shared__ __align__(1024) uint8_t shared[];
-  uint8_t* const token_ring = shared + kWeightSlots * kSlotWeightBytes;
-  uint8_t* const received = token_ring + kTokenSlots * kTokenSlotBytes;  // [from block][own warp][tile][lane]: 16 bytes
-  auto& barriers = *reinterpret_cast<BatchBarriers<kTiles>*>(received + ReceivedBytes(kTiles, plan.split));
+  uint8_t* const token_ring = shared + Ring::kWeights * Ring::kWeightBytes;
+  uint8_t* const received =
+      token_ring + Ring::kTokens * Ring::kTokenBytes;  // [from block][own warp][tile][lane]: 16 bytes
+  auto& barriers = *reinterpret_cast<typename Ring::Barriers*>(received + ReceivedBytes(kTiles, plan.split));
   float* const token_scales = reinterpret_cast<float*>(&barriers + 1);
   uint16_t* const weight_scales = reinterpret_cast<uint16_t*>(token_scales + plan.max_steps * 8 * kTiles);
 
   if (!args.constant_weights) WaitForPriorKernelsIfAny();
   if (threadIdx.x == kGroups * kWarpgroup) {
-    for (int s = 0; s < kWeightSlots; ++s) {
+    for (int s = 0; s < Ring::kWeights; ++s) {
       BarrierInit(&barriers.weights_full[s], 1);
       BarrierInit(&barriers.weights_empty[s], kStreamWarps);
     }
-    for (int s = 0; s < kTokenSlots; ++s) {
+    for (int s = 0; s < Ring::kTokens; ++s) {
       BarrierInit(&barriers.tokens_full[s], 1);
       BarrierInit(&barriers.tokens_empty[s], kStreamWarps);
       BarrierInit(&barriers.tokens_ready[s], kHelpers);
@@ -235,16 +246,17 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
   if (warp >= kStreamWarps) {
     GiveRegisters<kHelperRegisters>();
     if (warp == kStreamWarps) {
-      if (lane == 0) ProduceWeights<kTiles>(plan, &weights, &outliers, shared, barriers, begin, end, n0);
+      if (lane == 0) ProduceWeights<Ring>(plan, &weights, &outliers, shared, barriers, begin, end, n0);
     } else if (warp == kStreamWarps + 1) {
       if (lane == 0) {
-        ProduceTokens<kTiles>(plan, &activations, token_ring, barriers, begin, end, static_cast<int>(m0));
+        ProduceTokens<Ring, kTiles>(plan, &activations, token_ring, barriers, begin, end, static_cast<int>(m0));
       }
     } else if constexpr (Math::kNibbles) {
-      RingPosition<kTokenSlots> at;
-      for (int step = begin; step < body_end; ++step, at.Advance()) {
+      RingPosition<Ring::kTokens> at;
+      for (int step = begin; step < body_end; step += Ring::kSteps, at.Advance()) {
         BarrierWait(&barriers.tokens_full[at.stage], at.parity);
-        Arrange<Math, kTiles>(token_ring + at.stage * kTokenSlotBytes, warp - kStreamWarps - 2);
+        Arrange<Math, Ring::kSteps * kTiles>(token_ring + at.stage * Ring::kTokenBytes,
+                                             min(Ring::kSteps, body_end - step) * kTiles, warp - kStreamWarps - 2);
         FenceAsyncProxy();
         __syncwarp();
         if (lane == 0) BarrierArrive(&barriers.tokens_ready[at.stage]);
@@ -264,100 +276,116 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
   }
   __syncwarp();
 
-  Sum sum[4 * kTiles];
-#pragma unroll
-  for (int i = 0; i < 4 * kTiles; ++i) sum[i] = 0;
-  RingPosition<kWeightSlots> weight_at, weight_done;
-  RingPosition<kTokenSlots> token_at, token_done;
-  const auto take_weights = [&] {
-    BarrierWait(&barriers.weights_full[weight_at.stage], weight_at.parity);
-    const uint8_t* const slot = shared + weight_at.stage * kSlotWeightBytes;
-    weight_at.Advance();
-    return slot;
+  Sum sum[4 * kTiles] = {};
+  RingPosition<Ring::kWeights> weight_at, weight_done;
+  RingPosition<Ring::kTokens> token_at, token_done;
+  const uint8_t* const rows = shared + warp / 4 * 64 * kSlotRowBytes;  // of the warpgroup, in the first slot
+  const uint8_t* const pieces = shared + (warp * 16 + r) * kSlotRowBytes + (q ^ ((r >> 1) & 3)) * 16;
+  const uint64_t tokens = WgmmaDescriptor(token_ring);
+  const auto release_weights = [&] {
+    if (lane == 0) BarrierArrive(&barriers.weights_empty[weight_done.stage]);
+    weight_done.Advance();
   };
-  const auto take_tokens = [&](uint64_t* there) {
-    BarrierWait(there + token_at.stage, token_at.parity);
-    const uint8_t* const slot = token_ring + token_at.stage * kTokenSlotBytes;
-    token_at.Advance();
-    return slot;
-  };
-  const auto release_weights = [&](int count) {
-    __syncwarp();
-    for (int i = 0; i < count; ++i, weight_done.Advance()) {
-      if (lane == 0) BarrierArrive(&barriers.weights_empty[weight_done.stage]);
-    }
-  };
-  Step<Math, kTiles> step;
-  const uint8_t *slot = nullptr, *slot2 = nullptr, *tokens = nullptr;
-  const auto next = [&] {
-    slot = take_weights();
-    if constexpr (Math::kNibbles) {
-      step.Load(slot);
-      tokens = take_tokens(barriers.tokens_ready);
-    } else {
-      slot2 = take_weights();
-      tokens = take_tokens(barriers.tokens_full);
-    }
-  };
-  const auto multiply = [&] {
-    if constexpr (Math::kNibbles) {
-      step.Multiply(tokens);
-      release_weights(1);
-    } else {
-      step.Multiply(slot, slot2, tokens);
-    }
-  };
-  const auto wait = [&] {
-    WgmmaWait<0>();
-    SumsAreReady(step.acc);
-    if (!Math::kNibbles) release_weights(2);
-    __syncwarp();
+  const auto release_tokens = [&] {
     if (lane == 0) BarrierArrive(&barriers.tokens_empty[token_done.stage]);
     token_done.Advance();
   };
-  if constexpr (kWhole) {
+  const auto take_weights = [&] {
+    BarrierWait(&barriers.weights_full[weight_at.stage], weight_at.parity);
+    const int offset = weight_at.stage * Ring::kWeightBytes;
+    weight_at.Advance();
+    return offset;
+  };
+  const auto take_tokens = [&](uint64_t* there) {
+    BarrierWait(there + token_at.stage, token_at.parity);
+    const uint64_t at = tokens + token_at.stage * (Ring::kTokenBytes / 16);
+    token_at.Advance();
+    return at;
+  };
+  const uint16_t* scales = my_scales + r;
+  const float* my_tokens = token_scales + 2 * q;
+  const auto promote = [&](auto math, auto& acc, float factor) {
+    SumsAreReady(acc);
+    if constexpr (kWhole) {
 #pragma unroll
-    for (int i = 0; i < 4 * kTiles; ++i) step.acc[i] = 0;
-    for (int i = begin; i < body_end; ++i) {
-      next();
-      multiply();
-      wait();
+      for (int i = 0; i < 4 * kTiles; ++i) sum[i] += acc[i];
+    } else {
+      Promote<decltype(math), kTiles>(acc, scales, my_tokens, factor, sum);
+      scales += 16, my_tokens += 8 * kTiles;
     }
+  };
+  Step<Math, kTiles> steps[kSide];
+  const auto load = [&] {
+    const uint8_t* const from = pieces + take_weights();
 #pragma unroll
-    for (int i = 0; i < 4 * kTiles; ++i) sum[i] = step.acc[i];
-  } else {
-    const auto promote = [&](const typename Math::Acc(&acc)[4 * kTiles], int i) {
-      Promote<Math, kTiles>(acc, my_scales + (i - begin) * 16, token_scales + 2 * q + (i - begin) * 8 * kTiles, 1.0f,
-                            sum);
-    };
-    typename Math::Acc last[4 * kTiles];
-    step.Clear();
-    if (begin < body_end) next();
-    for (int i = begin; i < body_end; ++i) {
-      multiply();
-      if (kOverlap && i > begin) promote(last, i - 1);
-      if (i + 1 < body_end) next();
-      wait();
-      if constexpr (kOverlap) {
+    for (int i = 0; i < kSide; ++i) {
+      steps[i].low = *reinterpret_cast<const uint4*>(from + i * kSlotWeightBytes);
+      steps[i].high = *reinterpret_cast<const uint4*>(from + i * kSlotWeightBytes + 8 * kSlotRowBytes);
+    }
+  };
+  // `body` steps and, last of all, the outliers'; `more`: whether there are others behind them.
+  const auto multiply = [&](auto body, auto outliers, bool more) {
+    constexpr int kBody = decltype(body)::value, kOutliers = decltype(outliers)::value;
+    using Bytes = IntegerMath<false, false>;
+    Step<Bytes, kTiles> outlier_step;
 #pragma unroll
-        for (int j = 0; j < 4 * kTiles; ++j) last[j] = step.acc[j];
+    for (int i = 0; i < kBody; ++i) steps[i].Clear();
+    if (kOutliers) outlier_step.Clear();
+    [[maybe_unused]] uint64_t at = 0;
+#pragma unroll
+    for (int i = 0; i < kBody; ++i) {
+      if constexpr (Math::kNibbles) {
+        if (i == 0) at = take_tokens(barriers.tokens_ready);
+        steps[i].Multiply(at + i * kTiles * 64);
       } else {
-        promote(step.acc, i);
+        const uint8_t* const from = rows + take_weights();
+        steps[i].Multiply(from, from + kSlotWeightBytes, take_tokens(barriers.tokens_full));
       }
-      step.Clear();
     }
-    if (kOverlap && begin < body_end) promote(last, body_end - 1);
-    if (body_end < end) {
-      Step<IntegerMath<false, false>, kTiles> outliers_step;
-      outliers_step.Clear();
-      slot = take_weights();
-      slot2 = take_weights();
-      outliers_step.Multiply(slot, slot2, take_tokens(barriers.tokens_full));
+    if constexpr (Math::kNibbles && kBody > 0) {
+      __syncwarp();
+      release_weights();
+      if (more) load();
+    }
+    if constexpr (kOutliers > 0) {
+      const uint8_t* const first = rows + take_weights();
+      const uint8_t* const second = Ring::kSlots == 2 ? first + kSlotWeightBytes : rows + take_weights();
+      outlier_step.Multiply(first, second, take_tokens(barriers.tokens_full));
+    }
+#pragma unroll
+    for (int i = 0; i < kBody; ++i) {
+      if (i + 1 < kBody + kOutliers) {
+        WgmmaWait<1>();
+      } else {
+        WgmmaWait<0>();
+      }
+      if (!Math::kNibbles || i + 1 == kBody) {
+        __syncwarp();
+        release_tokens();
+        if (!Math::kNibbles) release_weights();
+      }
+      promote(Math{}, steps[i].acc, 1.0f);
+    }
+    if constexpr (kOutliers > 0) {
       WgmmaWait<0>();
-      SumsAreReady(outliers_step.acc);
-      Promote<IntegerMath<false, false>, kTiles>(outliers_step.acc, my_scales + (body_end - begin) * 16,
-                                                 token_scales + 2 * q + (body_end - begin) * 8 * kTiles,
-                                                 1.0f / Math::kFactor, sum);
+      promote(Bytes{}, outlier_step.acc, 1.0f / Math::kFactor);
+    }
+  };
+  constexpr std::integral_constant<int, 0> kNone;
+  constexpr std::integral_constant<int, 1> kOne;
+  int left = body_end - begin;
+  if (Math::kNibbles && left > 0) load();
+  for (; left >= kSide; left -= kSide) multiply(std::integral_constant<int, kSide>{}, kNone, left > kSide);
+  if constexpr (kWhole) {
+    if (kSide > 1 && left > 0) multiply(kOne, kNone, false);
+  } else {
+    const bool outliers = body_end < end;
+    if (kSide == 1 || left == 0) {
+      if (outliers) multiply(kNone, kOne, false);
+    } else if (outliers) {
+      multiply(kOne, kOne, false);
+    } else {
+      multiply(kOne, kNone, false);
     }
   }
 

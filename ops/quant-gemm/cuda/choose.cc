@@ -23,8 +23,6 @@ bool Fp8(const GemmArgs& args) {
                    (args.m <= kFewTokens / 2 && AcceptsDecode(args));
   return AcceptsFp8Sm90(args) && !few;
 }
-// Up to 8 tokens are one tile of mma.sync: nothing is gained by putting them in order for wgmma.
-bool BatchCodes(const GemmArgs& args) { return args.m > 8 && AcceptsBatch(args); }
 
 // Hundredths of a microsecond on an H200: a step of 128 input channels of a block, and everything else of a tile.
 struct WideTimes {
@@ -68,12 +66,9 @@ const GemmKernel kGemmKernels[] = {
     {"s4s4_mma__sm80", 80, 89, AcceptsS4Sm80, AcceptsS4Sm80, LaunchS4Sm80},
     {"s8s4_resident__sm90", 90, 90, PrefersResident, AcceptsResident, LaunchResident},
     {"f8_resident__sm90", 90, 90, PrefersResidentMinifloat, AcceptsResidentMinifloat, LaunchResidentMinifloat},
-    {"f16s4_resident_digits__sm90", 90, 90, PrefersResidentDigits, AcceptsResidentDigits, LaunchResidentDigits},
-    {"f16s4_stream_digits__sm90", 90, 90, AcceptsStreamDigits, AcceptsStreamDigits, LaunchStreamDigits},
     {"f16s4_resident__sm90", 90, 90, PrefersResidentFloat, AcceptsResidentFloat, LaunchResidentFloat},
-    {"s8s4_batch__sm90", 90, 90, BatchCodes, AcceptsBatch, LaunchBatch},
+    {"s8s4_batch__sm90", 90, 90, AcceptsBatch, AcceptsBatch, LaunchBatch},
     {"f8_batch__sm90", 90, 90, AcceptsBatchMinifloat, AcceptsBatchMinifloat, LaunchBatchMinifloat},
-    {"s8s4_stream__sm90", 90, 90, AcceptsStream, AcceptsStream, LaunchStream},
     {"f16s4_stream__sm90", 90, 90, AcceptsStreamFloat, AcceptsStreamFloat, LaunchStreamFloat},
     {"s8s4_mma__sm80", 80, 1000, AcceptsDecode, AcceptsDecode, LaunchDecode},
     {"f16s4_mma__sm80", 80, 1000, AcceptsWeightOnly, AcceptsWeightOnly, LaunchWeightOnly},

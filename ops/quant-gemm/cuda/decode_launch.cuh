@@ -23,23 +23,13 @@ inline bool DecodeTakes(const GemmArgs& args, int activation_bytes) {
 
 template <class Math>
 DecodePlan MakeDecodePlan(const GemmArgs& args) {
-  DecodePlan p;
-  p.args = args;
+  DecodePlan p{MakeStepPlan(args)};
   p.body_parts = Math::kNibbles ? 1 : 2;
   p.body_bytes = Math::kNibbles ? args.body() / 2 : args.body();
-  p.body_steps = (args.body() + kStepChannels - 1) / kStepChannels;
-  p.outlier_steps = (args.outliers + kStepChannels - 1) / kStepChannels;
   p.segments = p.body_steps;
   p.tiles = (args.n + kTileRows - 1) / kTileRows;
-  p.a_scales = args.a_scales();
-  p.b_scales = args.b_scales();
-  if (args.segments() == 1) {
-    p.args.group_size = p.args.a_group_size = 0;
-  } else {
-    p.parts = std::max(1, kStepChannels / args.segment());
-    if (p.parts > 1) p.segments = args.segments();
-    while (kStepChannels << p.unit_shift < args.segment()) ++p.unit_shift;
-  }
+  if (args.segments() > 1) p.parts = std::max(1, kStepChannels / args.segment());
+  if (p.parts > 1) p.segments = args.segments();
   // Slices are whole segments; the outliers stay together.
   const int unit = 1 << p.unit_shift, units = p.body_steps / unit, all = units + (p.outlier_steps > 0 ? 1 : 0);
   for (int i = 0; i <= kDecodeWarps; ++i) {

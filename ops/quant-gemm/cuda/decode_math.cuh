@@ -14,10 +14,9 @@
 #pragma once
 #include "ops/common/cuda/numeric.cuh"
 #include "ops/common/cuda/ptx.cuh"
+#include "ops/quant-gemm/cuda/step_plan.h"
 
 namespace lowbit::cuda {
-
-constexpr int kStepChannels = 128;
 
 __device__ __forceinline__ float HalfBits(uint16_t bits) { return Widen(__ushort_as_half(bits)); }
 

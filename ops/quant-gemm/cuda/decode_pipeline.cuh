@@ -2,7 +2,7 @@
 // stages of 64 bytes of 32 weight rows several stages ahead of the arithmetic.
 #pragma once
 #include "ops/common/cuda/ptx.cuh"
-#include "ops/quant-gemm/cuda/launch.h"
+#include "ops/quant-gemm/cuda/step_plan.h"
 
 namespace lowbit::cuda {
 
@@ -14,16 +14,11 @@ constexpr int kStages = 5;
 constexpr int kRowBytes = 64;  // of a stage
 constexpr int kStageBytes = kTileRows * kRowBytes;
 
-struct DecodePlan {
-  GemmArgs args;
-  int body_steps = 0;                           // of 128 channels
-  int outlier_steps = 0;                        // ditto
+struct DecodePlan : StepPlan {
   int body_parts = 1;                           // stages of a body step: 1 for nibbles, 2 for bytes. Outliers have 2
   int body_bytes = 0;                           // of a weight row
-  int unit_shift = 0;                           // logarithm of a segment's steps
   int parts = 1, segments = 1;                  // segments in a step and, if they are shorter than a step, in the body
   int tiles = 0;                                // of 32 output channels
-  int a_scales = 0, b_scales = 0;               // of a row
   int token_segments = 0;                       // of the longest slice: token scales that a warp stages
   uint16_t slice_begin[kDecodeWarps + 1] = {};  // steps of warp i: [slice_begin[i], slice_begin[i + 1])
 

@@ -11,36 +11,18 @@ constexpr int kMostTokens = 8;            // one tile of mma.sync
 constexpr int kSharedBytes = 227 * 1024;  // of a multiprocessor
 constexpr int kMultiprocessors = 132;
 
-inline bool HasNibbles(const GemmArgs& args) {
-  return args.weight_format != Format::kS8 && args.weight_format != Format::kE4M3;
-}
-
 inline ResidentPlan MakePlan(const GemmArgs& args, int activation_bytes) {
-  ResidentPlan p;
-  p.args = args;
-  p.body_steps = args.body() / kStepChannels;
-  p.outlier_steps = args.outliers > 0 ? 1 : 0;
-  p.a_scales = args.a_scales();
-  p.b_scales = args.b_scales();
-  if (args.segments() == 1) {
-    p.args.group_size = p.args.a_group_size = 0;
-  } else {
-    while (kStepChannels << p.unit_shift < args.segment()) ++p.unit_shift;
-  }
+  ResidentPlan p{MakeStepPlan(args)};
   p.token_pitch = args.k * activation_bytes + 16;
   const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
   p.bulk_weight_scales = args.n % 8 == 0 && aligned(args.b_scale) && aligned(args.b_outlier_scale);
   p.bulk_token_scales = args.m * p.a_scales % 4 == 0 && aligned(args.a_scale);
-  const int body_boxes = HasNibbles(args) ? 1 : 2, boxes = p.body_steps * body_boxes + 2 * p.outlier_steps;
-  for (int i = 1; i <= kWarps; ++i) {  // equal shares of the bytes, rounded to steps
-    const int at = (boxes * i / kWarps + body_boxes / 2) / body_boxes;
-    p.begin[i] = static_cast<uint16_t>(i == kWarps ? p.body_steps + p.outlier_steps : std::min(at, p.body_steps));
-  }
+  ShareSteps(p, kWarps, p.begin);
   return p;
 }
 
 inline int SharedBytes(const ResidentPlan& plan, int row_tiles) {
-  return LayoutOf(plan, 16 * row_tiles, HasNibbles(plan.args) ? 1 : 2).bytes;
+  return LayoutOf(plan, 16 * row_tiles, plan.args.nibbles() ? 1 : 2).bytes;
 }
 
 // The shapes the kernels take: what the copy engine can address, whole steps, 16 rows that fit a multiprocessor.
@@ -48,7 +30,7 @@ inline bool Takes(const GemmArgs& args, int activation_bytes) {
   return args.m <= kMostTokens && args.body() > 0 && args.body() % kStepChannels == 0 && args.outliers % 64 == 0 &&
          args.outliers <= kStepChannels && args.k <= 65536 &&
          CopyEngineTakes(args.a, static_cast<uint64_t>(args.k) * activation_bytes) &&
-         CopyEngineTakes(args.b, HasNibbles(args) ? args.body() / 2 : args.body()) &&
+         CopyEngineTakes(args.b, args.nibbles() ? args.body() / 2 : args.body()) &&
          reinterpret_cast<uintptr_t>(args.b_outlier) % 16 == 0 &&
          SharedBytes(MakePlan(args, activation_bytes), 1) <= kSharedBytes;
 }
@@ -56,20 +38,21 @@ inline bool Takes(const GemmArgs& args, int activation_bytes) {
 // Tiles of 16 rows of a block, measured on an H200: two where they fit, but of bytes only where no multiprocessor gets
 // more than one block.
 inline int ChooseRowTiles(const ResidentPlan& plan) {
-  const bool wanted = HasNibbles(plan.args) || plan.args.n <= 32 * kMultiprocessors;
+  const bool wanted = plan.args.nibbles() || plan.args.n <= 32 * kMultiprocessors;
   return wanted && SharedBytes(plan, 2) <= kSharedBytes ? 2 : 1;
 }
 
 // Whether these kernels are the fastest ones, measured likewise: for several tokens where there is a block a
-// multiprocessor and tokens are fewer bytes than weights; for one token where blocks come in at most two waves.
+// multiprocessor and tokens are fewer bytes than weights; for one token whose codes need no conversion where blocks
+// come in at most two waves.
 inline bool Prefers(const GemmArgs& args, int activation_bytes) {
   if (!Takes(args, activation_bytes)) return false;
   const ResidentPlan plan = MakePlan(args, activation_bytes);
   const int tiles = ChooseRowTiles(plan), blocks = (args.n + 16 * tiles - 1) / (16 * tiles);
-  const int weight_bytes = plan.body_steps * kBoxBytes * (HasNibbles(args) ? 1 : 2);
+  const int weight_bytes = plan.body_steps * kBoxBytes * (args.nibbles() ? 1 : 2);
   if (tiles == 2 && blocks <= kMultiprocessors) return args.m * plan.token_pitch <= 20 * weight_bytes;
   const int at_once = std::min(3, kSharedBytes / (SharedBytes(plan, tiles) + 1024));
-  return args.m == 1 && args.weight_format != Format::kE4M3 && blocks <= 2 * kMultiprocessors * at_once;
+  return args.m == 1 && args.a_format != Format::kS4E4M3 && blocks <= 2 * kMultiprocessors * at_once;
 }
 
 template <class Math, bool kWhole, int kRowTiles>

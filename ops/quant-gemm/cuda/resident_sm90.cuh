@@ -17,12 +17,7 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kSumPadding = 4;  // floats behind a token's rows: neighbouring tokens start in different banks
 constexpr int kBoxBytes = 64;   // of a weight row that the copy engine puts together, swizzled
 
-struct ResidentPlan {
-  GemmArgs args;
-  int body_steps = 0;     // of 128 channels
-  int outlier_steps = 0;  // 0 or 1
-  int unit_shift = 0;     // logarithm of a segment's steps
-  int a_scales = 0, b_scales = 0;
+struct ResidentPlan : StepPlan {
   int token_pitch = 0;              // of a token in shared memory: its bytes and 16
   bool bulk_weight_scales = false;  // whether the copy engine can address the block's
   bool bulk_token_scales = false;

@@ -9,11 +9,10 @@ namespace lowbit::cuda::stream {
 
 // The shapes the kernels take: what the copy engine can address, whole steps, one term for the outliers.
 inline bool Takes(const GemmArgs& args, int activation_bytes) {
-  const bool nibbles = args.weight_format != Format::kS8 && args.weight_format != Format::kE4M3;
-  return args.body() > 0 && args.body() % (nibbles ? 128 : 64) == 0 && args.outliers % 64 == 0 &&
+  return args.body() > 0 && args.body() % (args.nibbles() ? 128 : 64) == 0 && args.outliers % 64 == 0 &&
          args.outliers <= kStepChannels && args.k <= 65536 && args.m <= 65535 &&
          CopyEngineTakes(args.a, static_cast<uint64_t>(args.k) * activation_bytes) &&
-         CopyEngineTakes(args.b, nibbles ? args.body() / 2 : args.body()) &&
+         CopyEngineTakes(args.b, args.nibbles() ? args.body() / 2 : args.body()) &&
          reinterpret_cast<uintptr_t>(args.b_outlier) % 16 == 0;
 }
 
@@ -28,27 +27,13 @@ inline int ChooseSplit(int row_blocks, int steps, int activation_bytes, int sms)
 }
 
 inline StreamPlan MakePlan(const GemmArgs& args, bool nibbles, int activation_bytes, int split, int sms) {
-  StreamPlan p;
-  p.args = args;
+  StreamPlan p{MakeStepPlan(args)};
   p.body_slots = nibbles ? 1 : 2;
-  p.body_steps = (args.body() + kStepChannels - 1) / kStepChannels;
-  p.outlier_steps = args.outliers > 0 ? 1 : 0;
-  p.a_scales = args.a_scales();
-  p.b_scales = args.b_scales();
-  if (args.segments() == 1) {
-    p.args.group_size = p.args.a_group_size = 0;
-  } else {
-    while (kStepChannels << p.unit_shift < args.segment()) ++p.unit_shift;
-  }
   const int steps = p.body_steps + p.outlier_steps;
   p.split = split > 0 ? std::min(split, steps)
                       : ChooseSplit((args.n + kBlockRows - 1) / kBlockRows, steps, activation_bytes, sms);
-  const int slots = p.body_steps * p.body_slots + 2 * p.outlier_steps;
-  for (int i = 1; i <= p.split; ++i) {  // equal shares of the slots, rounded to steps
-    const int at = (slots * i / p.split + p.body_slots / 2) / p.body_slots;
-    p.begin[i] = static_cast<uint16_t>(i == p.split ? steps : std::min(at, p.body_steps));
-    p.max_steps = std::max(p.max_steps, p.begin[i] - p.begin[i - 1]);
-  }
+  ShareSteps(p, p.split, p.begin);
+  for (int i = 0; i < p.split; ++i) p.max_steps = std::max(p.max_steps, p.begin[i + 1] - p.begin[i]);
   return p;
 }
 
@@ -124,13 +109,18 @@ cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
                          stream);
 }
 
-// By the number of tokens; more than 64 take several rows of blocks.
+// launch(tiles), an integral constant: the fewest tiles that hold m tokens; more than 64 take several rows of blocks.
+template <class Launch>
+cudaError_t ByTiles(int64_t m, const Launch& launch) {
+  if (m <= 8) return launch(std::integral_constant<int, 1>{});
+  if (m <= 16) return launch(std::integral_constant<int, 2>{});
+  if (m <= 32) return launch(std::integral_constant<int, 4>{});
+  return launch(std::integral_constant<int, 8>{});
+}
+
 template <class Math, bool kWhole>
 cudaError_t LaunchBy(const GemmArgs& args, int split, cudaStream_t stream) {
-  if (args.m <= 8) return LaunchTiles<Math, 1, kWhole>(args, split, stream);
-  if (args.m <= 16) return LaunchTiles<Math, 2, kWhole>(args, split, stream);
-  if (args.m <= 32) return LaunchTiles<Math, 4, kWhole>(args, split, stream);
-  return LaunchTiles<Math, 8, kWhole>(args, split, stream);
+  return ByTiles(args.m, [&](auto tiles) { return LaunchTiles<Math, tiles(), kWhole>(args, split, stream); });
 }
 
 }  // namespace lowbit::cuda::stream

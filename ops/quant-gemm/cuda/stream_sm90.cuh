@@ -37,15 +37,10 @@ constexpr int SlotCount(int tiles, int activation_bytes) {
   return fit < 10 ? fit : 10;
 }
 
-struct StreamPlan {
-  GemmArgs args;
-  int body_steps = 0;     // of 128 channels
-  int outlier_steps = 0;  // 0 or 1
-  int body_slots = 1;     // slots of a body step: 1 for nibbles, 2 for bytes; outliers have 2
-  int unit_shift = 0;     // logarithm of a segment's steps
+struct StreamPlan : StepPlan {
+  int body_slots = 1;  // slots of a body step: 1 for nibbles, 2 for bytes; outliers have 2
   int split = 1;
   int max_steps = 0;                   // of a block
-  int a_scales = 0, b_scales = 0;      // of a row
   uint16_t begin[kMaxSplit + 1] = {};  // steps of block i of a cluster: [begin[i], begin[i + 1])
 
   constexpr int slots_of(int step) const { return step < body_steps ? body_slots : 2; }

@@ -5,7 +5,6 @@
 namespace lowbit::cuda {
 
 // `split`: blocks of a cluster that share out the input channels, 1 ... 8; 0: the best known.
-cudaError_t LaunchStreamWith(const GemmArgs& args, int split, cudaStream_t stream);
 cudaError_t LaunchStreamFloatWith(const GemmArgs& args, int split, cudaStream_t stream);
 
 }  // namespace lowbit::cuda
