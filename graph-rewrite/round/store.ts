@@ -1,5 +1,5 @@
 /** Rounded products on disk: what an interrupted run did is not done again, and no more than one product is in memory. */
-import { closeSync, mkdirSync, openSync, readFileSync, readSync, renameSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { inputError } from '../../ops/common/errors.js';
 import { byteLength } from '../onnx/dtype.js';
@@ -98,6 +98,7 @@ export class RoundingStore {
       writeFileSync(`${path}.tmp`, data);
       renameSync(`${path}.tmp`, path);
     } catch (error) {
+      rmSync(`${path}.tmp`, { force: true }); // a full disk has no room for half a file
       throw Object.assign(error as Error, { path }); // errors of writing do not name the file
     }
   }

@@ -1,5 +1,5 @@
 import { deepEqual, equal, ok, rejects, throws } from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import {
   applyPlan,
@@ -13,6 +13,8 @@ import {
 import { hessianGroups, listProducts, parsePlan, roundingPasses } from '../../graph-rewrite/plan/index.js';
 import { defaultGptq } from '../../graph-rewrite/recipes/recipe.js';
 import { Graph } from '../../graph-rewrite/ir/index.js';
+import type { Parts } from '../../graph-rewrite/pack/linear.js';
+import { RoundingStore } from '../../graph-rewrite/round/store.js';
 import { temporaryFolder } from '../helpers/files.js';
 import { TestGraph } from '../helpers/graph.js';
 import { createSession } from '../helpers/session.js';
@@ -133,6 +135,14 @@ describe('rounding a model by GPTQ', () => {
     ok(cached.plan.inputs.some(({ decision }) => decision === 'fuse-attention'));
     const third = await roundWeights({ ...cached, folder: folder.path('c') });
     deepEqual(bytesOf(cached, third.weights), second);
+  });
+
+  it('leaves no half file where a layer cannot be kept', () => {
+    const store = new RoundingStore(folder.path('store'));
+    mkdirSync(folder.path('store/0000.json'));
+    const record = { name: 'layer', K: 1, N: 1, seconds: 0 };
+    throws(() => store.write(0, { b: new Uint8Array(1), bScale: new Uint8Array(4) } as Parts, record), /0000\.json/);
+    deepEqual(readdirSync(folder.path('store')).sort(), ['0000.bin', '0000.json']);
   });
 
   it('leaves layers inside subgraphs to round to nearest, and says so', () => {
