@@ -27,7 +27,9 @@ export function resolveSite(recipe: Recipe, site: SiteLabel): Resolution {
   const { weight, activation, outliers, smooth = null, lorc } = recipe;
   const override = recipe.overrides.find((each) => matches(each.match, site));
   if (override?.keep !== undefined) return { keep: override.keep };
-  return mergeSettings({ weight, activation, outliers, smooth, ...(lorc && { lorc }) }, override?.set ?? {});
+  const merged = mergeSettings({ weight, activation, outliers, smooth, ...(lorc && { lorc }) }, override?.set ?? {});
+  if (merged.activation.format !== 'none') return merged;
+  return { ...merged, activation: { ...merged.activation, groupSize: 0 } }; // floats have no scales
 }
 
 /** Whether calibration data is needed: to sort channels, or for the Hessians of GPTQ. */

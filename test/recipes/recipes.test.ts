@@ -14,7 +14,7 @@ import {
   resolveSite,
   withSettings,
 } from '../../graph-rewrite/recipes/index.js';
-import type { Recipe } from '../../graph-rewrite/recipes/index.js';
+import type { Recipe, SiteSettings } from '../../graph-rewrite/recipes/index.js';
 
 const atom = findRecipe('atom-w4a4');
 const site = { name: '/model/layers.3/mlp/down_proj/MatMul', role: 'down_proj', layer: 3 };
@@ -203,6 +203,12 @@ describe('resolveSite', () => {
     });
     deepEqual(resolveSite(recipe, { ...site, layer: 4 }), { keep: 'MLPs stay' });
     deepEqual(resolveSite(atom, { name: 'lm_head', role: 'lm_head' }), { keep: atom.overrides[0]?.keep });
+  });
+
+  it('gives float activations no groups, whatever the recipe says of codes', () => {
+    const floats = withSettings(atom, ['activation.format=none', 'outliers=none']);
+    const { activation, weight } = resolveSite(floats, site) as SiteSettings;
+    deepEqual([activation.format, activation.groupSize, weight.groupSize], ['none', 0, 128]);
   });
 
   it('matches names by * and ?, everything else literally', () => {
