@@ -10,7 +10,7 @@ import { throwIfAborted, type OnProgress } from './lm/session.js';
 import { loadModel } from './onnx/read.js';
 import { saveModel } from './onnx/write.js';
 import { applyPlan, type RewriteReport } from './passes/index.js';
-import { makePlan, type Plan, type StatsByValue } from './plan/index.js';
+import { checkPlanFor, inTurns, planSteps, type Plan, type StatsByValue } from './plan/index.js';
 import { needsStatistics, type Recipe } from './recipes/index.js';
 import type { Rounded, RoundedLayer } from './round/index.js';
 import type { BudgetResult } from './sensitivity/index.js';
@@ -85,6 +85,7 @@ export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
   const { input, output, signal, onProgress } = options;
   const model = loadModel(input);
   const analysis = analyze(model);
+  if (options.plan) checkPlanFor(options.plan, model, analysis); // before hours of rounding
   const plan = options.plan ?? (await decide(model, analysis, options));
   throwIfAborted(signal, 'rewrite');
   if (output === undefined) return { plan, model };
@@ -101,9 +102,10 @@ export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
 
 async function decide(model: Model, analysis: Analysis, options: RewriteOptions): Promise<Plan> {
   const stats = await statistics(model, analysis, options);
-  if (!options.refine) return makePlan(analysis, stats, options.recipe, model);
+  const plan = (recipe: Recipe) => inTurns(planSteps(analysis, stats, recipe, model), options);
+  if (!options.refine) return plan(options.recipe);
   const { recipe, report } = await options.refine(options.recipe, stats);
-  return { ...makePlan(analysis, stats, recipe, model), budget: report };
+  return { ...(await plan(recipe)), budget: report };
 }
 
 async function statistics(

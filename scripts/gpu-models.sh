@@ -38,7 +38,7 @@ prepare() {
 prepare_trained() {
   local work=$1 ladder=$root/dist/test/gpu/ladder.js
   "$node" "$ladder" floats "$work/trained"
-  "$node" "$ladder" list | xargs -P "${TRAINED_JOBS:-9}" -I{} sh -c "$node $ladder write $work/trained {} 2>&1" | tee "$work/trained.log"
+  "$node" "$ladder" list | xargs -P "${TRAINED_JOBS:-8}" -I{} sh -c "$node $ladder write $work/trained {} 2>&1" | tee "$work/trained.log"
   touch "$work/trained-ready"
 }
 
@@ -65,7 +65,7 @@ job() { # NAME WORK OUT
       stack "$work" "$out" float16 "$deep" limit 60 --graph --limit 24000000000 $most_float
       for m in "$in_place" "$in_place_post"; do stack "$work" "$out" "$m" "$deep" limit 60 --graph --limit 24000000000 $most; done ;;
     perplexity)
-      ls "$work"/trained/*_*.onnx | timeout 240 xargs -P "${PERPLEXITY_JOBS:-6}" -n 1 \
+      ls "$work"/trained/*_*.onnx | timeout 240 xargs -P "${PERPLEXITY_JOBS:-8}" -n 1 \
         "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "${CPU_WINDOWS:-100}" ;;
     profile)
       for m in float16 "$four_bit" w8a8; do

@@ -6,6 +6,7 @@ import { elementCount, type Graph, type Value } from '../ir/index.js';
 import { integersOf, scalarOf } from '../match/constants.js';
 import { Evaluator } from '../match/evaluate.js';
 import type { Numbers } from '../match/numbers.js';
+import { sizesInRun } from './run-sizes.js';
 import type { Shapes } from './shapes.js';
 import type { AttentionMask } from './sites.js';
 
@@ -83,49 +84,11 @@ export class MaskReader {
     const marks = Array.from({ length: batch }, (_, b) =>
       Array.from({ length: total }, (_, j) => Number(b % 2 === 0 ? j > 0 && j !== 2 : j < total - 1 && j !== 1)),
     );
-    const sizes = new Map<Value, readonly number[]>();
-    const symbols = new Map<string, number>();
-    for (const input of this.#graph.inputs) {
-      const dims = this.#sizesOf(input, batch, tokens, past);
-      if (!dims) continue;
-      sizes.set(input, dims);
-      input.shape!.forEach((dim, axis) => typeof dim === 'string' && dim !== '' && symbols.set(dim, dims[axis]!));
-    }
     const given = new Map<Value, Numbers>();
     if (this.#attentionMask) given.set(this.#attentionMask, { dims: [batch, total], values: marks.flat() });
-    const dimsOf = (value: Value) => sizes.get(value) ?? resolve(this.#shapes.dims(value), symbols);
+    const dimsOf = sizesInRun(this.#graph, this.#shapes, this.#attentionMask, { batch, tokens, past });
     return { tokens, past, marks, evaluator: new Evaluator(given, dimsOf) };
   }
-
-  /** Sizes of an input of the model: a cache, attention_mask, or something for each new token. */
-  #sizesOf(input: Value, batch: number, tokens: number, past: number): number[] | undefined {
-    const { shape } = input;
-    if (shape?.length === 4) return shape.map((dim, axis) => (axis === 0 ? batch : axis === 2 ? past : Number(dim)));
-    if (shape?.length === 2) return [batch, input === this.#attentionMask ? past + tokens : tokens];
-    return shape?.length === 1 ? [tokens] : undefined;
-  }
-}
-
-/** Sizes with names as numbers; sums and products of names as `shape-data.ts` writes them. */
-function resolve(
-  dims: readonly (number | string)[] | undefined,
-  symbols: ReadonlyMap<string, number>,
-): number[] | undefined {
-  const known = (dim: number | string): number => {
-    if (typeof dim === 'number') return dim;
-    const symbol = symbols.get(dim);
-    if (symbol !== undefined) return symbol;
-    for (const [sign, join] of [
-      [' + ', (a: number, b: number) => a + b],
-      [' * ', (a: number, b: number) => a * b],
-    ] as const) {
-      const parts = dim.split(sign);
-      if (parts.length > 1) return parts.map((part) => known(/^\d+$/.test(part) ? Number(part) : part)).reduce(join);
-    }
-    return NaN;
-  };
-  const sizes = dims?.map(known);
-  return sizes?.every((size) => Number.isInteger(size)) ? sizes : undefined;
 }
 
 /** Puts axes of size 1 in. */

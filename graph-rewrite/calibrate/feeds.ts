@@ -10,7 +10,7 @@ import { readNpz } from '../lm/npz.js';
 import type { Feeds, ModelIo } from '../lm/session.js';
 import { readText } from '../lm/text-file.js';
 import type { TextTokenizer } from '../lm/tokenizer.js';
-import { cutWindows, readBytes } from '../lm/tokens.js';
+import { cutWindows, readBytes, windowLength } from '../lm/tokens.js';
 
 /** Feeds with their number. */
 export interface FeedList extends Iterable<Feeds> {
@@ -18,7 +18,7 @@ export interface FeedList extends Iterable<Feeds> {
 }
 
 export interface WindowOptions {
-  /** Tokens a window. Default {@link defaultWindows}. */
+  /** Tokens a window. Default {@link defaultWindows}, or what the model's position table takes. */
   readonly length?: number;
   /** Windows at most. */
   readonly count?: number;
@@ -31,11 +31,13 @@ export const defaultWindows = { length: 512, count: 64 } as const;
 
 /**
  * Feeds from token ids: windows that do not overlap, spread evenly over the whole text, each from an empty cache.
- * @throws input error for ids beyond the vocabulary, or fewer ids than a window
+ * @throws input error for ids beyond the vocabulary, or fewer ids than a window; usage error for windows that the model has no positions for
  */
 export function tokenFeeds(model: Model, ids: Int32Array, options: WindowOptions): FeedList {
-  const { length = defaultWindows.length, count = defaultWindows.count, at } = options;
-  const text = describeTextModel(modelIo(model), textFacts(model));
+  const { count = defaultWindows.count, at } = options;
+  const facts = textFacts(model);
+  const text = describeTextModel(modelIo(model), facts);
+  const length = windowLength(facts, options.length);
   const all = cutWindows(ids, { length, count: Infinity, at });
   const chosen = Math.min(count, all.length);
   const windows = Array.from({ length: chosen }, (_, i) => all[Math.floor((i * all.length) / chosen)]!);

@@ -21,7 +21,7 @@ export function withinBudget(
       load: () => loadModel(path),
       stats,
       feeds: openFeeds(loadModel(path), { ...options, calibrationWindows: windows }),
-      createSession: await sessionFactory(),
+      createSession: await sessionFactory(options.threads),
       onProgress: context.progress,
       signal: context.signal,
     });

@@ -20,6 +20,7 @@ export interface CalibrationOptions {
   readonly calibration?: string;
   readonly tokenizer?: string;
   readonly calibrationWindows?: number;
+  readonly threads?: number;
 }
 
 /**
@@ -69,7 +70,7 @@ export async function calibrationStats(
     ...{ model, analysis, feeds },
     samples: needsSamples(recipe),
     total: feeds.count,
-    createSession: await sessionFactory(),
+    createSession: await sessionFactory(options.threads),
     onProgress: context.progress,
     signal: context.signal,
   });

@@ -65,9 +65,13 @@ function holderOf(link: string): string | undefined {
   }
 }
 
-/** Processes of other machines (a shared disk) cannot be asked for, so they count as running. */
+/**
+ * Processes of other machines (a shared disk) cannot be asked for, so they count as running. One with the number of this process is not: containers
+ * that start again give out the same numbers.
+ */
 function isRunning(pid: number, host: string): boolean {
   if (host !== hostname()) return host !== '';
+  if (pid === process.pid) return false;
   try {
     process.kill(pid, 0);
     return true;

@@ -78,9 +78,9 @@ function buildProgram(state: { exitCode: number }): Command {
     true,
   )
     .option('-o, --output <file>', 'where the new model goes (default: <model>_<recipe>.onnx next to it)')
-    .option('-r, --recipe <name>', 'what becomes of the layers, see `rewrite recipes`', 'atom-w4a4')
+    .option('-r, --recipe <name>', 'what becomes of the layers, see `rewrite recipes` (default: atom-w4a4)')
     .option('-s, --set <key=value>', 'change one parameter of the recipe; may be repeated', assignments('--set'), [])
-    .option('--target <chip>', 'store codes as a chip reads them best: any, or sm90 (NVIDIA Hopper)', 'any')
+    .option('--target <chip>', 'store codes as a chip reads them best: any (default), or sm90 (NVIDIA Hopper)')
     .option('-c, --calibration <file>', 'text (.txt, with --tokenizer), token ids (.npy) or recorded feeds (.npz)')
     .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
     .option(
@@ -91,12 +91,13 @@ function buildProgram(state: { exitCode: number }): Command {
     .option(
       '--budget <nats>',
       'keep the layers that lose most at 8 bits until the predicted KL divergence per token is below this',
-      finiteNumber('--budget', 0),
+      positiveNumber('--budget'),
     )
     .option('--plan <file>', 'carry out a plan written by --dry-run')
     .option('--dry-run', 'show what would be done and write no model; with -o FILE.json write the plan')
     .option('--force', 'replace an existing output')
-    .option('--strict', 'exit 1 when a layer stays in float that the recipe wanted to change');
+    .option('--strict', 'exit 1 when a layer stays in float that the recipe wanted to change')
+    .addOption(threadsOption('threads that calibrate and round (default: one per core)'));
 
   command(
     'inspect <model>',
@@ -164,15 +165,13 @@ function withTokens(command: Command): Command {
     .option('--tokens <file>', 'token ids (.npy)')
     .option('--text <file>', 'text to measure on, with --tokenizer')
     .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
-    .option('--length <n>', 'tokens in a window', wholeNumber('--length', 1), 512)
+    .option('--length <n>', 'tokens in a window (default: 512, or what the model takes)', wholeNumber('--length', 1))
     .option('--windows <n>', 'at most this many windows', wholeNumber('--windows', 1), 100)
     .addOption(threadsOption());
 }
 
-function threadsOption(): Option {
-  return new Option('--threads <n>', 'threads inside an operator (default: one per core)').argParser(
-    wholeNumber('--threads', 1, 1024),
-  );
+function threadsOption(what = 'threads inside an operator (default: one per core)'): Option {
+  return new Option('--threads <n>', what).argParser(wholeNumber('--threads', 1, 1024));
 }
 
 /** The command that was being parsed when the error came. */

@@ -65,20 +65,25 @@ export function describeResult(result: RewriteSummary, plan: Plan): string {
 }
 
 /** What each group of layers loses on its own, the worst first, and which of them stay at 8 bits for it. */
-function describeBudget({ budget, predicted, groups }: BudgetReport): string {
+function describeBudget({ budget, predicted, groups, cacheLoss }: BudgetReport): string {
   const nats = (loss: number): string => loss.toPrecision(3);
+  const cache = cacheLoss === undefined ? '' : `, ${nats(cacheLoss)} of it the cache's`;
   return [
-    table(
-      ['layers', 'loss, nats a token', 'at 8 bits'],
-      [...groups]
-        .sort((a, b) => b.loss - a.loss)
-        .map(({ sites, loss, lossAt8Bits }) => [
-          sites.join(', '),
-          nats(loss),
-          lossAt8Bits === undefined ? '-' : nats(lossAt8Bits),
-        ]),
-    ),
-    `predicted loss ${nats(predicted)} nats a token, budget ${budget}`,
+    ...(groups.length > 0
+      ? [
+          table(
+            ['layers', 'loss, nats a token', 'at 8 bits'],
+            [...groups]
+              .sort((a, b) => b.loss - a.loss)
+              .map(({ sites, loss, lossAt8Bits }) => [
+                sites.join(', '),
+                nats(loss),
+                lossAt8Bits === undefined ? '-' : nats(lossAt8Bits),
+              ]),
+          ),
+        ]
+      : []),
+    `predicted loss ${nats(predicted)} nats a token${cache}, budget ${budget}`,
   ].join('\n');
 }
 

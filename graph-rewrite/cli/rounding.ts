@@ -1,6 +1,5 @@
 /** GPTQ and low-rank terms on the command line: calibration data and native functions for `roundWeights`, and a folder next to the output. */
 import { rmSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import type { Analysis } from '../analyze/index.js';
 import type { Model } from '../ir/index.js';
 import { loadModel } from '../onnx/read.js';
@@ -26,10 +25,10 @@ export async function roundedWeights(
   return roundWeights({
     ...{ analysis, plan, feeds: feeds ?? [], folder },
     total: feeds?.count ?? 0,
-    createSession: await sessionFactory(),
+    createSession: await sessionFactory(options.threads),
     native: await roundingFunctions(),
     load: () => loadModel(path),
-    threads: availableParallelism(),
+    ...(options.threads === undefined ? {} : { threads: options.threads }),
     onProgress: context.progress,
     signal: context.signal,
   });

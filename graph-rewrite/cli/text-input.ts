@@ -7,7 +7,7 @@ export interface TokenOptions extends CommonOptions {
   readonly tokens?: string;
   readonly text?: string;
   readonly tokenizer?: string;
-  readonly length: number;
+  readonly length?: number;
   readonly windows: number;
   readonly threads?: number;
 }
@@ -30,6 +30,6 @@ export function tokenInput(options: TokenOptions): { ids: Int32Array; at: string
     );
   }
   // The windows, and the id behind the last one.
-  const words = readText(text, { length: options.length, count: options.windows + 1 });
+  const words = readText(text, { length: options.length ?? 512, count: options.windows + 1 });
   return { ids: Int32Array.from(loadTokenizer(tokenizer).encode(words)), at: text };
 }

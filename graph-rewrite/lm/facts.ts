@@ -1,11 +1,12 @@
 /** What feeding a text model needs and only its graph tells. */
 import type { InferenceSession, Tensor } from 'onnxruntime-common';
-import { attrInt, attrInts } from '../ir/attributes.js';
+import { attrInt } from '../ir/attributes.js';
 import type { Model } from '../ir/model.js';
 import type { Node } from '../ir/node.js';
 import type { Value } from '../ir/value.js';
 import type { TextFacts } from '../../native/js/lm/facts.js';
 import { cacheFacts } from './cache-facts.js';
+import { positionRows, rowsOf } from './positions.js';
 import type { ModelIo } from './session.js';
 
 /** Reads the facts of a model, rewritten or not. */
@@ -44,34 +45,6 @@ function embeddingRows(model: Model): number | undefined {
     .flatMap((value) => indexUses(value, 3))
     .map((node) => rowsOf(node.input(0)))
     .filter((count) => count !== undefined);
-  return rows.length > 0 ? Math.min(...rows) : undefined;
-}
-
-/** First dimension of a constant, also of a transposed one (a tied embedding). */
-function rowsOf(value: Value | undefined): number | undefined {
-  const constant = value?.constant();
-  if (constant) return constant.dims[0];
-  const transpose = value?.producer;
-  if (transpose?.opType !== 'Transpose') return undefined;
-  return transpose.input(0)?.constant()?.dims[attrInts(transpose, 'perm', [1, 0])[0]!];
-}
-
-/** Rows of the smallest table that positions index: inside attention operators, or gathered by position_ids. */
-function positionRows(model: Model): number | undefined {
-  const rotary = model.graph.nodes.map((node) => {
-    if (node.opType === 'GroupQueryAttention' && attrInt(node, 'do_rotary', 0) === 1) return rowsOf(node.input(7));
-    if (node.opType === 'QuantKvAttention') return rowsOf(node.input(8));
-    // com.microsoft's has the positions in front of the tables, ONNX's behind them.
-    if (node.opType === 'RotaryEmbedding') return rowsOf(node.input(node.domain === '' ? 1 : 2));
-    if (node.opType !== 'RotaryEmbedding') return undefined;
-    // ONNX's takes a table only together with positions.
-    return node.domain ? rowsOf(node.input(2)) : node.input(3) && rowsOf(node.input(1));
-  });
-  const gathered = model.graph.inputs
-    .filter(({ name }) => /position_ids$/.test(name))
-    .flatMap((value) => indexUses(value, 3))
-    .map((node) => rowsOf(node.input(0)));
-  const rows = [...rotary, ...gathered].filter((count) => count !== undefined);
   return rows.length > 0 ? Math.min(...rows) : undefined;
 }
 

@@ -6,10 +6,10 @@ import { logSumExp, readLogits } from '../../native/js/lm/logits.js';
 import { describeTextModel } from '../../native/js/lm/text-model.js';
 import type { ModelSession, OnProgress } from './session.js';
 import { throwIfAborted } from './session.js';
-import { cutWindows } from './tokens.js';
+import { cutWindows, windowLength } from './tokens.js';
 
 export interface PerplexityOptions {
-  /** Tokens a window. Default 512. */
+  /** Tokens a window. Default 512, or what the model's position table takes. */
   readonly length?: number;
   /** Windows at most. Default 100. */
   readonly windows?: number;
@@ -39,9 +39,10 @@ export interface Perplexity {
 export async function perplexity(
   session: ModelSession,
   ids: Int32Array,
-  { length = 512, windows: count = 100, facts, onProgress, signal, at = 'tokens' }: PerplexityOptions = {},
+  { length: wanted, windows: count = 100, facts, onProgress, signal, at = 'tokens' }: PerplexityOptions = {},
 ): Promise<Perplexity> {
   const model = describeTextModel(session, facts);
+  const length = windowLength(model, wanted);
   const windows = cutWindows(ids, { length, count, extra: 1, at });
   const started = performance.now();
   let sum = 0;

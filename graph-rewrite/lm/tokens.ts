@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { inputError } from '../../ops/common/errors.js';
+import { inputError, usageError } from '../../ops/common/errors.js';
 import { readNpy } from './npy.js';
 
 /** Reads a file whole. @throws input error that names the file and the reason */
@@ -24,6 +24,20 @@ export function readTokens(path: string): Int32Array {
 }
 
 /**
+ * Tokens of a window of text.
+ * @param wanted default: 512, or what the position table takes
+ * @throws usage error for more than that
+ */
+export function windowLength(
+  { positions = Infinity }: { readonly positions?: number | undefined },
+  wanted?: number,
+): number {
+  const length = wanted ?? Math.min(512, positions);
+  if (length <= positions) return length;
+  throw usageError('length', `is ${length}, expected at most ${positions}, the rows of the model's position table`);
+}
+
+/**
  * Cuts ids into windows that do not overlap.
  * @param extra ids after a window that must exist (1 when each position predicts the next one); included in the window
  * @throws input error with counts if there is not even one window
@@ -37,7 +51,7 @@ export function cutWindows(
     throw inputError(
       at,
       `has ${ids.length} tokens, expected at least ${length + extra} for one window of ${length}`,
-      'Give more text or a smaller length.',
+      'Give more text, or a smaller length where there is a choice.',
     );
   }
   return Array.from({ length: Math.min(count, available) }, (_, k) =>

@@ -1,9 +1,9 @@
 /** Carries out a plan. */
-import { internalError, LowbitError, usageError } from '../../ops/common/errors.js';
+import { internalError, LowbitError } from '../../ops/common/errors.js';
 import { analyze } from '../analyze/index.js';
 import type { Analysis } from '../analyze/sites.js';
 import { checkModel, type Model } from '../ir/index.js';
-import { fingerprint } from '../plan/fingerprint.js';
+import { checkPlanFor } from '../plan/fingerprint.js';
 import type { Plan } from '../plan/plan.js';
 import { checkRewritten } from './check.js';
 import { PassContext, type RoundedWeights } from './context.js';
@@ -56,13 +56,7 @@ export function applyPlan(
   analysis: Analysis = analyze(model),
   weights?: RoundedWeights,
 ): RewriteReport {
-  const sha256 = fingerprint(model, analysis);
-  if (plan.model.sha256 !== sha256)
-    throw usageError(
-      'plan',
-      `was made for the model ${plan.model.sha256.slice(0, 12)} (${plan.model.path || 'unnamed'}), this one is ${sha256.slice(0, 12)}`,
-      'Make the plan anew with --dry-run.',
-    );
+  checkPlanFor(plan, model, analysis);
   const context = new PassContext(model, analysis, plan, weights);
   const passes = pipeline.map(({ pass }) => {
     context.begin(pass.name);

@@ -1,6 +1,6 @@
 export { explain, type ExplainedSite } from './explain.js';
-export { fingerprint } from './fingerprint.js';
-export { makePlan, type StatsByValue } from './make-plan.js';
+export { checkPlanFor, fingerprint } from './fingerprint.js';
+export { makePlan, planSteps, type StatsByValue } from './make-plan.js';
 export { parsePlan, readPlan } from './parse.js';
 export { decodeFactors, decodeOrder, encodeFactors, encodeOrder } from './plan.js';
 export type {
@@ -19,3 +19,4 @@ export type {
 export { listProducts, type Product } from './products.js';
 export { hessianGroups, roundingPasses, type HessianGroup } from './rounding.js';
 export { packedBytes } from './sizes.js';
+export { inTurns } from './steps.js';

@@ -27,6 +27,7 @@ import { predictRounding } from './rounding.js';
 import { fit } from './shrink.js';
 import { packedBytes, predictBytes } from './sizes.js';
 import { decideSmoothing, smoothedStats } from './smooth.js';
+import { atOnce, type Steps } from './steps.js';
 
 /** Calibration statistics by the name of the input value. */
 export type StatsByValue = ReadonlyMap<string, ChannelStats>;
@@ -45,10 +46,20 @@ interface Orders {
  * @throws input error if no layer can be quantized, with the nearest miss
  */
 export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, recipe: Recipe, model: Model): Plan {
+  return atOnce(planSteps(analysis, stats, recipe, model));
+}
+
+/** The same, for {@link inTurns}. */
+export function* planSteps(
+  analysis: Analysis,
+  stats: StatsByValue | undefined,
+  recipe: Recipe,
+  model: Model,
+): Steps<Plan> {
   const { batches, kept } = resolveSites(analysis, recipe);
   const caches = decideCaches(analysis, recipe);
   const useful = caches?.some((cache) => cache.decision === 'quantize') ?? false;
-  if (batches.length === 0 && !useful) throw nothingToDo(analysis, model);
+  if (batches.length === 0 && !useful) throw nothingToDo(analysis, model, caches);
   const quantized = new Set(batches.flatMap((batch) => batch.members.map(({ site }) => site)));
   const claims: Claims = { quantized, producers: new Set(), adds: new Set(), caches: takenCaches(analysis, caches) };
   const statsOf = sharedStats(batches, stats);
@@ -73,8 +84,9 @@ export function makePlan(analysis: Analysis, stats: StatsByValue | undefined, re
     const shape = { ...fitted, sorted: mode === 'global' ? outliers! : undefined };
     return { batch, stats: all, notes, mode, producer, fitted, shape };
   });
-  const smoothing = decideSmoothing(drafts, analysis, quantized);
+  const smoothing = yield* decideSmoothing(drafts, analysis, quantized);
   for (const { batch, stats: all, notes, mode, producer, fitted } of drafts) {
+    yield undefined;
     const { activation } = batch.settings;
     const factors = smoothing.factors.get(batch);
     const smoothNote = smoothing.notes.get(batch);
@@ -260,7 +272,7 @@ function sharedStats(
   };
 }
 
-function nothingToDo(analysis: Analysis, model: Model): Error {
+function nothingToDo(analysis: Analysis, model: Model, caches: readonly PlanCache[] | undefined): Error {
   const at = model.path ?? 'model';
   const [site] = analysis.linears;
   const [miss] = analysis.nearMisses;
@@ -269,9 +281,12 @@ function nothingToDo(analysis: Analysis, model: Model): Error {
     : '';
   if (site) {
     const why = site.reason ?? 'the recipe keeps it';
+    const [cache] = caches ?? [];
+    const attention = cache?.decision === 'keep' ? `"${cache.site}": ${cache.reason}` : 'there is no attention';
     return inputError(
       at,
-      `none of its linear layers can be quantized (${analysis.linears.length}), the first is "${site.name}": ${why}`,
+      `none of its linear layers can be quantized (${analysis.linears.length}), the first is "${site.name}": ${why}` +
+        (caches ? `; and no cache of keys and values: ${attention}` : ''),
       again || '`rewrite inspect` lists them; `rewrite recipes` shows what a recipe keeps.',
     );
   }

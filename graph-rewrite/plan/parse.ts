@@ -134,6 +134,7 @@ const checkPlan = object({
   'budget?': object({
     budget: amount,
     predicted: amount,
+    'cacheLoss?': amount,
     groups: listOf(object({ sites: listOf(text), weights: count, loss: amount, 'lossAt8Bits?': amount })),
   }),
   'caches?': listOf((value, at) => (kept(value) ? keptCache : quantizedCache)(value, at)),

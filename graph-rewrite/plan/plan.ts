@@ -147,8 +147,10 @@ export interface RoundingCost {
 /** How `--budget` chose the layers that stay at 8 bits; see `sensitivity/`. Losses are KL divergences, nats a token. */
 export interface BudgetReport {
   readonly budget: number;
-  /** The sum over the groups. */
+  /** The sum over the groups, and of what the cache loses. */
   readonly predicted: number;
+  /** With only the cache quantized; absent if it stays float. */
+  readonly cacheLoss?: number;
   readonly groups: readonly {
     readonly sites: readonly string[];
     /** Weights in these layers. */

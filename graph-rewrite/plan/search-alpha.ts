@@ -16,6 +16,7 @@ import type { OutlierSettings, WeightSettings } from '../recipes/recipe.js';
 import { channelOrder } from './order.js';
 import type { Batch } from './resolve-sites.js';
 import { smoothedStats } from './smooth.js';
+import type { Steps } from './steps.js';
 
 /** How rows will be cut up, sizes fitted to the layer. */
 export interface RowShape {
@@ -37,16 +38,17 @@ const alphas = Array.from({ length: 21 }, (_, i) => i / 20);
 const sampledRows = 128;
 
 /**
+ * Stops for breath after each alpha: thousands of channels take a while.
  * @param candidate the factors for an alpha
  * @throws never: without sample rows it says so in the note and leaves the input as it is
  */
-export function searchAlpha(
+export function* searchAlpha(
   stats: ChannelStats,
   batch: Batch,
   sources: readonly WeightSource[],
   shape: RowShape,
   candidate: (alpha: number) => Float32Array,
-): FoundAlpha {
+): Steps<FoundAlpha> {
   const { samples } = stats;
   if (!samples) return { note: 'not smoothed: the statistics hold no sample rows, which smooth.alpha=search needs' };
   const weights = sampleWeights(batch, sources);
@@ -57,6 +59,7 @@ export function searchAlpha(
     const factors = candidate(alpha);
     const error = errorOf(factors);
     if (error < (best?.error ?? unsmoothed)) best = { alpha, factors, error };
+    yield undefined;
   }
   if (!best) return { note: 'not smoothed: no alpha lowers the predicted error' };
   const left = Math.round((100 * best.error) / unsmoothed);

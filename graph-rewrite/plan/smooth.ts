@@ -9,6 +9,7 @@ import { rowReader, type WeightSource } from '../pack/rows.js';
 import { neededElsewhere, type ProducerDecision } from './producers.js';
 import type { Batch } from './resolve-sites.js';
 import { searchAlpha, type RowShape } from './search-alpha.js';
+import type { Steps } from './steps.js';
 
 /** An input of which all is decided but its factors. */
 export interface UnsmoothedInput {
@@ -42,17 +43,18 @@ const smallestMaximum = 1e-5;
  * Goes from the last input to the first: the factors of down_proj's input change the rows of up_proj, and so the weight maxima that the
  * factors of the norm in front are made of.
  */
-export function decideSmoothing(
+export function* decideSmoothing(
   inputs: readonly UnsmoothedInput[],
   analysis: Analysis,
   quantized: ReadonlySet<LinearSite>,
-): Smoothing {
+): Steps<Smoothing> {
   const factors = new Map<Batch, Float32Array>();
   const rows = new Map<LinearSite, Float32Array>();
   const notes = new Map<Batch, string>();
-  for (const input of [...inputs].reverse()) {
+  for (const [done, input] of [...inputs].reverse().entries()) {
     const { batch, stats } = input;
     const settings = batch.settings.smooth;
+    if (settings) yield { stage: 'smooth', done: done + 1, total: inputs.length };
     if (!settings || (settings.at === 'norms' && batch.group.producer.kind !== 'norm')) continue;
     const fold = stats ? foldOf(input, analysis, quantized) : 'there are no calibration statistics for this input';
     if (typeof fold === 'string') {
@@ -68,7 +70,7 @@ export function decideSmoothing(
     const candidate = (alpha: number) => smoothingFactors(activations, weights, alpha);
     const found =
       settings.alpha === 'search'
-        ? searchAlpha(own, batch, sources, input.shape, candidate)
+        ? yield* searchAlpha(own, batch, sources, input.shape, candidate)
         : { factors: candidate(settings.alpha), note: `smoothed, alpha ${settings.alpha}` };
     notes.set(batch, found.factors && fold.note ? `${found.note}; ${fold.note}` : found.note);
     if (!found.factors) continue;

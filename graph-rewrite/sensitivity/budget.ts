@@ -2,9 +2,9 @@
 import { inputError, usageError } from '../../ops/common/errors.js';
 import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { analyze } from '../analyze/index.js';
-import { makePlan, type BudgetReport } from '../plan/index.js';
+import { inTurns, planSteps, type BudgetReport, type Plan } from '../plan/index.js';
 import type { Override, Recipe } from '../recipes/index.js';
-import { measureAlone, separateLayers, type MeasureOptions, type SensitiveLayers } from './measure.js';
+import { measureAlone, measureCache, separateLayers, type MeasureOptions, type SensitiveLayers } from './measure.js';
 import { Reference } from './reference.js';
 
 export interface BudgetResult {
@@ -22,10 +22,10 @@ export interface BudgetResult {
 export async function keepWithinBudget(recipe: Recipe, budget: number, options: MeasureOptions): Promise<BudgetResult> {
   if (!(budget > 0 && Number.isFinite(budget))) throw usageError('budget', `is ${budget}, expected a number above 0`);
   const model = options.load();
-  const groups = separateLayers(makePlan(analyze(model), options.stats, recipe, model));
+  const plan = await inTurns(planSteps(analyze(model), options.stats, recipe, model), options);
   const reference = await Reference.open(model, options.feeds, options.createSession);
   try {
-    return await moveTheWorst(recipe, budget, groups, reference, options);
+    return await moveTheWorst(recipe, budget, plan, reference, options);
   } finally {
     await reference.release();
   }
@@ -34,10 +34,13 @@ export async function keepWithinBudget(recipe: Recipe, budget: number, options: 
 async function moveTheWorst(
   recipe: Recipe,
   budget: number,
-  groups: readonly SensitiveLayers[],
+  plan: Plan,
   reference: Reference,
   options: MeasureOptions,
 ): Promise<BudgetResult> {
+  const groups = separateLayers(plan);
+  const cached = plan.caches?.some(({ decision }) => decision === 'quantize') ?? false;
+  const cacheLoss = cached ? await measureCache(recipe, reference, options) : undefined;
   const measured: (SensitiveLayers & { loss: number; lossAt8Bits?: number })[] = [];
   const progress = (extra: number): void =>
     options.onProgress?.({ stage: 'sensitivity', done: measured.length + extra, total: groups.length + extra });
@@ -47,7 +50,8 @@ async function moveTheWorst(
   }
   const worstFirst = [...measured].sort((a, b) => b.loss - a.loss);
   const eightBits: Recipe = { ...recipe, ...settingsAt8Bits(recipe), overrides: [] };
-  const predicted = (): number => measured.reduce((sum, { loss, lossAt8Bits }) => sum + (lossAt8Bits ?? loss), 0);
+  const predicted = (): number =>
+    measured.reduce((sum, { loss, lossAt8Bits }) => sum + (lossAt8Bits ?? loss), cacheLoss ?? 0);
   let moved = 0;
   // Written so that a loss which is not a number never counts as within the budget.
   while (!(predicted() <= budget)) {
@@ -55,7 +59,7 @@ async function moveTheWorst(
     if (!next)
       throw inputError(
         'budget',
-        `is ${budget} nats a token, and with all layers at 8 bits the predicted loss is ${predicted().toPrecision(3)}`,
+        `is ${budget} nats a token, and with all layers at 8 bits the predicted loss is ${predicted().toPrecision(3)}${ofCache(cacheLoss)}`,
         'Give a larger one, or a recipe that loses less.',
       );
     next.lossAt8Bits = await measureAlone(next, eightBits, reference, options);
@@ -68,9 +72,15 @@ async function moveTheWorst(
       ...recipe,
       overrides: [...kept.flatMap((group) => overridesOf(group.sites, recipe)), ...recipe.overrides],
     },
-    report: { budget, predicted: predicted(), groups: measured },
+    report: {
+      ...{ budget, predicted: predicted(), groups: measured },
+      ...(cacheLoss === undefined ? {} : { cacheLoss }),
+    },
   };
 }
+
+const ofCache = (loss: number | undefined): string =>
+  loss === undefined ? '' : `, ${loss.toPrecision(3)} of it the cache's`;
 
 function overridesOf(sites: readonly string[], recipe: Recipe): Override[] {
   const { weight, activation } = settingsAt8Bits(recipe);

@@ -4,8 +4,9 @@ import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, OnProgress } from '../lm/session.js';
 import { throwIfAborted } from '../lm/session.js';
 import { applyPlan } from '../passes/index.js';
-import { makePlan, type Plan, type StatsByValue } from '../plan/index.js';
+import { inTurns, planSteps, type Plan, type StatsByValue } from '../plan/index.js';
 import type { Recipe } from '../recipes/index.js';
+import { quantizedFeeds } from '../verify/index.js';
 import type { Reference } from './reference.js';
 
 export interface MeasureOptions {
@@ -34,12 +35,10 @@ export async function measureAlone(
   layers: SensitiveLayers,
   recipe: Recipe,
   reference: Reference,
-  { load, stats, createSession, signal }: MeasureOptions,
+  options: MeasureOptions,
 ): Promise<number> {
-  throwIfAborted(signal, 'sensitivity');
-  const rewritten = load();
-  const analysis = analyze(rewritten);
-  const others = analysis.linears.filter(({ name }) => !layers.sites.includes(name));
+  const rewritten = options.load();
+  const others = analyze(rewritten).linears.filter(({ name }) => !layers.sites.includes(name));
   const alone: Recipe = {
     ...recipe,
     weight: { ...recipe.weight, rounding: 'rtn' },
@@ -50,10 +49,27 @@ export async function measureAlone(
       ...recipe.overrides.map(simplyRounded),
     ],
   };
-  applyPlan(rewritten, makePlan(analysis, stats, alone, rewritten), analysis);
-  const session = await openModel(rewritten, createSession);
+  return measure(rewritten, alone, reference, options);
+}
+
+/** What the quantized cache of a recipe costs when all layers stay float, in the same measure. */
+export async function measureCache(recipe: Recipe, reference: Reference, options: MeasureOptions): Promise<number> {
+  const alone: Recipe = { ...recipe, overrides: [{ match: { name: '*' }, keep: 'the cache is measured on its own' }] };
+  return measure(options.load(), alone, reference, options);
+}
+
+async function measure(
+  model: Model,
+  recipe: Recipe,
+  reference: Reference,
+  { stats, createSession, signal }: MeasureOptions,
+): Promise<number> {
+  throwIfAborted(signal, 'sensitivity');
+  const analysis = analyze(model);
+  applyPlan(model, await inTurns(planSteps(analysis, stats, recipe, model), { signal }), analysis);
+  const session = await openModel(model, createSession);
   try {
-    return await reference.divergence(session, signal);
+    return await reference.divergence(session, quantizedFeeds(model), signal);
   } finally {
     await session.release();
   }

@@ -42,15 +42,16 @@ export class Reference {
 
   /**
    * Mean KL divergence of a model's predictions from the float model's, nats a token.
+   * @param feedsOf turns feeds of the float model into the other's
    * @throws input error without feeds, `interrupted` when the signal aborts
    */
-  async divergence(session: ModelSession, signal?: AbortSignal): Promise<number> {
+  async divergence(session: ModelSession, feedsOf: (feeds: Feeds) => Feeds, signal?: AbortSignal): Promise<number> {
     const error = new DistributionError();
     let index = 0;
     for (const feed of this.#feeds) {
       throwIfAborted(signal, 'sensitivity');
       const { rows, vocabulary, data, logSums } = this.#kept[index] ?? (await this.#predict(feed, index));
-      const test = await scores(session, feed, this.#output);
+      const test = await scores(session, feedsOf(feed), this.#output);
       for (let row = 0; row < rows; row++) {
         const [start, end] = [row * vocabulary, (row + 1) * vocabulary];
         error.add(data.subarray(start, end), test.data.subarray(start, end), logSums[row]);

@@ -53,6 +53,14 @@ describe('cli: rewrite --budget', function () {
     assert.ok(!folder.entries().includes('never.onnx'));
   });
 
+  it('asks for a number above 0 before it reads anything', async () => {
+    for (const budget of ['0', '-1', 'NaN', 'Infinity', 'much']) {
+      const result = await runCli(['no-model.onnx', '--budget', budget]);
+      assert.equal(result.code, 2);
+      assert.match(result.stderr, /^--budget: ".*" given, expected a number above 0/);
+    }
+  });
+
   it('asks for data to measure on', async () => {
     const result = await runCli([model, '--recipe', 'w4a16', '--budget', '0.1']);
     assert.equal(result.code, 2);

@@ -15,13 +15,14 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
   const data = ['--calibration', folder.ids, '--calibration-windows'];
   const words = [folder.model, '-o', folder.file('out.onnx'), ...data];
 
-  for (const [stage, windows] of [
+  for (const [stage, windows, ...settings] of [
     ['calibrate', '64'],
+    ['smooth', '1', '--set', 'smooth.alpha=search'],
     ['save', '1'],
   ] as const) {
     it(`Ctrl-C during "${stage}": exit 130`, async () => {
       const interruptAt = new RegExp(`^${stage}: \\d+ %`, 'm');
-      const result = await runCli([...words, windows, '--set', 'weight.rounding=rtn'], { interruptAt });
+      const result = await runCli([...words, windows, '--set', 'weight.rounding=rtn', ...settings], { interruptAt });
       assert.equal(result.code, 130, result.stderr);
       assert.match(result.stderr, /interrupted/);
       assert.deepEqual(folder.entries(), inputs);
@@ -73,6 +74,12 @@ describe('cli: a rewrite that does not come to its end leaves nothing behind', f
     writeFileSync(folder.file(`.claimed.onnx_data.${process.pid}-abc.tmp`), 'half');
     release();
     assert.ok(!folder.entries().some((entry) => entry.includes('claimed')));
+  });
+
+  it('a claim of a killed process that had the number of this one is no obstacle', () => {
+    symlinkSync(`${process.pid}@${hostname()}`, claimLink(folder.file('again.onnx')));
+    claimOutput(folder.file('again.onnx'))();
+    assert.ok(!folder.entries().some((entry) => entry.includes('again')));
   });
 
   it('an output that another rewrite is writing is left to it; of one that was killed nothing is left', async () => {

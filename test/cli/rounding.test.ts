@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import type { RoundedLayer } from '../../graph-rewrite/index.js';
 import { runCli } from './run-cli.js';
-import { tinyFolder } from './tiny-model.js';
+import { tinyFolder, writeTinyModel } from './tiny-model.js';
 
 describe('cli: rewrite with GPTQ', function () {
   this.timeout(60_000);
@@ -26,6 +27,16 @@ describe('cli: rewrite with GPTQ', function () {
     );
   });
 
+  it('gives the same model with one thread and with several', async () => {
+    for (const threads of ['1', '3']) {
+      const output = folder.file(`threads-${threads}.onnx`);
+      const result = await runCli([...words, '--calibration', ids, '-o', output, '--threads', threads]);
+      assert.equal(result.code, 0, result.stderr);
+    }
+    const data = (threads: number) => readFileSync(folder.file(`threads-${threads}.onnx_data`));
+    assert.deepEqual(data(1), data(3));
+  });
+
   it('says before anything runs that it needs data, for a plan too', async () => {
     const missing = await runCli(words);
     assert.equal(missing.code, 2);
@@ -38,5 +49,9 @@ describe('cli: rewrite with GPTQ', function () {
     const carried = await runCli([model, '--plan', plan, '--calibration', ids, '-o', folder.file('b.onnx')]);
     assert.equal(carried.code, 0, carried.stderr);
     assert.match(carried.stdout, /rounded by GPTQ.*to nearest/);
+    const other = await writeTinyModel(folder.file('other.onnx'), true, { mlp: 96 });
+    const foreign = await runCli([other, '--plan', plan, '--calibration', ids, '-o', folder.file('c.onnx')]);
+    assert.equal(foreign.code, 2);
+    assert.match(foreign.stderr, /^plan: was made for the model/); // nothing was rounded for that
   });
 });

@@ -45,6 +45,11 @@ const cases: readonly UsageCase[] = [
     args: ['m.onnx', '--target', 'sm42'],
     says: /^--target: unknown target "sm42", expected one of any, sm90/,
   },
+  ...['--dry-run', '--budget=1', '--recipe=w8a8', '--set=weight.clip=1', '--target=any'].map((option) => ({
+    name: `${option} beside a plan`,
+    args: ['m.onnx', '--plan', 'plan.json', option],
+    says: new RegExp(`^--plan, ${option.split('=')[0]!}: both given, expected one`),
+  })),
   {
     name: 'unknown recipe parameter',
     args: ['m.onnx', '--set', 'outlier.chanels=3'],

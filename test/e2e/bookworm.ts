@@ -61,7 +61,12 @@ export interface RewriteReport {
 export async function rewriteModel(
   model: string,
   output: string,
-  { recipe, set, target = 'any' }: Pick<Expectation, 'recipe' | 'set'> & { readonly target?: string },
+  {
+    recipe,
+    set,
+    target = 'any',
+    threads,
+  }: Pick<Expectation, 'recipe' | 'set'> & { readonly target?: string; readonly threads?: number },
 ): Promise<RewriteReport> {
   const settings = set.flatMap((each) => ['--set', each]);
   const needsData = needsCalibration(withSettings(findRecipe(recipe), set));
@@ -76,6 +81,7 @@ export async function rewriteModel(
     target,
     ...settings,
     ...calibration,
+    ...(threads === undefined ? [] : ['--threads', String(threads)]),
     '--force',
     '--quiet',
     '--json',

@@ -40,6 +40,15 @@ class DeviceArray {
     if (count_) CHECK_CUDA(cudaMemcpy(v.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost));
     return v;
   }
+  // `count` pieces of `size` elements, the first at 0, each `stride` elements behind the one before.
+  std::vector<T> pieces(size_t size, size_t stride, size_t count) const {
+    std::vector<T> v(size * count);
+    if (!v.empty()) {
+      CHECK_CUDA(cudaMemcpy2D(v.data(), size * sizeof(T), data_, stride * sizeof(T), size * sizeof(T), count,
+                              cudaMemcpyDeviceToHost));
+    }
+    return v;
+  }
   bool guard_intact() const {
     uint8_t guard[kGuard];
     CHECK_CUDA(cudaMemcpy(guard, static_cast<uint8_t*>(data_) + count_ * sizeof(T), kGuard, cudaMemcpyDeviceToHost));
@@ -86,6 +95,11 @@ class Random {
 
 struct Tally {
   int passed = 0, failed = 0;
+  int every = 1;  // under a sanitizer, which is slow: only every n-th case
+
+  // To be asked once at the head of a case.
+  bool Skips() { return ++cases_ % every != 0; }
+
   void Add(bool ok, const std::string& what) {
     if (ok) {
       ++passed;
@@ -94,6 +108,9 @@ struct Tally {
       std::fflush(stdout);
     }
   }
+
+ private:
+  int cases_ = 0;
 };
 
 // `quick`: the small shapes only, for the sanitizers.

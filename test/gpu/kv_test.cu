@@ -31,6 +31,7 @@ KvArgs ArgsOf(const Case& c) {
 
 template <class T>
 void Run(Tally& tally, const Case& c, uint64_t seed) {
+  if (tally.Skips()) return;
   const Data<T> data(c, seed);
   const bool half = sizeof(T) == 2;
   const std::string text = c.Text(half ? "f16" : "f32");

@@ -52,7 +52,10 @@ if (command === 'list') {
   injectOutliers(model);
   await saveModel(model, float('injected'));
 } else if (command === 'write' && wanted !== undefined && existsSync(float(wanted.weights))) {
-  const { seconds } = await rewriteModel(float(wanted.weights), join(folder!, `${name}.onnx`), wanted.step);
+  const { seconds } = await rewriteModel(float(wanted.weights), join(folder!, `${name}.onnx`), {
+    ...wanted.step,
+    threads: 2, // many are written side by side
+  });
   console.log(`${name}: ${seconds.toFixed(1)} s`);
 } else {
   console.error(

@@ -164,6 +164,7 @@ void TestInPlace(Tally& tally, const Case& c, GemmArgs args, const LorcArgs& lor
 }
 
 void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
+  if (tally.Skips()) return;
   Random random(seed);
   const bool codes = c.a != Format::kNone;
   const size_t element = c.type == DType::kF32 ? 4 : 2, outputs = static_cast<size_t>(c.m) * c.n;

@@ -1,10 +1,14 @@
-// Runs the kernels' checks on the GPU. usage: gpu_test [--quick] [--rows|--gemm|--kv|--lorc]
+// Runs the kernels' checks on the GPU. usage: gpu_test [--quick] [--every N] [--rows|--gemm|--kv|--lorc]
+#include <algorithm>
+
 #include "test/gpu/check.h"
 
 int main(int argc, char** argv) {
   bool quick = false, rows = true, gemm = true, kv = true, lorc = true;
+  lowbit::test::Tally tally;
   for (int i = 1; i < argc; ++i) {
     if (!std::strcmp(argv[i], "--quick")) quick = true;
+    if (!std::strcmp(argv[i], "--every") && i + 1 < argc) tally.every = std::max(1, std::atoi(argv[++i]));
     if (!std::strcmp(argv[i], "--rows")) gemm = kv = lorc = false;
     if (!std::strcmp(argv[i], "--gemm")) rows = kv = lorc = false;
     if (!std::strcmp(argv[i], "--kv")) rows = gemm = lorc = false;
@@ -14,7 +18,6 @@ int main(int argc, char** argv) {
   CHECK_CUDA(cudaGetDeviceProperties(&device, 0));
   std::printf("%s, compute capability %d.%d, %d multiprocessors\n", device.name, device.major, device.minor,
               device.multiProcessorCount);
-  lowbit::test::Tally tally;
   if (rows) lowbit::test::TestRows(tally, quick);
   if (gemm) lowbit::test::TestGemm(tally, quick);
   if (kv) lowbit::test::TestKv(tally, quick);

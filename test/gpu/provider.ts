@@ -18,7 +18,11 @@ const ids = readTokens(tokens);
 
 /** Perplexity over each of these numbers of windows. */
 async function measure(model: string, provider: 'cpu' | 'cuda', counts: readonly number[]): Promise<number[]> {
-  const session = await InferenceSession.create(model, { executionProviders: [provider], logSeverityLevel: 3 });
+  const session = await InferenceSession.create(model, {
+    executionProviders: [provider],
+    logSeverityLevel: 3,
+    intraOpNumThreads: 2, // many models are measured side by side
+  });
   try {
     const facts = textFacts(loadModel(model));
     const results: number[] = [];

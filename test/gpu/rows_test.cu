@@ -171,6 +171,7 @@ void CanonNaN(std::vector<T>& v) {
 template <class T>
 void TestNorm(Tally& tally, int64_t rows, RowFormat f, bool layer, bool reorder, bool residual, bool bias, bool outputs,
               uint64_t seed) {
+  if (tally.Skips()) return;
   Random random(seed);
   const int channels = f.channels;
   const auto x = MakeRows<T>(random, rows, channels);
@@ -241,6 +242,7 @@ void TestNorm(Tally& tally, int64_t rows, RowFormat f, bool layer, bool reorder,
 template <class T>
 void TestQuantize(Tally& tally, int64_t rows, RowFormat f, Activation kind, bool gated, bool packed, bool reorder,
                   uint64_t seed) {
+  if (tally.Skips()) return;
   Random random(seed);
   const int channels = f.channels;
   const int64_t stride = packed ? 2 * channels : channels;

@@ -160,7 +160,8 @@ describe('generate', () => {
     const { signal } = abort;
     const aborted = await run(countingSession(10), { prompts: [[1]], signal, onToken: () => abort.abort() });
     deepEqual(aborted.texts[0], { ids: [2], stopped: 'aborted', promptTokens: 1 });
-    deepEqual((await run(countingSession(10), { prompts: [[1]], signal })).texts[0]!.ids, []);
+    const never = await run(countingSession(10), { prompts: [[1]], signal });
+    deepEqual([never.texts[0]!.ids, never.prefillTokensPerSecond], [[], 0]);
   });
 
   it('lets texts that have ended leave when half of the batch is of no use', async () => {
@@ -199,6 +200,12 @@ describe('generate', () => {
       { prompts: [[1], [1, 2, 3, 4, 5, 6]] },
       /^LowbitError: prompts\[1\]: has 6 tokens, expected at most 5, the rows of the model's position table\. Shorten/,
     ],
+    ['what is no id', { prompts: [[1, 1.5]] }, /^LowbitError: prompts\[0\]: has token id 1\.5, .*integers from 0 to 9/],
+    [
+      'a capacity that is none',
+      { prompts: [[1]], capacity: NaN },
+      /^LowbitError: capacity: is NaN, expected at least 1/,
+    ],
     ['no new tokens', { prompts: [[1]], maxNewTokens: 0 }, /^LowbitError: maxNewTokens: is 0, expected at least 1/],
     ['a setting without a meaning', { prompts: [[1]], topP: 2 }, /^LowbitError: topP: is 2, expected/],
   ];
@@ -206,6 +213,32 @@ describe('generate', () => {
     it(`refuses ${what}`, () =>
       rejects(run(countingSession(10), options, { positions: 5, padding: 'right' }), message));
   }
+});
+
+describe('generate: what cannot go on', () => {
+  it('a cache that is larger than any memory', async () => {
+    const session = countingSession(10);
+    const text = new TextSession(session, describeTextModel(session, { cache: 'in_place', padding: 'right' }));
+    await rejects(
+      generate(text, { prompts: [[1]], maxNewTokens: 1e12 }),
+      /^LowbitError: past_key_values\.0\.key: a cache \[1, 2, 10+16, 4\] finds no memory \(.+\), expected a smaller one/,
+    );
+  });
+
+  it('scores that are NaN, greedy or not', async () => {
+    const session = countingSession(10);
+    const broken = {
+      ...session,
+      run: async (feeds: Parameters<typeof session.run>[0]) => {
+        const outputs = await session.run(feeds, []);
+        ((outputs['logits'] as Tensor).data as Float32Array).fill(NaN);
+        return outputs;
+      },
+    };
+    const text = new TextSession(broken, describeTextModel(broken));
+    for (const options of [{}, { temperature: 1 }, { temperature: 1, topK: 3 }, { repetitionPenalty: 2 }])
+      await rejects(generate(text, { prompts: [[1]], ...options }), /^LowbitError: scores: are NaN, expected numbers/);
+  });
 });
 
 describe('detokenizer', () => {

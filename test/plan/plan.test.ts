@@ -307,16 +307,26 @@ describe('plan: as a file', () => {
       () => applyPlan(loadModel(zooPath('llama_kv_ts17')), { ...plan, model: { sha256: 'x', path: '' } }),
       /was made for the model x/,
     );
-    const other = loadModel(zooPath('llama_kv_ts14'));
-    const weight = analyze(other).linears[0]!.weightValue!;
-    const bytes = new Uint8Array(weight.initializer!.bytes());
-    bytes[2]! ^= 1;
-    weight.initializer = {
-      ...weight.initializer!,
-      bytes: () => bytes,
-      read: (start, length) => bytes.subarray(start, start + length),
-    };
-    throws(() => applyPlan(other, plan), /Make the plan anew/);
+    // A bit of the first element of a weight, of the last one, and of the embedding.
+    for (const [index, at] of [
+      [0, 2],
+      [0, -2],
+      [undefined, -2],
+    ] as const) {
+      const other = loadModel(zooPath('llama_kv_ts14'));
+      const changed =
+        index === undefined
+          ? other.graph.nodes.find(({ opType }) => opType === 'Gather')!.input(0)!
+          : analyze(other).linears[index]!.weightValue!;
+      const bytes = new Uint8Array(changed.initializer!.bytes());
+      bytes[at < 0 ? bytes.length + at : at]! ^= 1;
+      changed.initializer = {
+        ...changed.initializer!,
+        bytes: () => bytes,
+        read: (start, length) => bytes.subarray(start, start + length),
+      };
+      throws(() => applyPlan(other, plan), /Make the plan anew/);
+    }
     ok(applyPlan(model, plan, analysis).quantized > 0);
   });
 });
@@ -350,6 +360,20 @@ describe('plan: nothing to do', () => {
     throws(
       () => makePlan(analyze(model), undefined, findRecipe('w8a8'), model),
       /nearest miss is Linear "call": is a call of a model-local function/,
+    );
+  });
+
+  it('says why the cache stays where a recipe is about nothing else', () => {
+    const keptBy = (name: string) => {
+      const model = loadModel(zooPath(name));
+      return () => makePlan(analyze(model), undefined, findRecipe('kv4'), model);
+    };
+    throws(keptBy('llama_nocache_dynamo18'), /; and no cache of keys and values: ".+": it keeps no cache/);
+    const g = new TestGraph();
+    g.output(g.op('MatMul', [g.input('x', ['n', 64]), g.weight('w', [64, 64])], { name: 'only' }));
+    throws(
+      () => makePlan(analyze(g.model), undefined, findRecipe('kv4'), g.model),
+      /; and no cache of keys and values: there is no attention/,
     );
   });
 

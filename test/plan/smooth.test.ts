@@ -1,9 +1,16 @@
-import { deepEqual, equal, match, ok, throws } from 'node:assert/strict';
+import { deepEqual, equal, match, ok, rejects, throws } from 'node:assert/strict';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { findRecipe, makePlan, withSettings, type Plan, type Recipe } from '../../graph-rewrite/index.js';
 import { readFloats } from '../../graph-rewrite/ir/index.js';
 import { loadModel } from '../../graph-rewrite/onnx/read.js';
-import { decodeFactors, decodeOrder, encodeFactors, parsePlan } from '../../graph-rewrite/plan/index.js';
+import {
+  decodeFactors,
+  decodeOrder,
+  encodeFactors,
+  inTurns,
+  parsePlan,
+  planSteps,
+} from '../../graph-rewrite/plan/index.js';
 import { smoothingFactors } from '../../graph-rewrite/plan/smooth.js';
 import { Random } from '../helpers/random.js';
 import { randomStats } from '../helpers/stats.js';
@@ -137,6 +144,20 @@ describe('smoothing: the plan', () => {
       ok(Number(left) < 60, `${input.id}: ${input.notes[0]}`);
     }
     match(planFor('llama_kv_ts14', searching).plan.inputs[0]!.notes[0]!, /hold no sample rows/);
+  });
+
+  it('a search ends when the signal aborts, in the middle of an input', async () => {
+    const searching = withSettings(everywhere, ['smooth.alpha=search']);
+    const model = loadModel(zooPath('llama_kv_ts14'));
+    const { analysis, stats } = planFor('llama_kv_ts14', searching, true);
+    const abort = new AbortController();
+    const inputs: number[] = [];
+    const onProgress = ({ done }: { done: number }) => {
+      if (inputs.push(done) === 2) setTimeout(() => abort.abort());
+    };
+    const steps = planSteps(analysis, stats, searching, model);
+    await rejects(inTurns(steps, { signal: abort.signal, onProgress }), { code: 'interrupted' });
+    deepEqual(inputs, [1, 2]);
   });
 
   it('without statistics smooths nothing, and says so', () => {

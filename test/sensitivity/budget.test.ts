@@ -1,4 +1,4 @@
-import { deepEqual, equal, rejects } from 'node:assert/strict';
+import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
 import { tokenFeeds } from '../../graph-rewrite/calibrate/index.js';
 import {
   findRecipe,
@@ -68,6 +68,29 @@ describe('keepWithinBudget', () => {
       equal((set as { activation: { format: string } }).activation.format, 's8');
     }
   });
+
+  for (const form of ['growing', 'in_place'])
+    it(`counts what a cache in 4 bits loses, ${form}`, async () => {
+      const cached = (): ReturnType<typeof loadModel> => loadModel(zooPath('llama_kv_ts17'));
+      const measured = {
+        ...options,
+        load: cached,
+        feeds: tokenFeeds(cached(), ids, { length: 16, count: 3, at: 'ids' }),
+      };
+      const plain = (await keepWithinBudget(recipe, 1e9, measured)).report;
+      equal(plain.cacheLoss, undefined);
+      const settings = ['kv.bits=4', `kv.form=${form}`];
+      const { report } = await keepWithinBudget(withSettings(recipe, settings), 1e9, measured);
+      ok(report.cacheLoss! > 1e-5, String(report.cacheLoss));
+      ok(Math.abs(report.predicted - plain.predicted - report.cacheLoss!) < 1e-9);
+      deepEqual(report.groups, plain.groups);
+      const alone = (await keepWithinBudget(withSettings(findRecipe('kv4'), settings), 1e9, measured)).report;
+      deepEqual(alone, { budget: 1e9, predicted: report.cacheLoss, cacheLoss: report.cacheLoss, groups: [] });
+      await rejects(
+        keepWithinBudget(withSettings(recipe, settings), report.cacheLoss! / 2, measured),
+        /at 8 bits the predicted loss is [\d.e-]+, [\d.e-]+ of it the cache's/,
+      );
+    });
 
   it('refuses budgets that are none', async () => {
     for (const budget of [0, -1, NaN, Infinity])

@@ -15,7 +15,8 @@ export async function run(context: Context, args: readonly string[], options: To
   requireModel(model);
   const { ids, at } = tokenInput(options);
   const float = loadModel(reference);
-  const feeds = tokenFeeds(float, ids, { length: options.length, count: options.windows, at });
+  const { length, windows: count } = options;
+  const feeds = tokenFeeds(float, ids, { ...(length === undefined ? {} : { length }), count, at });
   const compared = await compareModels({
     ...{ reference: float, rewritten: loadModel(model), feeds },
     total: feeds.count,

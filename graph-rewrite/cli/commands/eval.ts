@@ -13,7 +13,7 @@ export async function run(context: Context, args: readonly string[], options: To
   try {
     const { length, windows } = options;
     const measured = await perplexity(session, ids, {
-      length,
+      ...(length === undefined ? {} : { length }),
       windows,
       at,
       facts,
@@ -24,7 +24,7 @@ export async function run(context: Context, args: readonly string[], options: To
     context.result({ model, ...measured, tokensPerSecond }, () =>
       [
         `perplexity ${measured.perplexity.toFixed(3)}`,
-        `${measured.tokens} tokens in ${measured.windows} windows of ${length}`,
+        `${measured.tokens} tokens in ${measured.windows} windows of ${measured.tokens / measured.windows}`,
         `${formatSeconds(measured.seconds)} (${tokensPerSecond.toFixed(0)} tokens/s)`,
       ].join(' · '),
     );

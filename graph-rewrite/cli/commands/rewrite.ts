@@ -4,7 +4,7 @@ import { usageError } from '../../../ops/common/errors.js';
 import { rewrite } from '../../index.js';
 import { checkTargets } from '../../onnx/write.js';
 import { readPlan, type Plan } from '../../plan/index.js';
-import { findRecipe, forTarget, targets, withSettings, type Target } from '../../recipes/index.js';
+import { findRecipe, forTarget, targets, withSettings, type Recipe, type Target } from '../../recipes/index.js';
 import {
   calibrationStats,
   noteUnusedCalibration,
@@ -24,9 +24,9 @@ import { requireModel } from '../session.js';
 
 interface Options extends CommonOptions, CalibrationOptions {
   readonly output?: string;
-  readonly recipe: string;
+  readonly recipe?: string;
   readonly set: readonly string[];
-  readonly target: string;
+  readonly target?: string;
   readonly budget?: number;
   readonly plan?: string;
   readonly dryRun?: boolean;
@@ -38,15 +38,15 @@ export async function run(context: Context, args: readonly string[], options: Op
   const started = performance.now();
   const path = args[0]!;
   // The cheap questions first: nothing runs for a minute to fail on a word.
-  if (options.plan !== undefined && options.dryRun) throw usageError('--plan, --dry-run', 'both given, expected one');
+  if (options.plan !== undefined) refuseBesidePlan(options);
   const reviewed = options.plan === undefined ? undefined : readPlan(options.plan);
-  const recipe = reviewed?.recipe ?? forTarget(withSettings(findRecipe(options.recipe), options.set), target(options));
+  const named = (): Recipe => withSettings(findRecipe(options.recipe ?? 'atom-w4a4'), options.set);
+  const recipe = reviewed?.recipe ?? forTarget(named(), target(options));
   requireModel(path);
   const output = options.output ?? (options.dryRun ? undefined : defaultOutput(path, recipe));
   if (output !== undefined) checkOutput(options.dryRun ? [output] : [output, `${output}_data`], options.force ?? false);
   // A plan has its channel orders; what GPTQ needs is too large for it.
   const { budget } = options;
-  if (reviewed && budget !== undefined) throw usageError('--plan, --budget', 'both given, expected one');
   if (!reviewed || reviewed.predicted.rounding) requireCalibration(recipe, options, budget !== undefined);
 
   if (budget === undefined) noteUnusedCalibration(context, recipe, options);
@@ -100,8 +100,17 @@ export async function run(context: Context, args: readonly string[], options: Op
   return strictCode(plan, options.strict ?? false);
 }
 
+/** A plan says all that these options would. */
+function refuseBesidePlan({ dryRun, budget, recipe, set, target: chip }: Options): void {
+  const said = { '--dry-run': dryRun, '--budget': budget, '--recipe': recipe, '--set': set[0], '--target': chip };
+  for (const [option, value] of Object.entries(said)) {
+    if (value !== undefined)
+      throw usageError(`--plan, ${option}`, 'both given, expected one', 'Another plan is made with --dry-run.');
+  }
+}
+
 /** `--target`, checked. */
-function target({ target: name }: Options): Target {
+function target({ target: name = 'any' }: Options): Target {
   const known = targets.find((each) => each === name);
   if (known === undefined)
     throw usageError('--target', `unknown target "${name}", expected one of ${targets.join(', ')}`);

@@ -56,6 +56,8 @@ export class Decoding {
     { capacity, signal, tokensPerRun }: DecodingOptions = {},
   ): Promise<{ decoding: Decoding; scores: Scores }> {
     checkPrompts(text.model, prompts);
+    if (capacity !== undefined && !(Number.isInteger(capacity) && capacity > 0))
+      throw usageError('capacity', `is ${capacity}, expected at least 1`);
     const longest = Math.max(...prompts.map(({ length }) => length));
     const decoding = new Decoding(text, prompts, await text.acquire(prompts.length, longest, capacity));
     try {

@@ -104,12 +104,21 @@ export function cacheDims({ dims }: TextModel, input: Metadata, batch: number, l
   });
 }
 
-/** A tensor of zeros for a cache input. */
+/** A tensor of zeros for a cache input. @throws input error for another type, or if there is not so much memory */
 export function zeros({ name, type }: Metadata, dims: readonly number[]): Tensor {
   const count = dims.reduce((product, dim) => product * dim, 1);
-  if (type === 'float32') return new Tensor('float32', new Float32Array(count), dims);
-  if (type === 'float16') return new Tensor('float16', new Uint16Array(count), dims);
-  if (type === 'uint8') return new Tensor('uint8', new Uint8Array(count), dims);
+  try {
+    if (type === 'float32') return new Tensor('float32', new Float32Array(count), dims);
+    if (type === 'float16') return new Tensor('float16', new Uint16Array(count), dims);
+    if (type === 'uint8') return new Tensor('uint8', new Uint8Array(count), dims);
+  } catch (cause) {
+    throw inputError(
+      name,
+      `a cache [${dims.join(', ')}] finds no memory (${(cause as Error).message}), expected a smaller one`,
+      'Ask for fewer tokens or a smaller capacity.',
+      cause,
+    );
+  }
   throw inputError(name, `is ${type}, expected a cache of float32, float16 or uint8 (quantized)`);
 }
 

@@ -63,10 +63,10 @@ export async function generate(text: TextSession, options: GenerateOptions): Pro
   if (prompts.length === 0) throw inputError('prompts', 'has no texts, expected at least one');
   prompts.forEach((prompt, i) => checkPrompt(text.model, prompt, `prompts[${i}]`));
   const texts = prompts.map((prompt, i) => new Text(i, prompt, createSampler({ ...options, seed: seed + i }), options));
-  const seconds = { prefill: 0, decode: 0 };
+  const times = { prompts: 0, prefill: 0, decode: 0 };
   for (const lane of lanes(text.model, texts)) {
     if (options.signal?.aborted) break;
-    await runLane(text, lane, options, seconds);
+    await runLane(text, lane, options, times);
   }
   const promptTokens = texts.reduce((sum, { prompt }) => sum + prompt.length, 0);
   const newTokens = texts.reduce((sum, { ids }) => sum + ids.length, 0);
@@ -77,9 +77,9 @@ export async function generate(text: TextSession, options: GenerateOptions): Pro
       stopped: stopped ?? 'aborted',
       promptTokens: prompt.length,
     })),
-    ...{ promptTokens, newTokens, prefillSeconds: seconds.prefill, decodeSeconds: seconds.decode },
-    prefillTokensPerSecond: promptTokens / seconds.prefill,
-    decodeTokensPerSecond: decoded > 0 ? decoded / seconds.decode : 0,
+    ...{ promptTokens, newTokens, prefillSeconds: times.prefill, decodeSeconds: times.decode },
+    prefillTokensPerSecond: times.prompts > 0 ? times.prompts / times.prefill : 0,
+    decodeTokensPerSecond: decoded > 0 ? decoded / times.decode : 0,
   };
 }
 
@@ -151,11 +151,18 @@ async function chooseAll(texts: readonly Text[], scores: Scores, options: Genera
   return texts.map((text, b) => (text.stopped ? 0 : text.sample(rows[b]!)));
 }
 
+/** Seconds, and the prompt tokens that came to their end in them: a signal may cut a prompt short. */
+interface Times {
+  prompts: number;
+  prefill: number;
+  decode: number;
+}
+
 async function runLane(
   text: TextSession,
   texts: readonly Text[],
   options: GenerateOptions,
-  seconds: { prefill: number; decode: number },
+  times: Times,
 ): Promise<void> {
   const { maxNewTokens = 128, capacity, signal, tokensPerRun } = options;
   const longest = Math.max(...texts.map(({ prompt }) => prompt.length));
@@ -179,7 +186,10 @@ async function runLane(
         each.push(ids[b]!);
         if (!each.stopped && !decoding!.hasRoom(b)) each.stopped = 'context';
       });
-      firstAt ??= performance.now();
+      if (firstAt === undefined) {
+        firstAt = performance.now();
+        times.prompts += prompts.reduce((sum, { length }) => sum + length, 0);
+      }
       const going = [...active.keys()].filter((b) => !active[b]!.stopped);
       if (signal?.aborted || going.length === 0) break;
       // Texts that have ended are carried along until half of the batch is of no use.
@@ -195,7 +205,7 @@ async function runLane(
   } finally {
     decoding?.dispose();
     const now = performance.now();
-    seconds.prefill += ((firstAt ?? now) - started) / 1000;
-    seconds.decode += (now - (firstAt ?? now)) / 1000;
+    times.prefill += ((firstAt ?? now) - started) / 1000;
+    times.decode += (now - (firstAt ?? now)) / 1000;
   }
 }

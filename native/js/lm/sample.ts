@@ -1,4 +1,4 @@
-import { usageError } from '../../../ops/common/errors.js';
+import { inputError, usageError } from '../../../ops/common/errors.js';
 
 export interface SampleOptions {
   /** Scores are divided by it; 0 takes the most probable token. Default 0. */
@@ -63,6 +63,7 @@ export function checkSampling(options: SampleOptions): void {
 
 /**
  * A function that chooses token ids: penalty, temperature, topK, topP, in this order, then a draw from what is left.
+ * The function throws an input error if the scores are NaN.
  * @throws usage error that names the setting without a meaning
  */
 export function createSampler(options: SampleOptions = {}): Sampler {
@@ -70,13 +71,17 @@ export function createSampler(options: SampleOptions = {}): Sampler {
   const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
   const random = randomNumbers(seed);
   return (given, text = [], ids) => {
-    if (ids) return ids[temperature === 0 ? 0 : draw(candidates(given, true, temperature, topP), random())]!;
-    const scores = repetitionPenalty === 1 ? given : penalized(given, text, repetitionPenalty);
-    if (temperature === 0) return argmax(scores);
-    if (topK === 0) return draw(candidates(scores, false, temperature, topP), random());
+    const scores = ids || repetitionPenalty === 1 ? given : penalized(given, text, repetitionPenalty);
+    const best = ids ? 0 : argmax(scores);
+    // What is not a number is never above another, so it is found as the first only where no choice has a meaning.
+    if (Number.isNaN(scores[best]))
+      throw inputError('scores', 'are NaN, expected numbers', 'See "The result is NaN" in docs/troubleshooting.md.');
+    if (ids) return ids[temperature === 0 ? 0 : draw(candidates(scores, 0, true, temperature, topP), random())]!;
+    if (temperature === 0) return best;
+    if (topK === 0) return draw(candidates(scores, best, false, temperature, topP), random());
     const top = largest(scores, Math.min(topK, scores.length));
     const kept = Float32Array.from(top, (id) => scores[id]!);
-    return top[draw(candidates(kept, true, temperature, topP), random())]!;
+    return top[draw(candidates(kept, 0, true, temperature, topP), random())]!;
   };
 }
 
@@ -110,9 +115,15 @@ interface Candidates {
   readonly weights: Float64Array;
 }
 
-/** Softmax of the scores, cut to the most probable that reach `topP`. */
-function candidates(scores: Float32Array, sorted: boolean, temperature: number, topP: number): Candidates {
-  const highest = scores[sorted ? 0 : argmax(scores)]!;
+/** Softmax of the scores, of which `best` is the highest, cut to the most probable that reach `topP`. */
+function candidates(
+  scores: Float32Array,
+  best: number,
+  sorted: boolean,
+  temperature: number,
+  topP: number,
+): Candidates {
+  const highest = scores[best]!;
   const weights = Float64Array.from(scores, (score) => Math.exp((score - highest) / temperature));
   if (topP === 1) return { indices: undefined, weights };
   const total = sum(weights);

@@ -66,6 +66,8 @@ const GemmKernel kGemmKernels[] = {
     {"s4s4_mma__sm80", 80, 89, AcceptsS4Sm80, AcceptsS4Sm80, LaunchS4Sm80},
     {"s8s4_resident__sm90", 90, 90, PrefersResident, AcceptsResident, LaunchResident},
     {"f8_resident__sm90", 90, 90, PrefersResidentMinifloat, AcceptsResidentMinifloat, LaunchResidentMinifloat},
+    {"f16s4_resident_digits__sm90", 90, 90, PrefersResidentDigits, AcceptsResidentDigits, LaunchResidentDigits},
+    {"f16s4_stream_digits__sm90", 90, 90, AcceptsStreamDigits, AcceptsStreamDigits, LaunchStreamDigits},
     {"f16s4_resident__sm90", 90, 90, PrefersResidentFloat, AcceptsResidentFloat, LaunchResidentFloat},
     {"s8s4_batch__sm90", 90, 90, AcceptsBatch, AcceptsBatch, LaunchBatch},
     {"f8_batch__sm90", 90, 90, AcceptsBatchMinifloat, AcceptsBatchMinifloat, LaunchBatchMinifloat},

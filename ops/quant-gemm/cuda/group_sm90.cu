@@ -124,6 +124,8 @@ __device__ __forceinline__ void PrepareSteps(const GroupPlan& plan, Shared<kSubs
           weight[sub][i] = 32 * i < channels_left ? __ldg(b_scale + 32 * i * b_stride + b_index) : 0;
         }
       }
+      // Already so when the stage is full; said again because the copy engine, which was told so, tells nobody else.
+      BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
       BarrierWait(&s.full[ring.stage], ring.parity);
       if (kNibbles && body) {
         constexpr int kBatch = 4;

@@ -95,6 +95,11 @@ bool AcceptsBatchMinifloat(const GemmArgs& args);
 cudaError_t LaunchBatchMinifloat(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsStreamFloat(const GemmArgs& args);
 cudaError_t LaunchStreamFloat(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsResidentDigits(const GemmArgs& args);
+bool PrefersResidentDigits(const GemmArgs& args);
+cudaError_t LaunchResidentDigits(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsStreamDigits(const GemmArgs& args);
+cudaError_t LaunchStreamDigits(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsGroupSm90(const GemmArgs& args);
 cudaError_t LaunchGroupSm90(const GemmArgs& args, cudaStream_t stream);
 // Tokens of a block's tile and the blocks of a cluster that divide the input channels.
