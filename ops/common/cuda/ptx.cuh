@@ -173,6 +173,20 @@ __device__ __forceinline__ uint2 LoadShared8(uint32_t address) {
   return v;
 }
 
+__device__ __forceinline__ float LoadSharedFloat(uint32_t address) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
+  return v;
+}
+__device__ __forceinline__ float4 LoadSharedFloat4(uint32_t address) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
 // Two bytes, zeros above.
 __device__ __forceinline__ uint32_t LoadShared2(uint32_t address) {
   uint32_t v;

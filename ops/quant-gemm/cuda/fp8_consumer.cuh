@@ -38,28 +38,25 @@ class Consumer {
         warpgroup_(__shfl_sync(~0u, threadIdx.x / kWarpgroup, 0) - 1),  // known to be the same in a warp
         first_tokens_(WgmmaDescriptor(s.tokens[0])),
         first_weights_(WgmmaDescriptor(s.weights[0] + warpgroup_ * 64 * kStep)) {
-    const int lane = threadIdx.x % 32, row = warpgroup_ * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
-    nibbles_ = SharedAddress(s.weights[0]) + row * kNibbleRow + (((row >> 1) & 3) << 4) + 2 * (lane % 4);
+    const int lane = threadIdx.x % 32, row = FirstChannel(warpgroup_);
+    nibbles_ = Keep(SharedAddress(s.weights[0]) + row * kNibbleRow + (((row >> 1) & 3) << 4) + 2 * (lane % 4));
     const uint4 tables = LoadShared16(SharedAddress(s.tables[lane / 16]));
     tables_ = {{tables.x, tables.y, tables.z, tables.w}};
     releases_ = lane < (plan.split == 1 ? 2 : 1);
-    empty_ = ClusterAddress(s.empty, plan.split == 1 ? lane & 1 : rank);
-    token_scales_ = s.token_scale[0] + lane % 4 * kQuarter;
-    weight_scales_ = s.weight_scale[0] + row;
+    empty_ = Keep(ClusterAddress(s.empty, plan.split == 1 ? lane & 1 : rank));
+    token_scales_ = Keep(SharedAddress(s.token_scale[0] + lane % 4 * kQuarter));
+    weight_scales_ = Keep(SharedAddress(s.weight_scale[0] + row));
   }
 
   __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
-    switch (plan_.args.type) {
-      case DType::kF32:
-        return RunTyped<float>(y_map, residual_map);
-      case DType::kF16:
-        return RunTyped<__half>(y_map, residual_map);
-      case DType::kBF16:
-        return RunTyped<__nv_bfloat16>(y_map, residual_map);
-    }
+    WithType(plan_.args.type, [&](auto zero) { RunTyped<decltype(zero)>(y_map, residual_map); });
   }
 
  private:
+  // The compiler would rather compute an address from the thread's number in every step, which takes longer than the
+  // registers are worth; of what comes out of a shuffle it does not know how.
+  __device__ __forceinline__ static uint32_t Keep(uint32_t v) { return __shfl_sync(~0u, v, threadIdx.x % 32); }
+
   template <class T>
   __device__ __forceinline__ void RunTyped(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
     constexpr bool kStaged = ResultWriter<T>::kStaged;
@@ -87,14 +84,13 @@ class Consumer {
       if (kStaged && residual) BarrierWait(&s_.residual[warpgroup_], parity);
       if (kStaged && !residual) NamedBarrier(1 + warpgroup_, kWarpgroup);
       const ResultWriter<T> writer(plan_.args, work, warpgroup_, staging);
+      const auto all = [&](auto&& f) {
+#pragma unroll
+        for (int j = 0; j < K::kTokens / 8; j += 2) f(j, reinterpret_cast<float(&)[8]>(result[4 * j]));
+      };
       if (plan_.split == 1) {
-#pragma unroll
-        for (int j = 0; j < K::kTokens / 8; j += 2) {
-          float v[8];
-#pragma unroll
-          for (int i = 0; i < 8; ++i) v[i] = result[4 * j + i];
-          writer.Write(j, v);
-        }
+        if (writer.adds()) all([&](int j, float(&v)[8]) { writer.Add(j, v); });
+        all([&](int j, float(&v)[8]) { writer.Store(j, v); });
       } else {
         for (int j = from / 8; j < (from + part) / 8; j += 2) {
           float v[8];
@@ -262,10 +258,10 @@ class Consumer {
     ring_.Advance();
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      const float* from = token_scales_ + stage * 4 * kQuarter + part * kColumns / 4;
+      const uint32_t from = token_scales_ + stage * (16 * kQuarter) + part * kColumns;
       float4 first[2];  // as many as there are registers for; the others are under way when these are used up
       if constexpr (K::kGroupTokens) {
-        first[0] = *reinterpret_cast<const float4*>(from), first[1] = *reinterpret_cast<const float4*>(from + 4);
+        first[0] = LoadSharedFloat4(from), first[1] = LoadSharedFloat4(from + 16);
       }
       Multiply(stage, part, a, sum);
       WgmmaWait<0>();
@@ -278,7 +274,7 @@ class Consumer {
 #pragma unroll
       for (int i = 0; i < kSums; i += 8) {
         if constexpr (K::kGroupTokens) {
-          const float4 t = i < 16 ? first[i / 8] : *reinterpret_cast<const float4*>(from + i / 2);
+          const float4 t = i < 16 ? first[i / 8] : LoadSharedFloat4(from + 2 * i);
           const float tokens[4] = {t.x, t.y, t.z, t.w};
 #pragma unroll
           for (int e = 0; e < 8; ++e) sum[i + e] *= tokens[e / 4 * 2 + e % 2];
@@ -299,14 +295,15 @@ class Consumer {
 
   // Of channels r and r + 8.
   __device__ __forceinline__ void LoadWeightScales(int stage, float (&weights)[2]) const {
-    weights[0] = weight_scales_[stage * kChannels], weights[1] = weight_scales_[stage * kChannels + 8];
+    const uint32_t from = weight_scales_ + stage * (4 * kChannels);
+    weights[0] = LoadSharedFloat(from), weights[1] = LoadSharedFloat(from + 32);
   }
   // tokens[2j + e]: of token 8j + 2q + e.
   __device__ __forceinline__ void LoadTokenScales(int stage, int part, Scales& tokens) const {
-    const float* from = token_scales_ + stage * 4 * kQuarter + part * kColumns / 4;
+    const uint32_t from = token_scales_ + stage * (16 * kQuarter) + part * kColumns;
 #pragma unroll
     for (int i = 0; i < kSums / 2; i += 4) {
-      const float4 t = *reinterpret_cast<const float4*>(from + i);
+      const float4 t = LoadSharedFloat4(from + 4 * i);
       tokens[i] = t.x, tokens[i + 1] = t.y, tokens[i + 2] = t.z, tokens[i + 3] = t.w;
     }
   }
@@ -374,11 +371,9 @@ class Consumer {
   const int warpgroup_;
   const uint64_t first_tokens_, first_weights_;
   NibbleTables tables_;
-  uint32_t nibbles_;
-  uint32_t empty_;  // of the block that this lane reports to
+  uint32_t nibbles_, token_scales_, weight_scales_;  // this thread's in the first stage
+  uint32_t empty_;                                   // of the block that this lane reports to
   bool releases_;
-  const float* token_scales_;
-  const float* weight_scales_;
   RingPosition<Shared::kStages> ring_;
 };
 

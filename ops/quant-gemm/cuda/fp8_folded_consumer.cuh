@@ -21,7 +21,7 @@ class Consumer {
         warpgroup_(__shfl_sync(~0u, threadIdx.x / kWarpgroup, 0) - 1),  // known to be the same in a warp
         first_tokens_(WgmmaDescriptor(s.tokens[0])) {
     const int lane = threadIdx.x % 32;
-    row_ = warpgroup_ * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
+    row_ = FirstChannel(warpgroup_);
     nibbles_ = SharedAddress(s.weights[0]) + row_ * kNibbleRow + (((row_ >> 1) & 3) << 4) + 2 * (lane % 4);
     tables_ = SharedAddress(s.tables[0][0]) + row_ * static_cast<int>(sizeof(uint2));
     empty_ = ClusterAddress(s.empty, lane & 1);
@@ -30,14 +30,7 @@ class Consumer {
   __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
     FindFirstBases(plan_, s_, threadIdx.x / 32 - kWarpgroup / 32, rank_);
     WaitForPriorKernelsIfAny();
-    switch (plan_.args.type) {
-      case DType::kF32:
-        return RunTyped<float>(y_map, residual_map);
-      case DType::kF16:
-        return RunTyped<__half>(y_map, residual_map);
-      case DType::kBF16:
-        return RunTyped<__nv_bfloat16>(y_map, residual_map);
-    }
+    WithType(plan_.args.type, [&](auto zero) { RunTyped<decltype(zero)>(y_map, residual_map); });
   }
 
  private:

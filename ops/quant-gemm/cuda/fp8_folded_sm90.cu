@@ -2,6 +2,7 @@
 // and M2).
 #include <algorithm>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/tensor_map.h"
 #include "ops/quant-gemm/cuda/fp8_folded_consumer.cuh"
 #include "ops/quant-gemm/cuda/launch.h"
@@ -69,27 +70,11 @@ template <bool kE5M2>
 cudaError_t Launch(const Plan& plan, cudaStream_t stream) {
   Maps maps;
   cudaError_t e = MakeMaps(plan.args, &maps);
-  int device = 0, sms = 0;
-  if (e == cudaSuccess) e = cudaGetDevice(&device);
-  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  const auto kernel = Fp8FoldedKernel<kE5M2>;
-  const int bytes = sizeof(Shared);
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  int sms = 0;
+  if (e == cudaSuccess) e = Multiprocessors(&sms);
   if (e != cudaSuccess) return e;
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = 2;
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(std::min(sms / 2, plan.tiles.count()) * 2));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, plan, maps);
+  const int clusters = std::min(sms / 2, plan.tiles.count());
+  return LaunchClusters(Fp8FoldedKernel<kE5M2>, {clusters, 2, kThreads, sizeof(Shared)}, stream, plan, maps);
 }
 
 }  // namespace

@@ -9,6 +9,11 @@
 
 namespace lowbit::cuda::fp8 {
 
+// The channel, of a block's, of a thread's first results; its others are in channel + 8.
+__device__ __forceinline__ int FirstChannel(int warpgroup) {
+  return warpgroup * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+}
+
 // What a thread needs to write its part of a tile; `T` is the graph's type.
 template <class T>
 class ResultWriter {
@@ -33,35 +38,57 @@ class ResultWriter {
 
   // Column blocks j and j + 1 (j even): v[4 * block + i].
   __device__ __forceinline__ void Write(int j, const float (&v)[8]) const {
+    float sum[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[i] = v[i];
+    Add(j, sum);
+    Store(j, sum);
+  }
+
+  // The two halves of Write: many blocks take less time if a branch is around all their additions.
+  __device__ __forceinline__ bool adds() const { return args_.bias || args_.residual; }
+  __device__ __forceinline__ void Add(int j, float (&v)[8]) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] += bias_[i / 2 % 2];
+    if (!args_.residual) return;
     if constexpr (kStaged) {
-      const uint32_t at = staging_ + j * 1024;
-      uint32_t out[4], add[4] = {};
-      if (args_.residual) LoadMatrix4Transposed(at, add);
+      uint32_t add[4];
+      LoadMatrix4Transposed(staging_ + j * 1024, add);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        float2 sum = make_float2(v[2 * i] + bias_[i % 2], v[2 * i + 1] + bias_[i % 2]);
-        if (args_.residual) {
-          const float2 more = UnpackPair(kType, add[i]);
-          sum.x += more.x, sum.y += more.y;
-        }
-        out[i] = PackPair(kType, sum.x, sum.y);
+        const float2 more = UnpackPair(kType, add[i]);
+        v[2 * i] += more.x, v[2 * i + 1] += more.y;
       }
-      StoreMatrix4Transposed(at, out);
     } else {
-      const int lane = threadIdx.x % 32;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const int64_t m = m0_ + 8 * (j + i / 4) + 2 * (lane % 4) + i % 2;
-        const int n = n0_ + 8 * (i / 2 % 2) + lane / 4;
-        if (m >= args_.m || n >= args_.n) continue;
-        float sum = v[i] + bias_[i / 2 % 2];
-        if (args_.residual) sum += static_cast<const float*>(args_.residual)[m * args_.n + n];
-        static_cast<float*>(args_.y)[m * args_.n + n] = sum;
+        if (Inside(j, i)) v[i] += static_cast<const float*>(args_.residual)[Index(j, i)];
+      }
+    }
+  }
+  __device__ __forceinline__ void Store(int j, const float (&v)[8]) const {
+    if constexpr (kStaged) {
+      uint32_t out[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[i] = PackPair(kType, v[2 * i], v[2 * i + 1]);
+      StoreMatrix4Transposed(staging_ + j * 1024, out);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (Inside(j, i)) static_cast<float*>(args_.y)[Index(j, i)] = v[i];
       }
     }
   }
 
  private:
+  // Of element i of column blocks j and j + 1.
+  __device__ __forceinline__ int64_t Token(int j, int i) const {
+    return m0_ + 8 * (j + i / 4) + 2 * (threadIdx.x % 4) + i % 2;
+  }
+  __device__ __forceinline__ int Channel(int i) const { return n0_ + 8 * (i / 2 % 2) + threadIdx.x % 32 / 4; }
+  __device__ __forceinline__ bool Inside(int j, int i) const { return Token(j, i) < args_.m && Channel(i) < args_.n; }
+  __device__ __forceinline__ int64_t Index(int j, int i) const { return Token(j, i) * args_.n + Channel(i); }
+
   const GemmArgs& args_;
   uint32_t staging_;
   int64_t m0_;

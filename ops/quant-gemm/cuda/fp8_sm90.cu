@@ -12,6 +12,7 @@
 // bytes of shared memory are the four channels that a thread feeds to wgmma.
 #include <algorithm>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/tensor_map.h"
 #include "ops/quant-gemm/cuda/fp8_consumer.cuh"
 #include "ops/quant-gemm/cuda/launch.h"
@@ -95,30 +96,14 @@ template <class K>
 cudaError_t Launch(const Plan& plan, cudaStream_t stream) {
   Maps maps;
   cudaError_t e = MakeMaps(plan, K::kTokens, &maps);
-  int device = 0, sms = 0;
-  if (e == cudaSuccess) e = cudaGetDevice(&device);
-  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  const auto kernel = Fp8Kernel<K>;
-  const int bytes = sizeof(typename K::Shared);
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  int sms = 0;
+  if (e == cudaSuccess) e = Multiprocessors(&sms);
   if (e != cudaSuccess) return e;
-  const int cluster = plan.split > 1 ? plan.split : 2;
+  const int blocks = plan.split > 1 ? plan.split : 2;
   // Blocks that divide the input channels meet once, so each cluster has one tile.
-  const int clusters = plan.split > 1 ? plan.tiles.count() : std::min(sms / cluster, plan.tiles.count());
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, plan, maps.tokens, maps.body, maps.outliers, maps.y, maps.residual);
+  const int clusters = plan.split > 1 ? plan.tiles.count() : std::min(sms / blocks, plan.tiles.count());
+  return LaunchClusters(Fp8Kernel<K>, {clusters, blocks, kThreads, sizeof(typename K::Shared)}, stream, plan,
+                        maps.tokens, maps.body, maps.outliers, maps.y, maps.residual);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 // scale, exactly. A group of 32 or 64 is promoted inside a step (kSubs 4 or 2).
 #include <algorithm>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/tensor_map.h"
 #include "ops/common/cuda/wgmma.cuh"
 #include "ops/quant-gemm/cuda/launch.h"
@@ -279,17 +280,7 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
     if (step < steps) run_step(step, even, odd);
     const int64_t m0 = static_cast<int64_t>(token_tile) * kTokens;
     const int n0 = (pair * kClusterBlocks + static_cast<int>(rank)) * kChannels + warpgroup * 64 + warp * 16;
-    switch (plan.args.type) {
-      case DType::kF32:
-        WriteTile<float>(plan.args, m0, n0, result);
-        break;
-      case DType::kF16:
-        WriteTile<__half>(plan.args, m0, n0, result);
-        break;
-      case DType::kBF16:
-        WriteTile<__nv_bfloat16>(plan.args, m0, n0, result);
-        break;
-    }
+    WithType(plan.args.type, [&](auto zero) { WriteTile<decltype(zero)>(plan.args, m0, n0, result); });
   }
 }
 
@@ -343,9 +334,8 @@ cudaError_t Launch(const GroupPlan& plan, cudaStream_t stream) {
     const uint64_t o = args.outliers;
     e = MakeTensorMap({args.b_outlier, static_cast<uint64_t>(args.n), o, o, kChannels, kStepBytes}, &outlier_map);
   }
-  int device = 0, sms = 0;
-  if (e == cudaSuccess) e = cudaGetDevice(&device);
-  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  int sms = 0;
+  if (e == cudaSuccess) e = Multiprocessors(&sms);
   const size_t shared_bytes = sizeof(Shared<kSubs>);
   if (e == cudaSuccess) {
     e = cudaFuncSetAttribute(GroupKernel<kSubs, kNibbles>, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -42,6 +42,19 @@ struct RingPosition {
   }
 };
 
+// f(a value of the graph's type): for kernels that know it at run time only.
+template <class F>
+__device__ __forceinline__ void WithType(DType type, F&& f) {
+  switch (type) {
+    case DType::kF32:
+      return f(float{});
+    case DType::kF16:
+      return f(__half{});
+    case DType::kBF16:
+      return f(__nv_bfloat16{});
+  }
+}
+
 // Results in type T. Neighbouring values (x at column n, y at n + 1) of one row; n and N are even.
 __device__ __forceinline__ float2 LoadPair(DType type, const void* from, int64_t index) {
   if (type == DType::kF32) return *reinterpret_cast<const float2*>(static_cast<const float*>(from) + index);

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/tensor_map.h"
 #include "ops/quant-gemm/cuda/stream_sm90.cuh"
 
@@ -85,12 +86,6 @@ cudaError_t LaunchStreaming(Kernel* kernel, const StreamPlan& plan, const Stream
   launch.dynamicSmemBytes = shared_bytes;
   launch.stream = stream;
   return cudaLaunchKernelEx(&launch, kernel, plan, maps.weights, maps.outliers, maps.activations);
-}
-
-inline cudaError_t Multiprocessors(int* count) {
-  int device = 0;
-  const cudaError_t e = cudaGetDevice(&device);
-  return e == cudaSuccess ? cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device) : e;
 }
 
 template <class Math, int kTiles, bool kWhole>

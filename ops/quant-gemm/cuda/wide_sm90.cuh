@@ -12,6 +12,7 @@
 #pragma once
 #include <algorithm>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/tensor_map.h"
 #include "ops/common/cuda/wgmma.cuh"
 #include "ops/quant-gemm/cuda/fp8_results.cuh"
@@ -122,7 +123,7 @@ class Consumer {
         s_(s),
         rank_(rank),
         warpgroup_(__shfl_sync(~0u, threadIdx.x / kWarpgroup, 0)),  // known to be the same in a warp
-        row_(warpgroup_ * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4),
+        row_(fp8::FirstChannel(warpgroup_)),
         first_tokens_(WgmmaDescriptor(s.tokens[0])),
         first_weights_(WgmmaDescriptor(s.weights[0] + warpgroup_ * 64 * Math::kWeightRow)) {
     const int lane = threadIdx.x % 32;
@@ -330,32 +331,15 @@ cudaError_t Launch(const GemmArgs& args, int split, cudaStream_t stream) {
     if (e == cudaSuccess) e = MakeTensorMap({args.y, m, 2 * n, 2 * n, written, 128}, &y);
     if (e == cudaSuccess && args.residual) e = MakeTensorMap({args.residual, m, 2 * n, 2 * n, written, 128}, &residual);
   }
-  int device = 0, sms = 0;
-  if (e == cudaSuccess) e = cudaGetDevice(&device);
-  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  int sms = 0;
+  if (e == cudaSuccess) e = Multiprocessors(&sms);
   auto* kernel = WideKernel<Math, kTokens>;
-  const int bytes = static_cast<int>(sizeof(S));
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   if (e != cudaSuccess) return e;
-  const int cluster = split > 1 ? split : kClusterBlocks;
-  const int at_once = sms / cluster;
+  const int blocks = split > 1 ? split : kClusterBlocks;
   // Blocks that divide the input channels meet in the stages' memory, so each cluster has one tile.
-  const int clusters = split > 1 ? plan.tiles.count() : std::min(at_once, plan.tiles.count());
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, plan, tokens, weights, y, residual);
+  const int clusters = split > 1 ? plan.tiles.count() : std::min(sms / blocks, plan.tiles.count());
+  return LaunchClusters(kernel, {clusters, blocks, kThreads, sizeof(S)}, stream, plan, tokens, weights, y, residual);
 }
 
 }  // namespace lowbit::cuda::wide
