@@ -10,7 +10,8 @@ cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
   int sms = 0;
   cudaError_t e = Multiprocessors(&sms);
   if (e != cudaSuccess) return e;
-  const StreamPlan plan = MakePlan(args, Math::kNibbles, 1, split, sms);
+  BatchPlan plan{MakePlan(args, Math::kNibbles, 1, split, sms)};
+  for (int i = 0; i <= plan.split; ++i) plan.first_unit[i] = static_cast<uint8_t>(FirstUnit(kTiles, plan.split, i));
   using Ring = Rings<Math, kTiles>;
   const int shared_bytes = Ring::kWeights * Ring::kWeightBytes + Ring::kTokens * Ring::kTokenBytes +
                            ReceivedBytes(kTiles, plan.split) + static_cast<int>(sizeof(typename Ring::Barriers)) +
@@ -18,7 +19,8 @@ cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
   StreamMaps maps;
   e = MakeMaps(args, Math::kNibbles, 1, kTiles, &maps);
   if (e != cudaSuccess) return e;
-  return LaunchStreaming(BatchKernel<Math, kTiles, kWhole>, plan, maps, 8 * kTiles, kThreads, shared_bytes, stream);
+  return LaunchStreaming(BatchKernel<Math, kTiles, kWhole>, plan, maps, 8 * kTiles, Threads(Math::kHelpers),
+                         shared_bytes, stream);
 }
 
 template <class Math, bool kWhole>

@@ -2,7 +2,8 @@
 // register operand: 16 bytes of a weight row are a thread's share of a step as they lie in memory, and the tokens are
 // put into the channel order which that gives (Arrange). Bytes are multiplied where they lie.
 //
-// A Math has: Acc, kNibbles, kFactor (what a sum is to be multiplied by),
+// A Math has: Acc, kNibbles, kFactor (what a sum is to be multiplied by), and, measured on an H200:
+//   kHelpers: warps that order tokens, 2 or 6;  kSideTiles: up to which tiles of tokens two steps go side by side
 //   Unpack(w, even, odd): eight nibbles -> the codes of channels 0, 2, 4, 6 and of 1, 3, 5, 7
 //   Codes(v): four activation codes as wgmma takes them
 //   Multiply(acc, weights, tokens): 32 channels; weights in registers or by descriptor
@@ -18,6 +19,7 @@ template <bool kNibbleWeights, bool kSignMagnitude>
 struct IntegerMath {
   using Acc = int;
   static constexpr bool kNibbles = kNibbleWeights;
+  static constexpr int kHelpers = kSignMagnitude ? 6 : 2, kSideTiles = 2;
   static constexpr float kFactor = kNibbles ? 1.0f / 16.0f : 1.0f;
 
   __device__ __forceinline__ static uint32_t Codes(uint32_t v) { return kSignMagnitude ? TwosComplement(v) : v; }
@@ -36,6 +38,7 @@ template <Format kWeights, bool kE5M2>
 struct FloatCodeMath {
   using Acc = float;
   static constexpr bool kNibbles = kWeights != Format::kE4M3;
+  static constexpr int kHelpers = 2, kSideTiles = 4;
   static constexpr int kUp = kWeights == Format::kE2M1 ? 2 : 3;
   // What the bits' new place takes away: the bias of e4m3 is 7, of e2m1 1, of e3m0 3.
   static constexpr float kFactor = kWeights == Format::kE2M1 ? 64.0f : kWeights == Format::kE3M0 ? 16.0f : 1.0f;

@@ -15,27 +15,34 @@ namespace lowbit::cuda::batch {
 
 using namespace stream;
 
-constexpr int kGroups = 2, kHelpers = 2;
-constexpr int kThreads = kWarpgroup * (kGroups + 1);
-constexpr int kMathRegisters = 104, kHelperRegisters = 32;
+constexpr int kProducers = 2;  // warps
+constexpr int Threads(int helpers) { return 32 * (kStreamWarps + kProducers + helpers); }
+// What two blocks on a multiprocessor leave, in multiples of 8.
+constexpr int kHelperRegisters = 32;
+constexpr int MathRegisters(int helpers) { return helpers == 2 ? 104 : 96; }
 
 // Rings of weights and of tokens; with the sums that come from the cluster they leave room for a second block on the
 // multiprocessor, of this kernel or the next.
 constexpr int kRingsAndSums = 104 * 1024;
-constexpr int ReceivedBytes(int tiles, int split) { return split == 1 ? 0 : split * OwnWarps(split) * tiles * 512; }
+// The sums that come to a block: of its share of the units, 16 rows by 8 tokens, from every block.
+constexpr int FirstUnit(int tiles, int split, int rank) { return (rank * kStreamWarps * tiles + split - 1) / split; }
+constexpr int ReceivedBytes(int tiles, int split) { return split == 1 ? 0 : split * FirstUnit(tiles, split, 1) * 512; }
+struct BatchPlan : StreamPlan {
+  uint8_t first_unit[kMaxSplit + 1] = {};  // block i of a cluster writes the units [first_unit[i], first_unit[i + 1])
+};
 
 template <class Math, int kTiles>
 struct Rings {
   // Steps in the tensor cores at a time, where registers allow: the first's sums are scaled while the second
   // multiplies.
-  static constexpr int kSide = kTiles <= 2 ? 2 : 1;
+  static constexpr int kSide = kTiles <= Math::kSideTiles ? 2 : 1;
   // A stage has nibbles of kSide steps, or bytes of one, and their tokens.
   static constexpr int kSteps = Math::kNibbles ? kSide : 1;
   static constexpr int kSlots = Math::kNibbles ? kSide : 2;  // of 64 bytes a row
   static constexpr int kWeightBytes = kSlots * kSlotWeightBytes, kTokenBytes = kSteps * kTiles * 1024;
   static constexpr int kTokens = (kTiles == 8 ? 3 : kTiles == 4 ? 4 : 6) / kSteps;
   static constexpr int kWeights =
-      std::min((kRingsAndSums - kTokens * kTokenBytes - ReceivedBytes(kTiles, 8)) / kWeightBytes, 10 / kSlots);
+      std::min((kRingsAndSums - kTokens * kTokenBytes - ReceivedBytes(kTiles, 6)) / kWeightBytes, 10 / kSlots);
 
   struct alignas(16) Barriers {
     uint64_t weights_full[kWeights], weights_empty[kWeights];
@@ -100,8 +107,8 @@ template <class Math, int kMostTiles>
 __device__ __forceinline__ void Arrange(uint8_t* tokens, int tiles, int helper) {
   const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
 #pragma unroll
-  for (int j = 0; j < (kMostTiles + kHelpers - 1) / kHelpers; ++j) {
-    const int tile = helper + j * kHelpers;
+  for (int j = 0; j < (kMostTiles + Math::kHelpers - 1) / Math::kHelpers; ++j) {
+    const int tile = helper + j * Math::kHelpers;
     if (tile >= tiles) break;
     uint8_t* const row = tokens + tile * 1024 + r * 128;
     uint32_t v[8];
@@ -170,9 +177,10 @@ __device__ __forceinline__ void Promote(const typename Math::Acc (&acc)[4 * kTil
   }
 }
 
-// The results of 16 rows from n and of 8 tokens from m, in type T.
+// The results of 16 rows from n and of 8 tokens from m, in type T; of whole sums with their scales.
 template <class T, class Math, bool kWhole, class Sum>
-__device__ __forceinline__ void WriteResultsAs(const StreamPlan& plan, int64_t m, int n, const Sum (&total)[4]) {
+__device__ __forceinline__ void WriteResultsAs(const BatchPlan& plan, int64_t m, int n, const Sum (&total)[4],
+                                               const uint16_t* row_scales, const float* token_scales) {
   const GemmArgs& args = plan.args;
   const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
 #pragma unroll
@@ -182,30 +190,31 @@ __device__ __forceinline__ void WriteResultsAs(const StreamPlan& plan, int64_t m
     if (token >= args.m || row >= args.n) continue;
     const int64_t index = token * args.n + row;
     float y = static_cast<float>(total[i]) * Math::kFactor;
-    if constexpr (kWhole) y *= HalfBits(__ldg(args.b_scale + row)) * __ldcg(args.a_scale + token * plan.a_scales);
+    if constexpr (kWhole) y *= HalfBits(row_scales[r + 8 * (i / 2)]) * token_scales[2 * q + i % 2];
     if (args.bias) y += Widen(static_cast<const T*>(args.bias)[row]);
     if (args.residual) y += Widen(static_cast<const T*>(args.residual)[index]);
     static_cast<T*>(args.y)[index] = Narrow<T>(y);
   }
 }
-template <class Math, bool kWhole, class Sum>
-__device__ __forceinline__ void WriteResults(const StreamPlan& plan, int64_t m, int n, const Sum (&total)[4]) {
+template <class Math, bool kWhole, class... Args>
+__device__ __forceinline__ void WriteResults(const BatchPlan& plan, Args&&... args) {
   if (plan.args.type == DType::kF16) {
-    WriteResultsAs<__half, Math, kWhole>(plan, m, n, total);
+    WriteResultsAs<__half, Math, kWhole>(plan, args...);
   } else if (plan.args.type == DType::kBF16) {
-    WriteResultsAs<__nv_bfloat16, Math, kWhole>(plan, m, n, total);
+    WriteResultsAs<__nv_bfloat16, Math, kWhole>(plan, args...);
   } else {
-    WriteResultsAs<float, Math, kWhole>(plan, m, n, total);
+    WriteResultsAs<float, Math, kWhole>(plan, args...);
   }
 }
 
 // kWhole: one segment and no outliers, whose integer sums stay integers until the cluster's have met. Otherwise every
 // step of 128 channels is scaled by itself.
 template <class Math, int kTiles, bool kWhole>
-__global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant__ StreamPlan plan,
-                                                           const __grid_constant__ CUtensorMap weights,
-                                                           const __grid_constant__ CUtensorMap outliers,
-                                                           const __grid_constant__ CUtensorMap activations) {
+__global__ __launch_bounds__(Threads(Math::kHelpers),
+                             2) void BatchKernel(const __grid_constant__ BatchPlan plan,
+                                                 const __grid_constant__ CUtensorMap weights,
+                                                 const __grid_constant__ CUtensorMap outliers,
+                                                 const __grid_constant__ CUtensorMap activations) {
   using Sum = std::conditional_t<kWhole, int, float>;
   using Ring = Rings<Math, kTiles>;
   constexpr int kSide = Ring::kSide;
@@ -215,19 +224,17 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
   const int rank = blockIdx.x % plan.split, n0 = blockIdx.x / plan.split * kBlockRows;
   const int64_t m0 = static_cast<int64_t>(blockIdx.y) * 8 * kTiles;
   const int begin = plan.begin[rank], end = plan.begin[rank + 1], body_end = min(end, plan.body_steps);
-  const int first_own = (rank * kStreamWarps + plan.split - 1) / plan.split;
-  const int own = ((rank + 1) * kStreamWarps + plan.split - 1) / plan.split - first_own;
+  const int first_own = plan.first_unit[rank], own = plan.first_unit[rank + 1] - first_own;
 
   extern __shared__ __align__(1024) uint8_t shared[];
   uint8_t* const token_ring = shared + Ring::kWeights * Ring::kWeightBytes;
-  uint8_t* const received =
-      token_ring + Ring::kTokens * Ring::kTokenBytes;  // [from block][own warp][tile][lane]: 16 bytes
+  uint8_t* const received = token_ring + Ring::kTokens * Ring::kTokenBytes;  // [from block][own unit][lane]: 16 bytes
   auto& barriers = *reinterpret_cast<typename Ring::Barriers*>(received + ReceivedBytes(kTiles, plan.split));
   float* const token_scales = reinterpret_cast<float*>(&barriers + 1);
   uint16_t* const weight_scales = reinterpret_cast<uint16_t*>(token_scales + plan.max_steps * 8 * kTiles);
 
   if (!args.constant_weights) WaitForPriorKernelsIfAny();
-  if (threadIdx.x == kGroups * kWarpgroup) {
+  if (threadIdx.x == 32 * kStreamWarps) {
     for (int s = 0; s < Ring::kWeights; ++s) {
       BarrierInit(&barriers.weights_full[s], 1);
       BarrierInit(&barriers.weights_empty[s], kStreamWarps);
@@ -235,11 +242,11 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
     for (int s = 0; s < Ring::kTokens; ++s) {
       BarrierInit(&barriers.tokens_full[s], 1);
       BarrierInit(&barriers.tokens_empty[s], kStreamWarps);
-      BarrierInit(&barriers.tokens_ready[s], kHelpers);
+      BarrierInit(&barriers.tokens_ready[s], Math::kHelpers);
     }
     BarrierInit(&barriers.received, 1);
     BarrierInitFence();
-    BarrierArriveExpect(&barriers.received, plan.split * own * kTiles * 512);
+    BarrierArriveExpect(&barriers.received, plan.split * own * 512);
   }
   __syncthreads();
   if (plan.split > 1) ClusterArrive();  // sums may be sent once all blocks have come here
@@ -256,7 +263,8 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
       for (int step = begin; step < body_end; step += Ring::kSteps, at.Advance()) {
         BarrierWait(&barriers.tokens_full[at.stage], at.parity);
         Arrange<Math, Ring::kSteps * kTiles>(token_ring + at.stage * Ring::kTokenBytes,
-                                             min(Ring::kSteps, body_end - step) * kTiles, warp - kStreamWarps - 2);
+                                             min(Ring::kSteps, body_end - step) * kTiles,
+                                             warp - kStreamWarps - kProducers);
         FenceAsyncProxy();
         __syncwarp();
         if (lane == 0) BarrierArrive(&barriers.tokens_ready[at.stage]);
@@ -266,15 +274,16 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
     if (plan.split > 1) ClusterWait();
     return;
   }
-  TakeRegisters<kMathRegisters>();
+  TakeRegisters<MathRegisters(Math::kHelpers)>();
   uint16_t* const my_scales = weight_scales + warp * plan.max_steps * 16;
-  if constexpr (!kWhole) StageWeightScales(plan, begin, end, n0 + 16 * warp, my_scales);
-  if (args.constant_weights) WaitForPriorKernelsIfAny();
   if constexpr (!kWhole) {
-    StageTokenScales<kTiles>(plan, m0, begin, end, token_scales);
-    ConsumersSync();
+    StageWeightScales(plan, begin, end, n0 + 16 * warp, my_scales);
+  } else if (threadIdx.x < kBlockRows) {
+    weight_scales[threadIdx.x] = __ldg(args.b_scale + min(n0 + static_cast<int>(threadIdx.x), args.n - 1));
   }
-  __syncwarp();
+  if (args.constant_weights) WaitForPriorKernelsIfAny();
+  StageTokenScales<kTiles>(plan, m0, kWhole ? 0 : begin, kWhole ? 1 : end, token_scales);
+  ConsumersSync();
 
   Sum sum[4 * kTiles] = {};
   RingPosition<Ring::kWeights> weight_at, weight_done;
@@ -389,39 +398,39 @@ __global__ __launch_bounds__(kThreads, 2) void BatchKernel(const __grid_constant
     }
   }
 
+  const auto write = [&](int unit, const Sum(&total)[4]) {
+    const int row = unit / kTiles * 16, token = unit % kTiles * 8;
+    WriteResults<Math, kWhole>(plan, m0 + token, n0 + row, total, weight_scales + row, token_scales + token);
+  };
   if (plan.split == 1) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const Sum total[4] = {sum[4 * t], sum[4 * t + 1], sum[4 * t + 2], sum[4 * t + 3]};
-      WriteResults<Math, kWhole>(plan, m0 + 8 * t, n0 + 16 * warp, total);
+      write(warp * kTiles + t, total);
     }
     return;
   }
-  // Every block owns some warps' rows; all send it theirs.
-  const int owner = warp * plan.split / kStreamWarps;
-  const int owner_first = (owner * kStreamWarps + plan.split - 1) / plan.split;
-  const int owner_own = ((owner + 1) * kStreamWarps + plan.split - 1) / plan.split - owner_first;
-  const uint32_t to =
-      ClusterAddress(received + ((rank * owner_own + warp - owner_first) * kTiles * 32 + lane) * 16, owner);
-  const uint32_t barrier = ClusterAddress(&barriers.received, owner);
   ClusterWait();
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
+    const int unit = warp * kTiles + t, owner = unit * plan.split / (kStreamWarps * kTiles);
+    const int first = plan.first_unit[owner], count = plan.first_unit[owner + 1] - first;
     uint32_t v[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) v[i] = *reinterpret_cast<const uint32_t*>(&sum[4 * t + i]);
-    StoreRemoteAsync(to + t * 512, barrier, v);
+    StoreRemoteAsync(ClusterAddress(received + ((rank * count + unit - first) * 32 + lane) * 16, owner),
+                     ClusterAddress(&barriers.received, owner), v);
   }
   BarrierWaitCluster(&barriers.received, 0);
-  for (int u = warp; u < own * kTiles; u += kStreamWarps) {
+  for (int u = warp; u < own; u += kStreamWarps) {
     Sum total[4] = {};
     for (int s = 0; s < plan.split; ++s) {
-      const uint4 part = *reinterpret_cast<const uint4*>(received + ((s * own * kTiles + u) * 32 + lane) * 16);
+      const uint4 part = *reinterpret_cast<const uint4*>(received + ((s * own + u) * 32 + lane) * 16);
       const uint32_t v[4] = {part.x, part.y, part.z, part.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) total[i] += *reinterpret_cast<const Sum*>(&v[i]);
     }
-    WriteResults<Math, kWhole>(plan, m0 + u % kTiles * 8, n0 + 16 * (first_own + u / kTiles), total);
+    write(first_own + u, total);
   }
 }
 

@@ -64,8 +64,8 @@ inline cudaError_t MakeMaps(const GemmArgs& args, bool nibbles, int activation_b
 }
 
 // Launches a kernel of the streaming kind: clusters of plan.split blocks, one after the other along the rows.
-template <class Kernel>
-cudaError_t LaunchStreaming(Kernel* kernel, const StreamPlan& plan, const StreamMaps& maps, int tokens, int threads,
+template <class Kernel, class Plan>
+cudaError_t LaunchStreaming(Kernel* kernel, const Plan& plan, const StreamMaps& maps, int tokens, int threads,
                             int shared_bytes, cudaStream_t stream) {
   cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   // Room for a second block, of this kernel or the next.
