@@ -3,6 +3,7 @@ import { Command, CommanderError, Option } from 'commander';
 
 import { usageError } from '../ops/common/errors.js';
 import { reportFailure } from '../graph-rewrite/cli/failure.js';
+import { wholeNumber } from '../graph-rewrite/cli/options.js';
 import { saveModel } from '../graph-rewrite/onnx/write.js';
 import { attentionForms, buildLlama, type AttentionForm } from './build-llama.js';
 import { checkConfig, optionName, presets, readConfig, type LlamaConfig } from './llama-config.js';
@@ -24,7 +25,7 @@ interface Options extends Partial<Record<keyof typeof shapeOptions, string>> {
   from?: string;
   preset: string;
   tied?: boolean;
-  seed: string;
+  seed: number;
   dtype: FloatType;
   attention: AttentionForm;
   force?: boolean;
@@ -44,7 +45,7 @@ for (const [name, about] of Object.entries(shapeOptions)) {
 command
   .option('--tied', 'the embedding is the output layer')
   .option('--no-tied', 'the output layer has weights of its own')
-  .option('--seed <n>', 'seed of the random weights', '1')
+  .option('--seed <n>', 'seed of the random weights', wholeNumber('--seed', 0), 1)
   .addOption(new Option('--dtype <type>', 'element type').choices(['float32', 'float16']).default('float32'))
   .addOption(
     new Option('--attention <form>', 'which operators attention is made of; gqa is fast')
@@ -58,7 +59,7 @@ command
 
 async function build(out: string, options: Options): Promise<void> {
   const config = options.from === undefined ? shapeFrom(options) : readConfig(options.from);
-  const weights = options.from === undefined ? randomSource(Number(options.seed)) : safetensorsSource(options.from);
+  const weights = options.from === undefined ? randomSource(options.seed) : safetensorsSource(options.from);
   const model = buildLlama(config, weights, options);
   const controller = new AbortController();
   process.once('SIGINT', () => controller.abort());

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { join } from 'node:path';
 import { InferenceSession } from 'onnxruntime-node';
 
 import { attentionForms, buildLlama, type LlamaOptions } from '../../models/build-llama.js';
@@ -8,6 +10,7 @@ import { bookwormFolder } from '../../models/bookworm.js';
 import { randomSource, safetensorsSource } from '../../models/weights.js';
 import { serializeModel } from '../../graph-rewrite/onnx/write.js';
 
+import { root } from '../cli/run-cli.js';
 import { decode, toFloat32 } from '../helpers/decoder.js';
 
 const tiny = presets['tiny']!;
@@ -79,5 +82,14 @@ describe('models we build', () => {
       () => buildLlama(config, safetensorsSource(bookwormFolder)),
       /has shape \[4096,384\], expected \[5000,384\]/,
     );
+  });
+
+  it('the command refuses a seed that is no number', () => {
+    const script = join(root, 'dist/models/build-model.js');
+    const { status, stderr } = spawnSync(process.execPath, [script, 'never.onnx', '--seed', 'abc'], {
+      encoding: 'utf8',
+    });
+    assert.equal(status, 2, stderr);
+    assert.match(stderr, /^--seed: "abc" given, expected a whole number/);
   });
 });
