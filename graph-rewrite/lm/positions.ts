@@ -10,7 +10,9 @@ import type { Numbers } from '../match/numbers.js';
 
 /** Rows of the smallest table that positions index; undefined where there is none, or none that can be told from others. */
 export function positionRows(model: Model): number | undefined {
-  const rows = [...model.graph.nodes.map(rotaryRows), ...learnedRows(model)].filter((count) => count !== undefined);
+  // Decoders with and without a past may be the branches of an If.
+  const nodes = [...model.walkGraphs()].flatMap((graph) => graph.nodes);
+  const rows = [...nodes.map(rotaryRows), ...learnedRows(model, nodes)].filter((count) => count !== undefined);
   return rows.length > 0 ? Math.min(...rows) : undefined;
 }
 
@@ -36,8 +38,8 @@ function rotaryRows(node: Node): number | undefined {
  * Of embeddings that positions index, be they an input, counted from the mask, or from sizes: whatever gives a row for each token, one after the
  * other. Rows in front of the first (OPT has two) are no positions.
  */
-function learnedRows(model: Model): (number | undefined)[] {
-  const tables = model.graph.nodes.filter(
+function learnedRows(model: Model, nodes: readonly Node[]): (number | undefined)[] {
+  const tables = nodes.filter(
     (node) => node.is('Gather') && attrInt(node, 'axis', 0) === 0 && node.input(0)?.constant()?.dims.length === 2,
   );
   if (tables.length === 0) return [];

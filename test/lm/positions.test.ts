@@ -1,6 +1,8 @@
 import { equal, rejects, throws } from 'node:assert/strict';
 import { calibrate, tokenFeeds } from '../../graph-rewrite/calibrate/index.js';
 import { analyze, loadModel, perplexity, textFacts } from '../../graph-rewrite/index.js';
+import { Graph } from '../../graph-rewrite/ir/index.js';
+import { TestGraph } from '../helpers/graph.js';
 import { createSession } from '../helpers/session.js';
 import { zooNames, zooPath } from '../helpers/zoo.js';
 
@@ -12,6 +14,19 @@ describe('position tables', () => {
     it(`${name}: found however positions are made`, () => {
       equal(textFacts(loadModel(zooPath(name))).positions, rows[name.split('_')[0]!]);
     });
+
+  it('found in the branches of an If too', () => {
+    const g = new TestGraph();
+    const positions = g.input('position_ids', ['batch', 'tokens'], 'int64');
+    const branch = (name: string, count: number) => {
+      const inner = new TestGraph(18, new Graph(g.model, name, g.graph));
+      inner.output(inner.op('Gather', [inner.weight(`${name} table`, [count, 8]), positions]), ['batch', 'tokens', 8]);
+      return { type: 'graph', value: inner.graph } as const;
+    };
+    const attributes = { then_branch: branch('then', 48), else_branch: branch('else', 40) };
+    g.output(g.op('If', [g.input('flag', [1], 'bool')], { attributes }));
+    equal(textFacts(g.model).positions, 40);
+  });
 
   const ids = Int32Array.from({ length: 600 }, (_, i) => (i * 37) % 256);
   for (const name of ['gpt2_nocache_dynamo18', 'opt_kv_ts17']) {
