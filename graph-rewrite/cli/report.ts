@@ -1,6 +1,7 @@
 /** What a rewrite did, for people: layers by what became of them, sizes, and what it took. */
 import {
   explain,
+  shortfalls,
   type BudgetReport,
   type Plan,
   type PlanCache,
@@ -52,6 +53,7 @@ export function describeResult(result: RewriteSummary, plan: Plan): string {
   const ratio = (100 * output.bytes) / input.bytes;
   return [
     sitesByOutcome(plan.sites),
+    ...describeShortfalls(plan),
     ...(plan.caches ? ['', cachesByOutcome(plan.caches)] : []),
     ...(result.budget ? ['', describeBudget(result.budget)] : []),
     ...(result.rounding ? ['', describeRounding(result.rounding.layers)] : []),
@@ -62,6 +64,17 @@ export function describeResult(result: RewriteSummary, plan: Plan): string {
       : []),
     `${formatSeconds(seconds)}, peak memory ${formatBytes(peakRssBytes)}`,
   ].join('\n');
+}
+
+/** Layers that are not all that the recipe makes of a layer. */
+function describeShortfalls({ inputs, sites }: Plan): string[] {
+  const notesOf = new Map(inputs.map(({ id, notes }) => [id, notes]));
+  return Object.values(shortfalls).flatMap((note) => {
+    const { length } = sites.filter(
+      (site) => site.decision === 'quantize' && [...site.notes, ...(notesOf.get(site.input) ?? [])].includes(note),
+    );
+    return length > 0 ? [`${plural(length, 'layer')}: ${note}`] : [];
+  });
 }
 
 /** What each group of layers loses on its own, the worst first, and which of them stay at 8 bits for it. */

@@ -2,7 +2,7 @@ export { explain, type ExplainedSite } from './explain.js';
 export { checkPlanFor, fingerprint } from './fingerprint.js';
 export { makePlan, planSteps, type StatsByValue } from './make-plan.js';
 export { parsePlan, readPlan } from './parse.js';
-export { decodeFactors, decodeOrder, encodeFactors, encodeOrder } from './plan.js';
+export { decodeFactors, decodeOrder, encodeFactors, encodeOrder, shortfalls } from './plan.js';
 export type {
   BudgetReport,
   InputDecision,

@@ -14,6 +14,7 @@ import {
   encodeFactors,
   encodeOrder,
   recipeKey,
+  shortfalls,
   type Plan,
   type PlanCache,
   type PlanInput,
@@ -72,8 +73,7 @@ export function* planSteps(
     const asked = orderMode(batch, recipe, quantized);
     const all = statsOf(batch);
     const notes = [...asked.notes];
-    if (asked.mode !== 'none' && !all)
-      notes.push('no calibration statistics for this input: channels keep their order');
+    if (asked.mode !== 'none' && !all) notes.push(shortfalls.noStatistics);
     const mode = all ? asked.mode : 'none';
     const producer = decideProducer(batch, mode === 'global', analysis, claims);
     const fitted = fit(
@@ -196,7 +196,7 @@ function quantizedSite(
     ...(rowSmooth ? { rowSmooth: encodeFactors(rowSmooth) } : {}),
     ...(merge === undefined ? {} : { merge }),
     bytes: packedBytes(site.K, site.N, weight, sharedDown),
-    notes: inside ? ['inside a subgraph, where GPTQ sees no rows: rounded to nearest'] : [],
+    notes: inside ? [shortfalls.noRows] : [],
   };
 }
 

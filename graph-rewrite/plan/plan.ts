@@ -162,6 +162,12 @@ export interface BudgetReport {
   }[];
 }
 
+/** Notes about what a recipe wants and a layer cannot have. */
+export const shortfalls = {
+  noStatistics: 'no calibration statistics for this input: channels keep their order',
+  noRows: 'inside a subgraph, where GPTQ sees no rows: rounded to nearest',
+} as const;
+
 export interface Plan {
   readonly format: 1;
   readonly model: { readonly sha256: string; readonly path: string };
