@@ -10,6 +10,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 node=${NODE:-node}
 small=${SMALL:+--small}
 cpu=${SMALL:+--provider cpu}
+provider=${SMALL:+cpu}
+provider=${provider:-cuda}
 target=${TARGET-sm90}
 four_bit=atom-w4a4${target:+@$target}
 in_place=atom-w4a4kv4${target:+@$target},kv.form=in_place
@@ -17,7 +19,7 @@ in_place_post=$in_place,kv.rope=post
 # Recipes of the layer stack and of the whole model (with settings).
 stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
 wholes="float16 $four_bit $in_place $in_place_post"
-jobs_known="host stack stack-threads stack-graph attention gemm whole generate limit perplexity profile"
+jobs_known="host stack stack-threads stack-graph attention gemm whole generate limit perplexity pieces profile"
 
 # The file that write-stack gives a recipe.
 file_of() { echo "$1" | sed 's/[^[:alnum:]_.-]/_/g'; }
@@ -67,6 +69,7 @@ job() { # NAME WORK OUT
     perplexity)
       ls "$work"/trained/*_*.onnx | timeout 240 xargs -P "${PERPLEXITY_JOBS:-8}" -n 1 \
         "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "${CPU_WINDOWS:-100}" ;;
+    pieces) timeout 120 "$node" "$root/dist/test/gpu/pieces.js" "$provider" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "$work"/trained/*kv4.onnx ;;
     profile)
       for m in float16 "$four_bit" w8a8; do
         for case in $prefill decode:16x1024; do profile "$work" "$m" "$layers" "$case"; done
