@@ -3,6 +3,7 @@
 
 #include "ops/quant-gemm/cuda/batch_sm90.h"
 #include "ops/quant-gemm/cuda/launch.h"
+#include "ops/quant-gemm/cuda/sign_magnitude.h"
 #include "ops/quant-gemm/cuda/stream_sm90.h"
 #include "ops/rows/cuda/norm_quantize.h"
 
@@ -12,13 +13,13 @@ extern "C" {
 
 // `powers`: scale_ratios powers_of_two. Formats are numbers of ops/common/cuda/types.h's Format. Float tensors are
 // float16. Returns the CUDA error, -1 for no kernel. `split` > 0 forces the streaming kernel, of codes the batch
-// kernel, with that many blocks a cluster.
+// kernel, with that many blocks a cluster. `scratch`: m * k bytes, or null to multiply s4 codes as they are.
 __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers,
                                                       int group, int powers, int a_group, int weight, int a_format,
                                                       const void* a, const float* a_scale, const void* b,
                                                       const uint16_t* b_scale, const int8_t* b_outlier,
                                                       const uint16_t* b_outlier_scale, void* y, int split,
-                                                      cudaStream_t stream) {
+                                                      void* scratch, cudaStream_t stream) {
   GemmArgs args;
   args.type = DType::kF16;
   args.weight_format = static_cast<Format>(weight);
@@ -31,6 +32,10 @@ __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_
   if (split > 0) {
     if (args.a_format == Format::kNone) return LaunchStreamFloatWith(args, split, stream);
     return args.integers() ? LaunchBatchWith(args, split, stream) : LaunchBatchMinifloatWith(args, split, stream);
+  }
+  if (scratch && !kernel && SignMagnitudeBytes(args, 90) > 0) {
+    const cudaError_t converted = LaunchSignMagnitude(&args, scratch, stream);
+    if (converted != cudaSuccess) return converted;
   }
   const GemmKernel* chosen = ChooseGemmKernel(args, 90, kernel);
   if (kernel && std::strcmp(chosen->name, kernel) != 0) return -1;

@@ -65,13 +65,14 @@ def ours(w, m, a_form, kernel=None, split=0, a_group=None):
     else:
         a, a_scale = torch.randn(m, w.k, device=dev, dtype=torch.half), None
     y = torch.empty(m, w.n, device=dev, dtype=torch.half)
+    scratch = torch.empty_like(a) if a_form == "s4" else None
     name = kernel.encode() if kernel else None
 
     def call(i):
         i %= len(w.b)
         e = lib.bench_gemm(name, ctypes.c_int64(m), w.n, w.k, w.outliers, w.group, int(w.powers), a_group, FORMATS[w.form], FORMATS[a_form], ptr(a), ptr(a_scale),
                            ptr(w.b[i]), ptr(w.scale[i]), ptr(w.outlier[i]), ptr(w.outlier_scale[i]), ptr(y), split,
-                           stream())
+                           ptr(scratch), stream())
         if e != 0:
             raise RuntimeError(f"bench_gemm gave {e}")
 

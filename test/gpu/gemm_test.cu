@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "ops/quant-gemm/cuda/launch.h"
+#include "ops/quant-gemm/cuda/sign_magnitude.h"
 #include "test/gpu/check.h"
 #include "test/gpu/formats.h"
 
@@ -273,6 +274,14 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
     const bool rough = kernel.run == cuda::LaunchFp8Sm90 || kernel.run == cuda::LaunchFp8FoldedSm90 ||
                        kernel.run == cuda::LaunchBatchMinifloat || kernel.run == cuda::LaunchWeightOnlySm90;
     check(kernel.name, rough ? y_rough_bound : y_bound, [&] { return kernel.run(args, nullptr); });
+  }
+  if (const size_t bytes = cuda::SignMagnitudeBytes(args, arch)) {
+    DeviceArray<uint8_t> scratch(bytes);
+    check("as sign and magnitude", y_rough_bound, [&] {
+      cuda::GemmArgs converted = args;
+      const cudaError_t launched = cuda::LaunchSignMagnitude(&converted, scratch.get(), nullptr);
+      return launched ? launched : cuda::ChooseGemmKernel(converted, arch, nullptr)->run(converted, nullptr);
+    });
   }
   if (arch != 90) return;
   for (const cuda::WideShape& shape : cuda::kWideShapes) {

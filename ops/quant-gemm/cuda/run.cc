@@ -34,6 +34,18 @@ Status SplitColumnsOnCuda(const std::string& where, float threshold, cudaStream_
                   " (outlier columns, M=", args->m, ", N=", args->n, ", K=", args->k, ")");
 }
 
+// s4 codes become s4_e4m3 in `scratch` where that is faster.
+Status SignMagnitudeOnCuda(const std::string& where, int arch, cudaStream_t stream, const KernelContext& context,
+                           Temporary* scratch, cuda::GemmArgs* args) {
+  const size_t bytes = cuda::SignMagnitudeBytes(*args, arch);
+  if (bytes == 0) return {};
+  int device = 0;
+  LOWBIT_TRY(FromCuda(cudaGetDevice(&device), where));
+  LOWBIT_TRY(context.AllocateOnCuda(device, bytes, scratch));
+  return FromCuda(cuda::LaunchSignMagnitude(args, scratch->data(), stream), where,
+                  " (codes for FP8 tensor cores, M=", args->m, ", K=", args->k, ")");
+}
+
 }  // namespace
 
 std::vector<CudaKernelRow> QuantGemmCudaKernels() {
@@ -76,8 +88,11 @@ Status RunGemmOnCuda(const std::string& where, const cuda::GemmArgs& product, co
   }
   int arch = 0;
   LOWBIT_TRY(FromCuda(CudaArchitecture(&arch), where));
-  const cuda::GemmKernel* kernel =
-      cuda::ChooseGemmKernel(args, arch, ForcedCudaKernel<cuda::GemmKernel>("QuantGemm", Names));
+  const char* const forced = ForcedCudaKernel<cuda::GemmKernel>("QuantGemm", Names);
+  if (forced == nullptr) {
+    LOWBIT_TRY(SignMagnitudeOnCuda(where, arch, static_cast<cudaStream_t>(stream), context, &codes, &args));
+  }
+  const cuda::GemmKernel* kernel = cuda::ChooseGemmKernel(args, arch, forced);
   return FromCuda(kernel->run(args, static_cast<cudaStream_t>(stream)), where, " (kernel ", kernel->name,
                   ", M=", args.m, ", N=", args.n, ", K=", args.k, ")");
 }

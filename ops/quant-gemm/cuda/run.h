@@ -9,6 +9,7 @@
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/lorc.h"
 #include "ops/quant-gemm/cuda/outlier_columns.h"
+#include "ops/quant-gemm/cuda/sign_magnitude.h"
 
 namespace lowbit {
 

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Writes the tables of docs/performance-gemm.md from what run.py measured.
+
+usage: report.py BENCH.json COMMIT DATE > docs/performance-gemm.md
+"""
+import json
+import sys
+
+path, commit, date = sys.argv[1:]
+with open(path) as file:
+    result = json.load(file)
+copy = result["copy_GBps"]
+shapes = result["gemm"]
+
+PEERS = {"cublas_fp16": "cuBLAS fp16", "cublas_fp8": "cuBLAS fp8", "cublas_int8": "cuBLAS int8", "triton_fp8_g128": "Triton, fp8 g128"}
+OURS = {
+    "w8a8": "w8a8",
+    "atom_w4a4": "atom, s4_e4m3",
+    "atom_s4": "atom, s4",
+    "w4a16": "w4a16 g128",
+    "e2m1_e4m3": "e2m1 g128 × e4m3",
+    "e2m1_pow2": "the same, powers of two",
+    "e4m3_e4m3": "e4m3 g128 × e4m3",
+}
+FEW = 16
+MANY = 1024
+
+
+def weight_bytes(method, shape):
+    """Bytes of codes and scales that a product has to read."""
+    n, k = shape["N"], shape["K"]
+    if method.startswith("atom"):
+        return shape["atom_bytes"]
+    if method == "w8a8":
+        return n * k + 2 * n
+    codes = n * k if method == "e4m3_e4m3" else n * k // 2
+    return codes + n * (k // 128) * 2
+
+
+def tops(method, shape):
+    return 2e-6 * shape["M"] * shape["N"] * shape["K"] / shape["us"][method]
+
+
+def share(method, shape):
+    """Of the copy bandwidth, per cent."""
+    return 100 * weight_bytes(method, shape) / shape["us"][method] / 1e3 / copy
+
+
+def name(shape):
+    return f"{shape['M']}, {shape['K']}, {shape['N']}"
+
+
+def table(head, rows):
+    print("| " + " | ".join(head) + " |")
+    print("|---" * len(head) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def cell(method, shape, value):
+    return value(method, shape) if method in shape["us"] else "-"
+
+
+def span(values, form="{:.0f}"):
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low}–{high}"
+
+
+def ratios(method, peer, least):
+    return [s["us"][peer] / s["us"][method] for s in shapes if s["M"] >= least and method in s["us"] and peer in s["us"]]
+
+
+methods = {**PEERS, **OURS}
+print(f"""# Products on CUDA, every shape
+
+One {result['device']}, {date}, PyTorch {result['torch']}, one process, medians of interleaved repeats, commit {commit}. Every method is a CUDA graph of many calls that rotate
+through copies of the weights (220 MB and more). Device-to-device copy in the same run: {copy:.0f} GB/s, bytes read plus bytes written. Measured by `npm run bench:gpu`, this page written by `bench/gpu/report.py`.
+What it means, and what bounds it: [performance.md](performance.md).
+
+"atom": 4-bit weights in groups of 128 with 128 outlier channels; its activations are stored as FP8 codes (s4_e4m3, `--target sm90`) or as any chip reads them (s4). The Triton kernel multiplies codes that are 8 bits
+wide already (`bench/gpu/triton_group.py`, best of five tile shapes).
+
+## Time
+
+µs (TOPS or TFLOP/s):
+""")
+table(
+    ["M, K, N", *methods.values()],
+    [[name(s), *(cell(m, s, lambda m, s: f"{s['us'][m]:.1f} ({tops(m, s):.0f})") for m in methods)] for s in shapes],
+)
+
+print(f"""## Few tokens
+
+Bytes of weights and scales a second, per cent of the copy bandwidth:
+""")
+table(
+    ["M, K, N", *OURS.values()],
+    [[name(s), *(cell(m, s, lambda m, s: f"{share(m, s):.0f}") for m in OURS)] for s in shapes if s["M"] <= 64],
+)
+
+print(f"""## Beside the peers
+
+From {MANY} tokens on, and where a product is slower than cuBLAS in float16:
+""")
+table(
+    ["", "TOPS or TFLOP/s", "× cuBLAS fp16", "× cuBLAS fp8", "× Triton", "slower than cuBLAS fp16 at M, K, N (×)"],
+    [
+        [
+            title,
+            span([tops(m, s) for s in shapes if s["M"] >= MANY and m in s["us"]]),
+            *(span(ratios(m, peer, MANY), "{:.2f}") for peer in ("cublas_fp16", "cublas_fp8", "triton_fp8_g128")),
+            "; ".join(
+                f"{name(s)} ({s['us']['cublas_fp16'] / s['us'][m]:.2f})" for s in shapes if m in s["us"] and s["us"]["cublas_fp16"] < s["us"][m]
+            )
+            or "nowhere",
+        ]
+        for m, title in OURS.items()
+    ],
+)
+
+if result["norm"]:
+    columns = list(result["norm"][0]["us"])
+    print("""## NormQuantize
+
+K = 4096, float16, µs (per cent of the copy bandwidth, bytes read plus written):
+""")
+    table(
+        ["M", *(c.replace("_", " ") for c in columns)],
+        [[str(g["M"]), *(f"{g['us'][c]:.1f} ({100 * g['bytes'] / g['us'][c] / 1e3 / copy:.0f})" for c in columns)] for g in result["norm"]],
+    )
