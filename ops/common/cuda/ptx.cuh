@@ -233,6 +233,10 @@ __device__ __forceinline__ void ClusterSync() {
 __device__ __forceinline__ void ClusterArrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
+// As ClusterArrive where nothing but barriers, which BarrierInitFence has shown to the cluster, has been written.
+__device__ __forceinline__ void ClusterArriveRelaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void ClusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 // Stores to the same shared variable in another block of the cluster.
 __device__ __forceinline__ void StoreRemote(uint32_t address, uint32_t rank, uint32_t value) {

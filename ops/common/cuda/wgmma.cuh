@@ -20,6 +20,11 @@ namespace lowbit::cuda {
   LOWBIT_LIST64                                                                                                 \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, " \
   "%85, %86, %87"
+#define LOWBIT_LIST120                                                                                             \
+  LOWBIT_LIST88                                                                                                    \
+  ", %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, " \
+  "%108, "                                                                                                         \
+  "%109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119"
 #define LOWBIT_LIST128                                                                                           \
   LOWBIT_LIST64                                                                                                  \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, "  \
@@ -33,6 +38,7 @@ namespace lowbit::cuda {
 #define LOWBIT_OUT32(c, d, i) LOWBIT_OUT16(c, d, i), LOWBIT_OUT16(c, d, i + 16)
 #define LOWBIT_OUT64(c, d, i) LOWBIT_OUT32(c, d, i), LOWBIT_OUT32(c, d, i + 32)
 #define LOWBIT_OUT88(c, d, i) LOWBIT_OUT64(c, d, i), LOWBIT_OUT16(c, d, i + 64), LOWBIT_OUT8(c, d, i + 80)
+#define LOWBIT_OUT120(c, d, i) LOWBIT_OUT88(c, d, i), LOWBIT_OUT32(c, d, i + 88)
 #define LOWBIT_OUT128(c, d, i) LOWBIT_OUT64(c, d, i), LOWBIT_OUT64(c, d, i + 64)
 
 // One overload a size: `shape` and `types` as in PTX, `tail` the operands behind the predicate.
@@ -104,6 +110,14 @@ LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 128, "+f", LOWBIT_LIST128, LOWBIT_OUT128
                        ", 1, 1, 0", "%128", "%129", "%130", "%131", "%132", "%133")
 LOWBIT_WGMMA_REGISTERS(WgmmaBF16, float, 128, "+f", LOWBIT_LIST128, LOWBIT_OUT128, "m64n256k16", "f32.bf16.bf16",
                        ", 1, 1, 0", "%128", "%129", "%130", "%131", "%132", "%133")
+LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 120, "+f", LOWBIT_LIST120, LOWBIT_OUT120, "m64n240k16", "f32.f16.f16",
+                       ", 1, 1, 0", "%120", "%121", "%122", "%123", "%124", "%125")
+LOWBIT_WGMMA_REGISTERS(WgmmaBF16, float, 120, "+f", LOWBIT_LIST120, LOWBIT_OUT120, "m64n240k16", "f32.bf16.bf16",
+                       ", 1, 1, 0", "%120", "%121", "%122", "%123", "%124", "%125")
+LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 88, "+f", LOWBIT_LIST88, LOWBIT_OUT88, "m64n176k16", "f32.f16.f16", ", 1, 1, 0",
+                       "%88", "%89", "%90", "%91", "%92", "%93")
+LOWBIT_WGMMA_REGISTERS(WgmmaBF16, float, 88, "+f", LOWBIT_LIST88, LOWBIT_OUT88, "m64n176k16", "f32.bf16.bf16",
+                       ", 1, 1, 0", "%88", "%89", "%90", "%91", "%92", "%93")
 LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 64, "+f", LOWBIT_LIST64, LOWBIT_OUT64, "m64n128k16", "f32.f16.f16", ", 1, 1, 0",
                        "%64", "%65", "%66", "%67", "%68", "%69")
 LOWBIT_WGMMA_REGISTERS(WgmmaF16, float, 32, "+f", LOWBIT_LIST32, LOWBIT_OUT32, "m64n64k16", "f32.f16.f16", ", 1, 1, 0",
@@ -112,6 +126,15 @@ LOWBIT_WGMMA_REGISTERS(WgmmaBF16, float, 64, "+f", LOWBIT_LIST64, LOWBIT_OUT64, 
                        ", 1, 1, 0", "%64", "%65", "%66", "%67", "%68", "%69")
 LOWBIT_WGMMA_REGISTERS(WgmmaBF16, float, 32, "+f", LOWBIT_LIST32, LOWBIT_OUT32, "m64n64k16", "f32.bf16.bf16",
                        ", 1, 1, 0", "%32", "%33", "%34", "%35", "%36", "%37")
+#define LOWBIT_WGMMA_FEW_HALVES(name, types)                                                                           \
+  LOWBIT_WGMMA_REGISTERS(name, float, 4, "+f", LOWBIT_LIST4, LOWBIT_OUT4, "m64n8k16", types, ", 1, 1, 0", "%4", "%5",  \
+                         "%6", "%7", "%8", "%9")                                                                       \
+  LOWBIT_WGMMA_REGISTERS(name, float, 8, "+f", LOWBIT_LIST8, LOWBIT_OUT8, "m64n16k16", types, ", 1, 1, 0", "%8", "%9", \
+                         "%10", "%11", "%12", "%13")                                                                   \
+  LOWBIT_WGMMA_REGISTERS(name, float, 16, "+f", LOWBIT_LIST16, LOWBIT_OUT16, "m64n32k16", types, ", 1, 1, 0", "%16",   \
+                         "%17", "%18", "%19", "%20", "%21")
+LOWBIT_WGMMA_FEW_HALVES(WgmmaF16, "f32.f16.f16")
+LOWBIT_WGMMA_FEW_HALVES(WgmmaBF16, "f32.bf16.bf16")
 LOWBIT_WGMMA_SHARED(WgmmaF16, float, 64, "+f", LOWBIT_LIST64, LOWBIT_OUT64, "m64n128k16", "f32.f16.f16", ", 1, 1, 0, 0",
                     "%64", "%65", "%66")
 LOWBIT_WGMMA_SHARED(WgmmaF16, float, 32, "+f", LOWBIT_LIST32, LOWBIT_OUT32, "m64n64k16", "f32.f16.f16", ", 1, 1, 0, 0",

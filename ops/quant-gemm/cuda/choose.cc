@@ -23,6 +23,8 @@ bool Fp8(const GemmArgs& args) {
                    (args.m <= kFewTokens / 2 && AcceptsDecode(args));
   return AcceptsFp8Sm90(args) && !few;
 }
+// Up to 8 tokens are one tile of mma.sync.
+bool BatchFloats(const GemmArgs& args) { return args.m > 8 && AcceptsBatchFloat(args); }
 
 // Hundredths of a microsecond on an H200: a step of 128 input channels of a block, and everything else of a tile.
 struct WideTimes {
@@ -31,8 +33,9 @@ struct WideTimes {
 };
 constexpr WideTimes kCodeTimes[] = {{{64, 1}, 21, 290},  {{64, 2}, 25, 440},  {{128, 1}, 31, 320},
                                     {{128, 2}, 38, 460}, {{176, 1}, 53, 110}, {{256, 1}, 77, 150}};
-constexpr WideTimes kFloatTimes[] = {{{64, 1}, 64, 60},   {{64, 2}, 65, 210},   {{128, 1}, 79, 80},
-                                     {{128, 2}, 82, 310}, {{256, 1}, 128, 200}, {{256, 2}, 130, 640}};
+constexpr WideTimes kFloatTimes[] = {
+    {{64, 1}, 66, 30},   {{64, 2}, 65, 400},   {{64, 3}, 72, 300},   {{128, 1}, 77, 300},  {{128, 2}, 85, 330},
+    {{128, 3}, 83, 420}, {{176, 1}, 103, 200}, {{240, 1}, 118, 240}, {{256, 1}, 125, 250}, {{256, 2}, 130, 620}};
 
 template <int kCount>
 WideShape LeastTime(const GemmArgs& args, const WideTimes (&times)[kCount]) {
@@ -71,6 +74,7 @@ const GemmKernel kGemmKernels[] = {
     {"f16s4_resident__sm90", 90, 90, PrefersResidentFloat, AcceptsResidentFloat, LaunchResidentFloat},
     {"s8s4_batch__sm90", 90, 90, AcceptsBatch, AcceptsBatch, LaunchBatch},
     {"f8_batch__sm90", 90, 90, AcceptsBatchMinifloat, AcceptsBatchMinifloat, LaunchBatchMinifloat},
+    {"f16s4_batch__sm90", 90, 90, BatchFloats, AcceptsBatchFloat, LaunchBatchFloat},
     {"f16s4_stream__sm90", 90, 90, AcceptsStreamFloat, AcceptsStreamFloat, LaunchStreamFloat},
     {"s8s4_mma__sm80", 80, 1000, AcceptsDecode, AcceptsDecode, LaunchDecode},
     {"f16s4_mma__sm80", 80, 1000, AcceptsWeightOnly, AcceptsWeightOnly, LaunchWeightOnly},

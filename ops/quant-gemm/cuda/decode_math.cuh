@@ -120,6 +120,10 @@ struct NibbleMath {
   }
 };
 
+// Masks of nibbles whose values the compiler does not know: an instruction takes one constant, and `(w & mask) ^ magic`
+// with two of them would be two instructions.
+static __constant__ uint32_t kNibbleMasks[2] = {0x000f000fu, 0x00f000f0u};
+
 // Nibbles j and j + 4 of a word, and pairs of bytes, as two 16-bit floats.
 __device__ __forceinline__ uint32_t HalfFma(uint32_t v, float factor, float addend) {
   const __half2 h = __hfma2(*reinterpret_cast<const __half2*>(&v), __float2half2_rn(factor), __float2half2_rn(addend));
@@ -138,11 +142,11 @@ struct HalfPair {
   }
   // v[j]: nibbles j and j + 4. The sign bit is flipped with the magic's bits: 0 ... 15 stands for -8 ... 7.
   __device__ __forceinline__ static void S4(uint32_t w, uint32_t (&v)[4]) {
-    const uint32_t high = w >> 8;
-    v[0] = HalfFma((w & 0x000f000fu) ^ 0x64086408u, 1.0f, -1032.0f);
-    v[1] = HalfFma((w & 0x00f000f0u) ^ 0x64806480u, 0.0625f, -72.0f);
-    v[2] = HalfFma((high & 0x000f000fu) ^ 0x64086408u, 1.0f, -1032.0f);
-    v[3] = HalfFma((high & 0x00f000f0u) ^ 0x64806480u, 0.0625f, -72.0f);
+    const uint32_t high = w >> 8, low_mask = kNibbleMasks[0], high_mask = kNibbleMasks[1];
+    v[0] = HalfFma((w & low_mask) ^ 0x64086408u, 1.0f, -1032.0f);
+    v[1] = HalfFma((w & high_mask) ^ 0x64806480u, 0.0625f, -72.0f);
+    v[2] = HalfFma((high & low_mask) ^ 0x64086408u, 1.0f, -1032.0f);
+    v[3] = HalfFma((high & high_mask) ^ 0x64806480u, 0.0625f, -72.0f);
   }
   // v[0]: bytes 0 and 1, v[1]: bytes 2 and 3.
   __device__ __forceinline__ static void S8(uint32_t w, uint32_t (&v)[2]) {
@@ -159,7 +163,7 @@ struct BFloatPair {
   }
   __device__ __forceinline__ static void S4(uint32_t w, uint32_t (&v)[4]) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) v[j] = BFloatPlus(((w >> (4 * j)) & 0x000f000fu) ^ 0x43084308u, -136.0f);
+    for (int j = 0; j < 4; ++j) v[j] = BFloatPlus(((w >> (4 * j)) & kNibbleMasks[0]) ^ 0x43084308u, -136.0f);
   }
   // Every int8 has at most 8 significant bits, but a magic with 8 free bits is not there.
   __device__ __forceinline__ static void S8(uint32_t w, uint32_t (&v)[2]) {

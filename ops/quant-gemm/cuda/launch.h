@@ -95,6 +95,8 @@ bool AcceptsBatchMinifloat(const GemmArgs& args);
 cudaError_t LaunchBatchMinifloat(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsStreamFloat(const GemmArgs& args);
 cudaError_t LaunchStreamFloat(const GemmArgs& args, cudaStream_t stream);
+bool AcceptsBatchFloat(const GemmArgs& args);
+cudaError_t LaunchBatchFloat(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsResidentDigits(const GemmArgs& args);
 bool PrefersResidentDigits(const GemmArgs& args);
 cudaError_t LaunchResidentDigits(const GemmArgs& args, cudaStream_t stream);
@@ -113,11 +115,12 @@ cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t
 bool AcceptsFp8FoldedSm90(const GemmArgs& args);
 cudaError_t LaunchFp8FoldedSm90(const GemmArgs& args, cudaStream_t stream);
 cudaError_t LaunchFp8Sm90(const GemmArgs& args, cudaStream_t stream);
-// The same of the s8s8 and f16s4 kernels; 176 tokens are for the first alone.
+// The same of the s8s8 and f16s4 kernels; 240 tokens are for the second alone.
 struct WideShape {
   int tokens, split;
 };
-constexpr WideShape kWideShapes[] = {{64, 1}, {64, 2}, {128, 1}, {128, 2}, {176, 1}, {256, 1}, {256, 2}};
+constexpr WideShape kWideShapes[] = {{64, 1},  {64, 2},  {64, 3},  {128, 1}, {128, 2},
+                                     {128, 3}, {176, 1}, {240, 1}, {256, 1}, {256, 2}};
 WideShape ChooseWideShape(const GemmArgs& args);
 bool AcceptsS8Sm90(const GemmArgs& args);
 cudaError_t LaunchS8Sm90With(const GemmArgs& args, WideShape shape, cudaStream_t stream);

@@ -165,6 +165,8 @@ template <class Math>
 cudaError_t LaunchShape(const GemmArgs& args, WideShape shape, cudaStream_t stream) {
   if (shape.tokens == 64) return Launch<Math, 64>(args, shape.split, stream);
   if (shape.tokens == 128) return Launch<Math, 128>(args, shape.split, stream);
+  if (shape.tokens == 176) return Launch<Math, 176>(args, shape.split, stream);
+  if (shape.tokens == 240) return Launch<Math, 240>(args, shape.split, stream);
   return Launch<Math, 256>(args, shape.split, stream);
 }
 

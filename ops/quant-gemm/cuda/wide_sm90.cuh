@@ -40,7 +40,8 @@ struct Plan {
 // (bytes of a weight row in a stage), Scales and Body.
 template <class Math, int kTokens>
 struct alignas(1024) Shared {
-  static constexpr int kPart = kTokens == 256 ? 128 : kTokens;  // tokens written at a time
+  static constexpr int kPart = kTokens == 256 ? 128 : kTokens == 240 ? 80 : kTokens;  // tokens written at a time
+  static constexpr int kHalf = kTokens / 2, kMostSplit = kTokens > 128 ? 2 : 3;
   static constexpr int kTokenTile = kTokens * kTokenRow, kWeightTile = kChannels * Math::kWeightRow;
   static constexpr int kResult = sizeof(typename Math::Type) == 2 ? kPart * 128 : 128;
   static constexpr int kStages = (225 * 1024 - 2 * kResult) / (kTokenTile + kWeightTile);
@@ -48,6 +49,7 @@ struct alignas(1024) Shared {
   uint8_t weights[kStages][kWeightTile];
   uint8_t result[2][kResult];  // a warpgroup's 64 channels of 16 bits, token by token
   uint64_t full[kStages], empty[kStages], residual[2];
+  uint64_t stages_left, received;  // with a divided K: nobody reads stages any more; the other blocks' sums are there
 };
 
 // A block's part of a tile.
@@ -134,22 +136,27 @@ class Consumer {
   __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
     if (!plan_.args.constant_weights) WaitForPriorKernelsIfAny();  // their scales are read first
     ForEachTile<kTokens>(plan_, rank_, [&](const Work& work) {
-      const int part = plan_.split == 1 ? S::kPart : kTokens / plan_.split;  // tokens written at a time
-      const int from = plan_.split == 1 ? 0 : static_cast<int>(rank_) * part;
-      FetchResidual(residual_map, work, from, part);
+      if (plan_.split == 1) {
+        FetchResidual(residual_map, work, 0, S::kPart);
+      } else if (rank_ < 2) {
+        FetchResidual(residual_map, work, static_cast<int>(rank_) * S::kHalf, S::kHalf);
+      }
       Sum sum[kSums];
 #pragma unroll
       for (int i = 0; i < kSums; ++i) sum[i] = 0;
       Math::Body(*this, work, sum);
-      if (plan_.split > 1) {
-        Publish(sum);
-        Write(y_map, work, from, part, [&](int j, Sum(&v)[8]) { Collect(from / 8 + j, v); });
-        return;
+      if constexpr (S::kHalf % 16 == 0) {
+        if (plan_.split > 1) {
+          SendHalves(sum);
+          if (rank_ == 0) WriteHalf<0>(y_map, work, sum);
+          if (rank_ == 1) WriteHalf<1>(y_map, work, sum);
+          return;
+        }
       }
 #pragma unroll
       for (int at = 0; at < kTokens; at += S::kPart) {
         if (at > 0) FetchResidual(residual_map, work, at, S::kPart);
-        Write(y_map, work, at, S::kPart, [&](int j, Sum(&v)[8]) {
+        Write<S::kPart>(y_map, work, at, [&](int j, Sum(&v)[8]) {
 #pragma unroll
           for (int i = 0; i < 8; ++i) v[i] = sum[(at / 8 + j) * 4 + i];
         });
@@ -196,9 +203,9 @@ class Consumer {
                static_cast<int>(work.token) + from);
   }
 
-  // Writes tokens from ... from + part - 1 of a tile; get(j, v) gives the sums of its column blocks j and j + 1.
-  template <class Get>
-  __device__ __forceinline__ void Write(const CUtensorMap* y_map, const Work& work, int from, int part, Get&& get) {
+  // Writes kPart tokens of a tile; get(j, v) gives the sums of their column blocks j and j + 1.
+  template <int kPart, class Get>
+  __device__ __forceinline__ void Write(const CUtensorMap* y_map, const Work& work, int from, Get&& get) {
     uint8_t* staging = s_.result[warpgroup_];
     WaitForPriorKernelsIfAny();
     if (kStaged && plan_.args.residual) {
@@ -212,8 +219,7 @@ class Consumer {
     const fp8::ResultWriter<T> writer(plan_.args, piece, warpgroup_, staging);
     const typename Math::Scales scales(plan_.args, work.channel + row_, piece.token);
 #pragma unroll
-    for (int j = 0; j < S::kPart / 8; j += 2) {
-      if (8 * j >= part) break;
+    for (int j = 0; j < kPart / 8; j += 2) {
       Sum sum[8];
       get(j, sum);
       float v[8];
@@ -229,33 +235,55 @@ class Consumer {
     }
   }
 
-  // The sums of a cluster's blocks, in the memory of the stages: four of a thread side by side.
-  struct alignas(16) Four {
-    Sum v[4];
-  };
-  __device__ __forceinline__ Four* Published() const { return reinterpret_cast<Four*>(s_.tokens[0]) + threadIdx.x; }
-
-  __device__ __forceinline__ void Publish(const Sum (&sum)[kSums]) const {
-    static_assert(sizeof(Sum) * kSums * kMathThreads <= S::kStages * (S::kTokenTile + S::kWeightTile));
-    NamedBarrier(3, kMathThreads);  // the other warpgroup no longer reads the stages
-#pragma unroll
-    for (int j = 0; j < kSums / 4; ++j) {
-      Published()[j * kMathThreads] = {sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]};
-    }
-    ClusterSync();
+  // The sums that block `from` sent for this thread's column block j of the half that this block writes, in the memory
+  // of the stages.
+  __device__ __forceinline__ uint8_t* Received(uint32_t from, int j) const {
+    return s_.tokens[0] + ((from * (S::kHalf / 8) + j) * kMathThreads + threadIdx.x) * 16;
   }
 
-  // The sums of column blocks j and j + 1 over the blocks of the cluster.
-  __device__ __forceinline__ void Collect(int j, Sum (&v)[8]) const {
+  // Blocks 0 and 1 write half of the tile's tokens each and get the others' sums of them, without waiting (st.async).
+  __device__ __forceinline__ void SendHalves(const Sum (&sum)[kSums]) const {
+    static_assert(S::kMostSplit * sizeof(Sum) * kSums / 2 * kMathThreads <=
+                  S::kStages * (S::kTokenTile + S::kWeightTile));
+    const int lane = threadIdx.x % 32;
+    ClusterWait();  // all blocks have begun
+    if (lane < plan_.split) BarrierArriveCluster(ClusterAddress(&s_.stages_left, lane));
+    BarrierWaitCluster(&s_.stages_left, 0);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = 0;
+    for (uint32_t half = 0; half < 2; ++half) {
+      if (half == rank_) continue;
+      const uint32_t barrier = ClusterAddress(&s_.received, half);
+      const uint32_t to = ClusterAddress(Received(rank_, 0), half);
 #pragma unroll
-    for (int block = 0; block < kClusterBlocks; ++block) {
-      const Four* remote = RemoteShared(Published() + j * kMathThreads, block);
-      const Four x = remote[0], y = remote[kMathThreads];
+      for (int j = 0; j < S::kHalf / 8; ++j) {
+        uint32_t v[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] += x.v[i], v[4 + i] += y.v[i];
+        for (int i = 0; i < 4; ++i) memcpy(&v[i], &sum[(half * (S::kHalf / 8) + j) * 4 + i], 4);
+        StoreRemoteAsync(to + j * kMathThreads * 16, barrier, v);
+      }
     }
+  }
+
+  // Sums are added in the order of the blocks.
+  template <int kWritten>
+  __device__ __forceinline__ void WriteHalf(const CUtensorMap* y_map, const Work& work, const Sum (&sum)[kSums]) {
+    BarrierWaitCluster(&s_.received, 0);
+    Write<S::kHalf>(y_map, work, kWritten * S::kHalf, [&](int j, Sum(&v)[8]) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = 0;
+#pragma unroll
+      for (uint32_t block = 0; block < S::kMostSplit; ++block) {
+        if (block >= static_cast<uint32_t>(plan_.split)) break;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          if (block == kWritten) {
+            v[i] += sum[(kWritten * (S::kHalf / 8) + j) * 4 + i];
+          } else {
+            v[i] += reinterpret_cast<const Sum*>(Received(block, j + i / 4))[i % 4];
+          }
+        }
+      }
+    });
   }
 
   const Plan& plan_;
@@ -285,24 +313,33 @@ __global__ __launch_bounds__(kThreads, 1) void WideKernel(const __grid_constant_
       BarrierInit(&s.empty[i], kMathWarps * (plan.split == 1 ? kClusterBlocks : 1));
     }
     for (int i = 0; i < 2; ++i) BarrierInit(&s.residual[i], 1);
+    BarrierInit(&s.stages_left, kMathWarps * plan.split);
+    BarrierInit(&s.received, 1);
     BarrierInitFence();
+    if (plan.split > 1 && rank < 2) {
+      BarrierArriveExpect(&s.received, (plan.split - 1) * S::kHalf / 8 * kMathThreads * 16);
+    }
   }
   if (threadIdx.x == kMathThreads) {
     PrefetchTensorMap(&token_map);
     PrefetchTensorMap(&weight_map);
   }
   LetNextKernelStartIfAny();
-  ClusterSync();
+  __syncthreads();
+  ClusterArriveRelaxed();
+  if (plan.split == 1) ClusterWait();  // otherwise not before sums are sent
   if (threadIdx.x >= kMathThreads) {
     GiveRegisters<40>();
     if (threadIdx.x == kMathThreads) Produce<Math, kTokens>(plan, s, &token_map, &weight_map, rank);
     __syncwarp();
-    if (plan.split > 1) ClusterSync();  // the one in Publish
+    if (plan.split > 1) ClusterWait();
   } else {
     TakeRegisters<232>();
     Consumer<Math, kTokens>(plan, s, rank).Run(&y_map, &residual_map);
   }
-  ClusterSync();  // another block may still write into this one, read from it, or arrive at its barriers
+  if (plan.split > 1) return;  // everything that was to come has come
+  ClusterArriveRelaxed();      // another block may still write into this one or arrive at its barriers
+  ClusterWait();
 }
 
 template <class Math, int kTokens>
@@ -327,7 +364,7 @@ cudaError_t Launch(const GemmArgs& args, int split, cudaStream_t stream) {
     e = MakeTensorMap({args.b, n, weight_row, weight_row, kChannels, Math::kWeightRow}, &weights);
   }
   if (args.type != DType::kF32) {
-    const auto written = static_cast<uint32_t>(split > 1 ? kTokens / split : S::kPart);
+    const auto written = static_cast<uint32_t>(split > 1 ? S::kHalf : S::kPart);
     if (e == cudaSuccess) e = MakeTensorMap({args.y, m, 2 * n, 2 * n, written, 128}, &y);
     if (e == cudaSuccess && args.residual) e = MakeTensorMap({args.residual, m, 2 * n, 2 * n, written, 128}, &residual);
   }

@@ -1,0 +1,32 @@
+// The batch kernels for 16-bit float activations (weight-only).
+#include "ops/quant-gemm/cuda/batch_float_sm90.cuh"
+
+namespace lowbit::cuda {
+namespace {
+
+// By the number of tokens; more than 64 take several rows of blocks.
+template <class T>
+cudaError_t LaunchBy(const GemmArgs& args, int split, cudaStream_t stream) {
+  if (args.m <= 8) return batch_float::LaunchTiles<T, 1>(args, split, stream);
+  if (args.m <= 16) return batch_float::LaunchTiles<T, 2>(args, split, stream);
+  if (args.m <= 32) return batch_float::LaunchTiles<T, 4>(args, split, stream);
+  return batch_float::LaunchTiles<T, 8>(args, split, stream);
+}
+
+}  // namespace
+
+bool AcceptsBatchFloat(const GemmArgs& args) {
+  return args.a_format == Format::kNone && args.type != DType::kF32 && args.outliers == 0 && WholeSteps(args) &&
+         args.weight_format == Format::kS4 && stream::Takes(args, 2);
+}
+
+cudaError_t LaunchBatchFloatWith(const GemmArgs& args, int split, cudaStream_t stream) {
+  return args.type == DType::kF16 ? LaunchBy<__half>(args, split, stream)
+                                  : LaunchBy<__nv_bfloat16>(args, split, stream);
+}
+
+cudaError_t LaunchBatchFloat(const GemmArgs& args, cudaStream_t stream) {
+  return LaunchBatchFloatWith(args, 0, stream);
+}
+
+}  // namespace lowbit::cuda
