@@ -11,7 +11,14 @@ import { serializeModel } from '../../graph-rewrite/onnx/write.js';
 import { buildLlama, type LlamaOptions } from '../../models/build-llama.js';
 import { presets } from '../../models/llama-config.js';
 import { randomSource } from '../../models/weights.js';
-import { Generator, InferenceSession, type TextFacts } from '../../native/js/index.js';
+import {
+  Generator,
+  InferenceSession,
+  type DecodingOptions,
+  type GenerateOptions,
+  type GeneratorOptions,
+  type TextFacts,
+} from '../../native/js/index.js';
 import type { ModelSession } from '../../native/js/lm/index.js';
 import { zooPath } from '../helpers/zoo.js';
 
@@ -275,6 +282,25 @@ describe('native/generator', () => {
       const model = make();
       return Generator.create(serializeModel(model), { facts: { ...textFacts(model), ...facts }, session: quiet });
     };
+
+    it('options that are none: a misspelt device is not the CPU', async () => {
+      const bytes = serializeModel(gqa());
+      const wrong = (options: object) => Generator.create(bytes, options as GeneratorOptions);
+      await rejects(wrong({ device: 'gpu' }), /^TypeError: options\.device: is 'gpu', expected one of 'cpu', 'cuda'/);
+      await rejects(wrong({ devise: 'cuda' }), /^TypeError: options\.devise: is not an option, expected one of /);
+      const generator = await open(gqa);
+      const write = (options: object) => generator.generate(options as GenerateOptions);
+      await rejects(write({ prompts: [[1]], temprature: 1 }), /^TypeError: options\.temprature: is not an option/);
+      await rejects(
+        write({ prompts: 'It was' }),
+        /^TypeError: options\.prompts: is 'It was', expected arrays of token/,
+      );
+      await rejects(
+        generator.start([[1]], { seed: 1 } as DecodingOptions),
+        /^TypeError: options\.seed: is not an option/,
+      );
+      await generator.release();
+    });
 
     it('a text beyond the position table, before and while it is written', async () => {
       const { maxPositions } = presets['tiny']!;
