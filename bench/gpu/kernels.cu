@@ -1,11 +1,11 @@
-// The kernels behind a plain C interface, for bench/gpu/run.py, which has the peers (PyTorch) in the same process.
+// QuantGemm's kernels behind a plain C interface, for bench/gpu/run.py, which has the peers (PyTorch) in the same
+// process.
 #include <cstring>
 
 #include "ops/quant-gemm/cuda/batch_sm90.h"
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/sign_magnitude.h"
 #include "ops/quant-gemm/cuda/stream_sm90.h"
-#include "ops/rows/cuda/norm_quantize.h"
 
 using namespace lowbit::cuda;
 
@@ -50,18 +50,5 @@ __attribute__((visibility("default"))) const char* bench_choice(int64_t m, int n
   args.a_format = static_cast<Format>(a_format);
   args.m = m, args.n = n, args.k = k, args.outliers = outliers, args.group_size = group, args.a_group_size = a_group;
   return ChooseGemmKernel(args, 90, nullptr)->name;
-}
-
-__attribute__((visibility("default"))) int bench_norm_quantize(int64_t m, int k, int group, int outliers, const void* x,
-                                                               const void* weight, const int32_t* order, int8_t* q,
-                                                               float* scale, cudaStream_t stream) {
-  NormQuantizeArgs args;
-  args.type = DType::kF16;
-  args.constant_weights = true;
-  args.x = x, args.weight = weight, args.reorder_index = order, args.q = q, args.scale = scale, args.rows = m;
-  args.format.channels = k, args.format.group_size = group, args.format.outliers = outliers;
-  args.format.format = group ? Format::kS4 : Format::kS8;
-  args.format.clip_over_qmax = 1.0f / (group ? 7.0f : 127.0f);
-  return LaunchNormQuantize(args, stream);
 }
 }

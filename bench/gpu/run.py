@@ -13,6 +13,7 @@ import sys
 
 import torch
 
+from rows import time_layer, time_norms, time_quantizes
 from timing import copy_bandwidth, measure, ptr, stream
 from triton_group import TritonGroups
 
@@ -103,7 +104,7 @@ tokens = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 if quick:
     shapes, tokens = [(4096, 4096), (4096, 11008)], [1, 16, 64, 256, 1024, 2048, 4096]
 copy = copy_bandwidth()
-result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_GBps": copy, "gemm": [], "norm": [], "sweep": []}
+result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_GBps": copy, "gemm": [], "sweep": []}
 print(f"{result['device']}, copy {copy:.0f} GB/s (read and written)")
 for k, n in shapes:
     copies = max(2, int(2.2e8 / (n * k / 2)))
@@ -142,20 +143,6 @@ for k, n in shapes:
     del atom, g128, channel, fp4, fp8, pow2
     torch.cuda.empty_cache()
 
-for m in (1, 64, 1024, 2048, 8192):
-    k = 4096
-    sets = max(2, int(3e8 / (m * k * 3)) if m > 1 else 8)
-    xs = [torch.randn(m, k, device=dev, dtype=torch.half) for _ in range(sets)]
-    w = torch.ones(k, device=dev, dtype=torch.half)
-    order = torch.randperm(k, device=dev).int()
-    q = [torch.empty(m, k, device=dev, dtype=torch.int8) for _ in range(sets)]
-    s = torch.empty(m, 32, device=dev)
-
-    def norm(group, outliers, order):
-        return lambda: lambda i: lib.bench_norm_quantize(ctypes.c_int64(m), k, group, outliers, ptr(xs[i % sets]), ptr(w), ptr(order), ptr(q[i % sets]), ptr(s), stream())
-
-    t = measure({"reorder_g128_o128": norm(128, 128, order), "g128": norm(128, 0, None), "per_token": norm(0, 0, None)}, max(sets, 20), 5)
-    moved = m * k * 3 + m * 32 * 4
-    result["norm"].append({"M": m, "K": k, "us": t, "bytes": moved})
-    print(f"norm_quantize M {m} K {k} " + " ".join(f"{name} {us:.2f}us {moved / us / 1e3:.0f}GB/s={100 * moved / us / 1e3 / copy:.0f}%" for name, us in t.items()), flush=True)
+result["norm"], result["quantize"] = time_norms(lib, copy), time_quantizes(lib, copy)
+result["layer"] = time_layer(lib, lambda n, k, copies: (w := Weights(n, k, "s4", 128, 128, copies)) and ours(w, 2048, "s4_e4m3"))
 json.dump(result, open(sys.argv[2], "w"), indent=1)

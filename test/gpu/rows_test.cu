@@ -289,6 +289,32 @@ void TestQuantize(Tally& tally, int64_t rows, RowFormat f, Activation kind, bool
   tally.Add(same && dq.guard_intact() && dscale.guard_intact(), where);
 }
 
+// Every float16 value through an activation, one a row. With a factor of 1 the scale is the magnitude of what comes
+// out, bit for bit, and the e4m3 code has its sign.
+void TestAllHalves(Tally& tally, Activation kind, Format format) {
+  constexpr int kRows = 65536, kChannels = 16;
+  RowFormat f;
+  f.channels = f.group_size = kChannels, f.format = format, f.clip_over_qmax = 1.0f;
+  std::vector<__half> x(kRows * kChannels, FromFloat<__half>(0.0f));
+  std::vector<int8_t> q(x.size());
+  std::vector<float> scale(kRows), v(kChannels, 0.0f);
+  for (int m = 0; m < kRows; ++m) {
+    x[m * kChannels] = __ushort_as_half(static_cast<uint16_t>(m));
+    v[0] = ActivateRef(kind, ToFloat(x[m * kChannels]));
+    QuantizeRef(v, f, {}, q.data() + m * kChannels, scale.data() + m);
+  }
+  DeviceArray<__half> dx(x);
+  DeviceArray<int8_t> dq(q.size());
+  DeviceArray<float> dscale(scale.size());
+  cuda::QuantizeArgs args;
+  args.type = DType::kF16, args.x = dx.get(), args.x_stride = kChannels, args.activation = kind;
+  args.q = dq.get(), args.scale = dscale.get(), args.rows = kRows, args.format = f;
+  CHECK_CUDA(cuda::LaunchQuantize(args, nullptr));
+  CHECK_CUDA(cudaDeviceSynchronize());
+  std::string where = "all of float16, activation " + std::to_string(static_cast<int>(kind));
+  tally.Add(Same(dq.host(), q, "q", where) && Same(dscale.host(), scale, "scale", where), where);
+}
+
 template <class T>
 void TestType(Tally& tally, bool quick) {
   struct Case {
@@ -327,15 +353,24 @@ void TestType(Tally& tally, bool quick) {
   RowFormat f;
   f.channels = 1024, f.group_size = 128, f.outliers = 128, f.format = s4, f.clip_over_qmax = 0.9f / 7.0f;
   for (const bool reorder : {true, false}) TestNorm<T>(tally, 1005, f, false, reorder, reorder, false, reorder, ++seed);
-  if (quick) return;
   f.channels = 4096;
+  f.format = x4;
+  for (const bool reorder : {true, false}) {
+    TestQuantize<T>(tally, 301, f, Activation::kNone, false, false, reorder, ++seed);
+  }
+  f.format = s4;
+  if (quick) return;
   for (const bool outputs : {true, false}) TestNorm<T>(tally, 1005, f, false, true, outputs, false, outputs, ++seed);
   f.group_size = 0, f.outliers = 0, f.format = s8, f.clip_over_qmax = 1.0f / 127.0f;
   TestNorm<T>(tally, 2115, f, false, false, false, false, false, ++seed);
   f.group_size = 128, f.outliers = 128, f.format = x4, f.clip_over_qmax = 1.0f / 7.0f;
   TestNorm<T>(tally, 2115, f, false, true, false, false, false, ++seed);
-  f.channels = 5120;
-  TestNorm<T>(tally, 601, f, false, true, true, false, true, ++seed);
+  for (const int channels : {5120, 8192}) {
+    f.channels = channels;
+    for (const bool residual : {true, false})
+      TestNorm<T>(tally, 601, f, false, true, residual, false, residual, ++seed);
+    TestQuantize<T>(tally, 601, f, Activation::kNone, false, false, true, ++seed);
+  }
 }
 
 }  // namespace
@@ -344,6 +379,10 @@ void TestRows(Tally& tally, bool quick) {
   TestType<float>(tally, quick);
   TestType<__half>(tally, quick);
   TestType<__nv_bfloat16>(tally, quick);
+  for (const Activation kind : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    TestAllHalves(tally, kind, Format::kS8);
+  }
+  TestAllHalves(tally, Activation::kSilu, Format::kE4M3);
   std::printf("row operators: %d passed, %d failed\n", tally.passed, tally.failed);
 }
 

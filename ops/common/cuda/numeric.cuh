@@ -47,9 +47,11 @@ __device__ __forceinline__ float ExpInside(float x) {
 }
 // NaN gives some number: whoever calls multiplies or divides the NaN itself as well.
 __device__ __forceinline__ float Exp(float x) { return x <= -86.0f ? 0.0f : ExpInside(fminf(x, 88.0f)); }
-// 1 + exp(x). The exp of -86 is lost in it as is the README's 0.
+// 1 + exp(x). The exp of -86 is lost in it as is the README's 0. kBelow88: x is.
+template <bool kBelow88>
 __device__ __forceinline__ float OnePlusExp(float x) {
-  return __fadd_rn(1.0f, ExpInside(fminf(fmaxf(x, -86.0f), 88.0f)));
+  const float above = fmaxf(x, -86.0f);
+  return __fadd_rn(1.0f, ExpInside(kBelow88 ? above : fminf(above, 88.0f)));
 }
 
 // x / d, correctly rounded, for 1 <= d: what __fdiv_rn does away from the ends of the range, without its branch.
@@ -63,25 +65,65 @@ __device__ __forceinline__ float DivideInside(float x, float d, bool& safe) {
   return __fmaf_rn(r, __fmaf_rn(-d, q, x), q);
 }
 
+// 1 / x, correctly rounded, for 2^-126 <= x < 2^126: what __frcp_rn does away from the ends of the range.
+__device__ __forceinline__ float InverseInside(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return __fmaf_rn(r, __fmaf_rn(-x, r, 1.0f), r);
+}
+// 1 / sqrt(x), both rounded; away from the ends of the range without the branches of __fsqrt_rn and __frcp_rn.
+__device__ __forceinline__ float InverseRoot(float x) {
+  if (__float_as_uint(x) - 0x0d800000u >= 0x70800000u) return __frcp_rn(__fsqrt_rn(x));
+  float r;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  const float root = __fmul_rn(x, r);
+  return InverseInside(__fmaf_rn(__fmaf_rn(-root, root, x), __fmul_rn(r, 0.5f), root));
+}
+
+// Ways to divide of an activation below.
+struct Divide {
+  static constexpr bool kHalf = false;
+  __device__ __forceinline__ float operator()(float x, float d) const { return __fdiv_rn(x, d); }
+};
+struct DivideIfSafe {
+  static constexpr bool kHalf = false;
+  bool& safe;
+  __device__ __forceinline__ float operator()(float x, float d) const { return DivideInside(x, d, safe); }
+};
+// In activations of float16 values from kLowestHalf on: a quotient from a reciprocal that is off by a unit or two is
+// correctly rounded once corrected, of each of these values, as trying them all shows. Of x = -0 it is -0.
+struct DivideHalf {
+  static constexpr bool kHalf = true;
+  __device__ __forceinline__ float operator()(float x, float d) const {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+    const float q = __fmul_rn(x, r);
+    return __fmaf_rn(-r, __fmaf_rn(d, q, -x), q);
+  }
+};
+
 // Activations of the README. Each is a function of x and of how to divide, for many values side by side with
 // DivideInside and, where that is not safe, with __fdiv_rn.
 struct Silu {
-  template <class Divide>
-  __device__ __forceinline__ float operator()(float x, Divide&& divide) const {
-    return divide(x, OnePlusExp(-x));
+  static constexpr float kLowestHalf = -80.0f;
+  template <class By>
+  __device__ __forceinline__ float operator()(float x, By divide) const {
+    return divide(x, OnePlusExp<By::kHalf>(-x));
   }
 };
 struct GeluTanh {
-  template <class Divide>
-  __device__ __forceinline__ float operator()(float x, Divide&& divide) const {
+  static constexpr float kLowestHalf = -9.0f;
+  template <class By>
+  __device__ __forceinline__ float operator()(float x, By divide) const {
     const float cube = __fmul_rn(__fmul_rn(x, x), x);
     const float u = __fmul_rn(0.7978845608f, __fadd_rn(x, __fmul_rn(0.044715f, cube)));
-    return divide(x, OnePlusExp(-__fadd_rn(u, u)));
+    return divide(x, OnePlusExp<By::kHalf>(-__fadd_rn(u, u)));
   }
 };
 struct Gelu {  // Abramowitz and Stegun 7.1.26
-  template <class Divide>
-  __device__ __forceinline__ float operator()(float x, Divide&& divide) const {
+  static constexpr float kLowestHalf = -65504.0f;
+  template <class By>
+  __device__ __forceinline__ float operator()(float x, By divide) const {
     const float z = __fmul_rn(fabsf(x), 0.707106781f);
     const float t = divide(1.0f, __fadd_rn(1.0f, __fmul_rn(0.3275911f, z)));
     float e = __fmul_rn(1.061405429f, t);
@@ -95,14 +137,16 @@ struct Gelu {  // Abramowitz and Stegun 7.1.26
   }
 };
 struct Relu {
-  template <class Divide>
-  __device__ __forceinline__ float operator()(float x, Divide&&) const {
+  static constexpr float kLowestHalf = -65504.0f;
+  template <class By>
+  __device__ __forceinline__ float operator()(float x, By) const {
     return x > 0.0f ? x : (x != x ? x : 0.0f);
   }
 };
 struct Identity {
-  template <class Divide>
-  __device__ __forceinline__ float operator()(float x, Divide&&) const {
+  static constexpr float kLowestHalf = -65504.0f;
+  template <class By>
+  __device__ __forceinline__ float operator()(float x, By) const {
     return x;
   }
 };
@@ -131,8 +175,9 @@ struct SegmentScale {
 };
 
 __device__ __forceinline__ SegmentScale ScaleOf(uint32_t amax_bits, float clip_over_qmax) {
-  const bool bad = amax_bits >= 0x7f800000u, zero = amax_bits < 0x0d800000u;  // not finite; below 2^-100
   const float product = __fmul_rn(__uint_as_float(amax_bits), clip_over_qmax);
+  if (amax_bits - 0x0d800000u < 0x70800000u) return {product, InverseInside(product)};  // 2^-100 <= amax < 2^126
+  const bool bad = amax_bits >= 0x7f800000u, zero = amax_bits < 0x0d800000u;            // not finite; below 2^-100
   const float scale = bad ? __uint_as_float(0x7fc00000u) : zero ? 1.0f : product;
   return {scale, bad || zero ? 0.0f : __frcp_rn(scale)};
 }

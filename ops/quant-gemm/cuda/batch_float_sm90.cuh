@@ -114,6 +114,8 @@ __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_con
                                                                 const __grid_constant__ CUtensorMap activations) {
   using Pair = std::conditional_t<std::is_same_v<T, __half>, HalfPair, BFloatPair>;
   constexpr int kTokenSlotBytes = TokenSlotBytes(kTiles), kSums = 4 * kTiles;
+  // A step's sums are scaled while the next step is in the tensor cores, where registers allow.
+  constexpr bool kOverlap = kTiles <= 2;
   const GemmArgs& args = plan.args;
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // the compiler sees that it is uniform
   const int lane = threadIdx.x % 32, r = lane / 4;
@@ -174,85 +176,68 @@ __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_con
   if (args.constant_weights) WaitForPriorKernelsIfAny();
   __syncwarp();
 
-  float sum[kSums], even[kSums], odd[kSums];
+  float sum[kSums], acc[kSums], last[kSums];
 #pragma unroll
-  for (int i = 0; i < kSums; ++i) sum[i] = even[i] = odd[i] = 0.0f;
+  for (int i = 0; i < kSums; ++i) sum[i] = acc[i] = 0.0f;
   RingPosition<WeightSlots(kTiles)> weight_at;
   RingPosition<TokenSlots(kTiles)> token_at, token_done;
   uint4 low, high;  // nibbles of this thread's rows
-  uint32_t a[2][4][4];
-  const auto load = [&] {
+  const auto next = [&] {
     BarrierWait(&barriers.weights_full[weight_at.stage], weight_at.parity);
     LoadPieces(shared + weight_at.stage * kSlotWeightBytes + warp * 16 * kSlotRowBytes, low, high);
   };
-  const auto unpack = [&](int half) {
-    const uint32_t w0[2] = {half ? low.z : low.x, half ? low.w : low.y};
-    const uint32_t w1[2] = {half ? high.z : high.x, half ? high.w : high.y};
+  const auto multiply = [&] {
+    const uint32_t w0[4] = {low.x, low.y, low.z, low.w}, w1[4] = {high.x, high.y, high.z, high.w};
+    uint32_t a[8][4];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < 4; ++i) {
       uint32_t x[4], y[4];
       Pair::S4(w0[i], x);
       Pair::S4(w1[i], y);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        a[half][2 * i + h][0] = x[2 * h], a[half][2 * i + h][1] = y[2 * h];
-        a[half][2 * i + h][2] = x[2 * h + 1], a[half][2 * i + h][3] = y[2 * h + 1];
+        a[2 * i + h][0] = x[2 * h], a[2 * i + h][1] = y[2 * h];
+        a[2 * i + h][2] = x[2 * h + 1], a[2 * i + h][3] = y[2 * h + 1];
       }
     }
-  };
-  const auto multiply = [&](int half, float(&acc)[kSums]) {
-    const uint64_t tokens =
-        WgmmaDescriptor(token_ring + token_at.stage * kTokenSlotBytes + half * (kTokenSlotBytes / 2));
+    __syncwarp();
+    if (lane == 0) BarrierArrive(&barriers.weights_empty[weight_at.stage]);
+    weight_at.Advance();
+    BarrierWait(&barriers.tokens_ready[token_at.stage], token_at.parity);
+    const uint64_t tokens = WgmmaDescriptor(token_ring + token_at.stage * kTokenSlotBytes);
+    token_at.Advance();
     WgmmaFence();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) WgmmaHalf(T{}, acc, a[half][i], tokens + 2 * i, half > 0 || i > 0);
+    for (int i = 0; i < 8; ++i) WgmmaHalf(T{}, acc, a[i], tokens + 2 * (i % 4) + i / 4 * kTiles * 64, i > 0);
     WgmmaCommit();
   };
-  const auto promote = [&](float(&acc)[kSums], int step) {
+  const auto wait = [&] {
+    WgmmaWait<0>();
     SumsAreReady(acc);
     __syncwarp();
     if (lane == 0) BarrierArrive(&barriers.tokens_empty[token_done.stage]);
     token_done.Advance();
+  };
+  const auto promote = [&](const float(&from)[kSums], int step) {
     const uint16_t* const scale = my_scales + (step - begin) * 16 + r;
     const float scale0 = HalfBits(scale[0]), scale1 = HalfBits(scale[8]);
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) sum[i] = fmaf(acc[i], i / 2 % 2 ? scale1 : scale0, sum[i]);
+    for (int i = 0; i < kSums; ++i) sum[i] = fmaf(from[i], i / 2 % 2 ? scale1 : scale0, sum[i]);
   };
-  const auto first_half = [&](float(&acc)[kSums]) {
-    unpack(0);
-    BarrierWait(&barriers.tokens_ready[token_at.stage], token_at.parity);
-    multiply(0, acc);
-  };
-  const auto second_half = [&](float(&acc)[kSums], bool more) {
-    unpack(1);
-    __syncwarp();
-    if (lane == 0) BarrierArrive(&barriers.weights_empty[weight_at.stage]);
-    weight_at.Advance();
-    multiply(1, acc);
-    token_at.Advance();
-    if (more) load();
-  };
-  // Half of a step is unpacked while the half before it is in the tensor cores, but nothing is under way over the end
-  // of the loop: the compiler would wait after every wgmma (C7514).
-  if (begin < end) load();
-  int step = begin;
-  for (; step + 1 < end; step += 2) {
-    first_half(even);
-    second_half(even, true);
-    WgmmaWait<1>();
-    first_half(odd);
-    WgmmaWait<1>();
-    promote(even, step);
-    second_half(odd, step + 2 < end);
-    WgmmaWait<0>();
-    promote(odd, step + 1);
+  if (begin < end) next();
+  for (int step = begin; step < end; ++step) {
+    multiply();
+    if (kOverlap && step > begin) promote(last, step - 1);
+    if (step + 1 < end) next();
+    wait();
+    if constexpr (kOverlap) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) last[i] = acc[i];
+    } else {
+      promote(acc, step);
+    }
   }
-  if (step < end) {
-    first_half(even);
-    second_half(even, false);
-    WgmmaWait<0>();
-    promote(even, step);
-  }
+  if (kOverlap && begin < end) promote(last, end - 1);
 
   if (plan.split == 1) {
 #pragma unroll

@@ -1,8 +1,10 @@
-// NormQuantize: one pass over memory. Rows of whole units take norm_units.cuh; here are the others, element by element.
+// NormQuantize: one pass over memory. Rows of whole units take row_sets.cuh or norm_units.cuh; here are the others,
+// element by element.
 #include <climits>
 
 #include "ops/rows/cuda/norm_quantize.h"
 #include "ops/rows/cuda/norm_units.cuh"
+#include "ops/rows/cuda/rows_sm90.h"
 
 namespace lowbit::cuda {
 namespace {
@@ -74,52 +76,18 @@ __global__ __launch_bounds__(kRowThreads) void NormRaggedKernel(const __grid_con
   }
 }
 
-template <class T, int kRows, class Kernel>
-cudaError_t LaunchNormUnits(Kernel* kernel, const NormQuantizeArgs& args, const RowTarget& target,
-                            cudaStream_t stream) {
-  // With about as many blocks as multiprocessors, early ones cost the kernel before them more than they gain.
-  const bool early = args.rows < 48 || args.rows >= 192;
-  return LaunchRows(kernel, UnitThreads(args.format.channels), NormSharedBytes<T, kRows>(target, args.residual),
-                    (args.rows + kRows - 1) / kRows, args, target, stream, early);
-}
-
-// Kernels for a fixed number of runs, kRows rows at a time and so many blocks a multiprocessor.
-template <class T, bool kBare, int kRuns, int kRows, int kMinBlocks>
-cudaError_t LaunchNormRuns(const NormQuantizeArgs& args, const RowTarget& target, cudaStream_t stream) {
-  constexpr int kThreads = kRuns * kRunChannels / kUnitChannels;
-  return target.one_pass && target.merge_lanes == 8
-             ? LaunchNormUnits<T, kRows>(NormUnitsKernel<T, true, kBare, kRows, kRuns, 8, kThreads, kMinBlocks>, args,
-                                         target, stream)
-             : LaunchNormUnits<T, kRows>(NormUnitsKernel<T, true, kBare, kRows, kRuns, 0, kThreads, kMinBlocks>, args,
-                                         target, stream);
-}
-
-// Rows of whole units. Models' usual numbers of channels, in 16 bits, have kernels of their own.
+// Rows of whole units.
 template <class T, bool kPlain, bool kBare>
-cudaError_t LaunchNorm(const NormQuantizeArgs& args, const RowTarget& target, cudaStream_t stream) {
-  if constexpr (kPlain && sizeof(T) == 2) {
-    // One row at a time is the quickest to the end; more at a time are less work once every multiprocessor has some.
-    const bool one = args.rows < (kBare ? 528 : 384), two = kBare && args.rows >= 2112;
-    switch (args.format.channels) {
-      case 4096:
-        if (one) return LaunchNormRuns<T, kBare, 4, 1, 3>(args, target, stream);
-        if constexpr (kBare) {
-          if (two) return LaunchNormRuns<T, kBare, 4, 2, 3>(args, target, stream);
-        }
-        return LaunchNormRuns<T, kBare, 4, 4, 2>(args, target, stream);
-      case 5120:
-        if (!one) return LaunchNormRuns<T, kBare, 5, 2, 2>(args, target, stream);
-        break;
-      case 8192:
-        if (!one) return LaunchNormRuns<T, kBare, 8, 2, 1>(args, target, stream);
-        break;
-    }
-  }
+cudaError_t LaunchNormUnits(const NormQuantizeArgs& args, const RowTarget& target, cudaStream_t stream) {
+  const auto launch = [&](auto* kernel) {
+    // With about as many blocks as multiprocessors, early ones cost the kernel before them more than they gain.
+    const bool early = args.rows < 48 || args.rows >= 192;
+    return LaunchRows(kernel, UnitThreads(args.format.channels), NormSharedBytes<T>(target, args.residual), args.rows,
+                      args, target, stream, early);
+  };
   return UnitThreads(args.format.channels) <= kShortUnitThreads
-             ? LaunchNormUnits<T, 1>(NormUnitsKernel < T, kPlain, kBare, 1, 0, 0, kShortUnitThreads, kPlain ? 3 : 2 >,
-                                     args, target, stream)
-             : LaunchNormUnits<T, 1>(NormUnitsKernel<T, kPlain, kBare, 1, 0, 0, kMaxUnitThreads, 1>, args, target,
-                                     stream);
+             ? launch(NormUnitsKernel < T, kPlain, kBare, kShortUnitThreads, kPlain ? 3 : 2 >)
+             : launch(NormUnitsKernel<T, kPlain, kBare, kMaxUnitThreads, 1>);
 }
 
 }  // namespace
@@ -128,17 +96,18 @@ cudaError_t LaunchNormQuantize(const NormQuantizeArgs& args, cudaStream_t stream
   if (args.rows == 0) return cudaSuccess;
   if (args.format.channels > kMaxRowChannels || args.rows > INT_MAX) return cudaErrorInvalidValue;
   const RowTarget target = MakeRowTarget(args.format, args.reorder_index, args.q, args.scale);
+  if (TakesRowSets(args)) return LaunchRowSets(args, target, stream);
   return WithType(args.type, [&](auto type) {
     using T = decltype(type);
     const bool plain = !args.layer_norm && !args.bias, bare = plain && !args.residual && !args.sum && !args.y;
     if (!FallsIntoUnits(args.format, args.format.channels) ||
-        NormSharedBytes<T, 1>(target, args.residual) > SharedBytesLimit()) {
+        NormSharedBytes<T>(target, args.residual) > SharedBytesLimit()) {
       return LaunchRows(NormRaggedKernel<T>, kRowThreads, RowSharedBytes(args.format, args.reorder_index != nullptr),
                         args.rows, args, target, stream);
     }
-    return bare    ? LaunchNorm<T, true, true>(args, target, stream)
-           : plain ? LaunchNorm<T, true, false>(args, target, stream)
-                   : LaunchNorm<T, false, false>(args, target, stream);
+    return bare    ? LaunchNormUnits<T, true, true>(args, target, stream)
+           : plain ? LaunchNormUnits<T, true, false>(args, target, stream)
+                   : LaunchNormUnits<T, false, false>(args, target, stream);
   });
 }
 

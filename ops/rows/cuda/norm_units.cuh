@@ -1,7 +1,6 @@
-// NormQuantize for rows of whole units (unit_rows.cuh), kRows of them at a time: copied ahead into shared memory ->
-// registers, the README's lane sums -> shared memory again, where a channel's values of all rows lie side by side ->
-// gather, norm and codes in registers. One access gathers a channel of all rows; weights are gathered once a block, so
-// that the norm is applied after the gather.
+// NormQuantize for rows of whole units (unit_rows.cuh), a row at a time: copied ahead into shared memory -> registers,
+// the README's lane sums -> shared memory again -> gather, norm and codes in registers. Weights are gathered once a
+// block, so that the norm is applied after the gather. norm_rows.cuh takes several rows at a time where it can.
 #pragma once
 #include <type_traits>
 
@@ -37,13 +36,12 @@ __device__ __forceinline__ void StoreQuad(void* row, int64_t at, const Pack4<T>&
   *reinterpret_cast<Pack4<T>*>(static_cast<T*>(row) + at) = pack;
 }
 
-// Dynamic shared memory: the cells of one set of rows being gathered and of the next, the rows (and residuals) of the
-// next as they are copied, magnitudes.
-template <class T, int kRows>
+// Dynamic shared memory: the row being gathered and the next, the next (and its residual) as it is copied, magnitudes.
+template <class T>
 size_t NormSharedBytes(const RowTarget& target, bool residual) {
   const int channels = target.format.channels, runs = (channels + kRunChannels - 1) / kRunChannels;
-  return 2 * CellRows<T, kRows>::Bytes(channels) + (residual ? 2 : 1) * runs * kRows * kRunChannels * sizeof(T) +
-         MagnitudeBytes(target, kRows);
+  return 2 * CellRows<T, 1>::Bytes(channels) + (residual ? 2 : 1) * runs * kRunChannels * sizeof(T) +
+         MagnitudeBytes(target, 1);
 }
 
 // lane + x * x, both rounded. Squares of float16 values are exact in binary32.
@@ -69,179 +67,139 @@ __device__ __forceinline__ float SumParts(const float* part) {
   return __fadd_rn(__fadd_rn(__fadd_rn(a.x, a.y), __fadd_rn(a.z, a.w)),
                    __fadd_rn(__fadd_rn(b.x, b.y), __fadd_rn(b.z, b.w)));
 }
-// Dividing by a power of two is multiplying by its inverse.
-template <int kRuns>
-__device__ __forceinline__ float DivideBySize(float sum, int channels) {
-  if constexpr (kRuns > 0 && (kRuns & (kRuns - 1)) == 0) return __fmul_rn(sum, 1.0f / (kRuns * kRunChannels));
-  return __fdiv_rn(sum, static_cast<float>(channels));
-}
 
-// kPlain: RMSNorm without a bias. kBare: no residual, sum or y either. kRuns: how many runs of 1024 lanes a row has, a
-// whole number of them; 0: any row of whole units. kLanes: segments are so many units (RowTarget's one_pass and
-// merge_lanes); 0: any segments.
-template <class T, bool kPlain, bool kBare, int kRows, int kRuns, int kLanes, int kMaxThreads, int kMinBlocks>
+// kPlain: RMSNorm without a bias. kBare: no residual, sum or y either.
+template <class T, bool kPlain, bool kBare, int kMaxThreads, int kMinBlocks>
 __global__ __launch_bounds__(kMaxThreads,
                              kMinBlocks) void NormUnitsKernel(const __grid_constant__ NormQuantizeArgs args,
-                                                              const __grid_constant__ RowTarget any_target) {
-  RowTarget target = any_target;
-  if constexpr (kRuns > 0) target.format.channels = kRuns * kRunChannels;
-  if constexpr (kLanes > 0) target.one_pass = true, target.merge_lanes = kLanes;
+                                                              const __grid_constant__ RowTarget target) {
   extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ __align__(16) float part[2][kRows][kQuadWarps], deviation[kRows][kQuadWarps];
-  constexpr bool kWhole = kRuns > 0;
+  __shared__ __align__(16) float part[2][kQuadWarps], deviation[kQuadWarps];
   constexpr int kQuadBytes = 4 * static_cast<int>(sizeof(T)), kRunBytes = kLaneQuads * kQuadBytes;
-  using Rows = CellRows<T, kRows>;
-  const int channels = kWhole ? kRuns * kRunChannels : target.format.channels, unit = threadIdx.x;
-  const int threads = kWhole ? channels / kUnitChannels : static_cast<int>(blockDim.x);
-  const int lane_id = threadIdx.x % 32, row_of_lane = RowOfLane<kRows>(lane_id);
+  using Rows = CellRows<T, 1>;
+  const int channels = target.format.channels, unit = threadIdx.x, threads = static_cast<int>(blockDim.x);
+  const int lane_id = threadIdx.x % 32;
   const bool layer = !kPlain && args.layer_norm, bias = !kPlain && args.bias;
   const int buffer_bytes = Rows::Bytes(channels);
   uint8_t* const fetched = shared + 2 * buffer_bytes;
-  const int runs = kWhole ? kRuns : (channels + kRunChannels - 1) / kRunChannels;
-  const int fetched_bytes = runs * kRows * kRunBytes;
+  const int fetched_bytes = (channels + kRunChannels - 1) / kRunChannels * kRunBytes;
   uint32_t* const amax = reinterpret_cast<uint32_t*>(fetched + (!kBare && args.residual ? 2 : 1) * fetched_bytes);
-  const int rows = static_cast<int>(args.rows), sets = (rows + kRows - 1) / kRows;
+  const int rows = static_cast<int>(args.rows), step = static_cast<int>(gridDim.x);
   LetNextKernelStartIfAny();
 
   const UnitPlace place(target, unit);
-  const bool inside = kWhole || place.inside;
   UnitOrder<Rows, (kMaxThreads * kMinBlocks > 768)> order;
-  if (inside) order.Read(target, unit);
+  if (place.inside) order.Read(target, unit);
   if (!args.constant_weights) WaitForPriorKernelsIfAny();
-  // Weights go the way of a row, in the buffer that the first rows leave free.
-  for (int at = 4 * threadIdx.x; at < channels; at += 4 * threads) {
+  // Weights go the way of a row, in the buffer that the first row leaves free.
+  for (int at = 4 * unit; at < channels; at += 4 * threads) {
     const Pack4<T> weight = LoadQuad<T>(args.weight, at);
-    T cells[4][kRows] = {};
+    T cells[4][1];
 #pragma unroll
     for (int i = 0; i < 4; ++i) cells[i][0] = weight.v[i];
     Rows::StoreQuad(shared + buffer_bytes, Rows::At(at), cells);
   }
-  ClearMagnitudes<kRows>(target, amax);
+  ClearMagnitudes<1>(target, amax);
   WaitForPriorKernelsIfAny();
 
   const auto for_quads = [&](auto&& fn) {
-    if constexpr (kWhole && kRuns * 64 >= kLaneQuads) {
-      if (kRuns * 64 == kLaneQuads || threadIdx.x < kLaneQuads) fn(static_cast<int>(threadIdx.x));
-    } else {
-      for (int quad = threadIdx.x; quad < kLaneQuads; quad += threads) fn(quad);
-    }
+    for (int quad = unit; quad < kLaneQuads; quad += threads) fn(quad);
   };
   // Calls fn(run, channel, place in the cells) for the same quad of every run.
   const auto for_runs = [&](int quad, auto&& fn) {
-    const int place = Rows::At(4 * quad);
+    const int first = Rows::At(4 * quad);
 #pragma unroll
-    for (int run = 0; run < (kWhole ? kRuns : kMaxRowChannels / kRunChannels); ++run) {
+    for (int run = 0; run < kMaxRowChannels / kRunChannels; ++run) {
       const int at = 4 * quad + run * kRunChannels;
-      if (!kWhole && at >= channels) break;
-      fn(run, at, place + run * Rows::kRunBytes);
+      if (at >= channels) break;
+      fn(run, at, first + run * Rows::kRunBytes);
     }
   };
-  // Starts copying what the thread will sum of a set of rows. Each thread reads what it copied, so it need not wait for
-  // others.
-  const auto fetch = [&](int set) {
-    if (set < sets) {
-      const int row = set * kRows;
-      const int64_t first = static_cast<int64_t>(row) * channels;
+  // Starts copying what the thread will sum of a row. Each thread reads what it copied, so it need not wait for others.
+  const auto fetch = [&](int row) {
+    if (row < rows) {
       for_quads([&](int quad) {
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const int64_t from = first + ((row + r < rows ? r * channels : 0) + 4 * quad);
-          const T* const x = static_cast<const T*>(args.x) + from;
-          const T* const residual = static_cast<const T*>(args.residual) + from;
-          uint8_t* const to = fetched + r * kRunBytes + quad * kQuadBytes;
-          for_runs(quad, [&](int run, int, int) {
-            FetchQuad(to + run * kRows * kRunBytes, x + run * kRunChannels);
-            if constexpr (!kBare) {
-              if (args.residual) {
-                FetchQuad(to + run * kRows * kRunBytes + fetched_bytes, residual + run * kRunChannels);
-              }
-            }
-          });
-        }
+        const int64_t from = static_cast<int64_t>(row) * channels + 4 * quad;
+        const T* const x = static_cast<const T*>(args.x) + from;
+        const T* const residual = static_cast<const T*>(args.residual) + from;
+        uint8_t* const to = fetched + quad * kQuadBytes;
+        for_runs(quad, [&](int run, int, int) {
+          FetchQuad(to + run * kRunBytes, x + run * kRunChannels);
+          if constexpr (!kBare) {
+            if (args.residual) FetchQuad(to + run * kRunBytes + fetched_bytes, residual + run * kRunChannels);
+          }
+        });
       });
     }
     CommitCopies();
   };
-  fetch(blockIdx.x);
+  fetch(static_cast<int>(blockIdx.x));
   Unit<T> w = {}, b = {};
   uint8_t *cells = shared, *spare = shared + buffer_bytes;
-  float(*now)[kQuadWarps] = part[0], (*later)[kQuadWarps] = part[1];
+  float *now = part[0], *later = part[1];
   int turn = 0;
-  for (int set = blockIdx.x; set < sets; set += gridDim.x) {
-    const int row = set * kRows, last = rows - 1;
+  for (int row = static_cast<int>(blockIdx.x); row < rows; row += step) {
+    const int64_t base = static_cast<int64_t>(row) * channels;
     WaitCopies<0>();
     for_quads([&](int quad) {
-      float lane[kRows][4] = {};
-      for_runs(quad, [&](int run, int at, int place) {
-        T cell[4][kRows];
+      float lane[1][4] = {};
+      for_runs(quad, [&](int run, int at, int to) {
+        const uint8_t* const from = fetched + run * kRunBytes + quad * kQuadBytes;
+        Pack4<T> pack = *reinterpret_cast<const Pack4<T>*>(from);
+        if constexpr (!kBare) {
+          if (args.residual) {
+            const Pack4<T> other = *reinterpret_cast<const Pack4<T>*>(from + fetched_bytes);
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const uint8_t* const from = fetched + (run * kRows + r) * kRunBytes + quad * kQuadBytes;
-          Pack4<T> pack = *reinterpret_cast<const Pack4<T>*>(from);
-          if constexpr (!kBare) {
-            if (args.residual) {
-              const Pack4<T> other = *reinterpret_cast<const Pack4<T>*>(from + fetched_bytes);
-#pragma unroll
-              for (int i = 0; i < 4; ++i) pack.v[i] = Narrow<T>(__fadd_rn(Widen(pack.v[i]), Widen(other.v[i])));
-            }
-            if (args.sum && row + r <= last) {
-              StoreQuad(args.sum, static_cast<int64_t>(row + r) * channels + at, pack);
-            }
+            for (int i = 0; i < 4; ++i) pack.v[i] = Narrow<T>(__fadd_rn(Widen(pack.v[i]), Widen(other.v[i])));
           }
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float f = Widen(pack.v[i]);
-            lane[r][i] = layer ? __fadd_rn(lane[r][i], f) : AddSquare<T>(lane[r][i], f);
-            cell[i][r] = pack.v[i];
-          }
+          if (args.sum) StoreQuad(args.sum, base + at, pack);
         }
-        Rows::StoreQuad(cells, place, cell);
+        T cell[4][1];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float f = Widen(pack.v[i]);
+          lane[0][i] = layer ? __fadd_rn(lane[0][i], f) : AddSquare<T>(lane[0][i], f);
+          cell[i][0] = pack.v[i];
+        }
+        Rows::StoreQuad(cells, to, cell);
       });
-      const float sum = SumQuads<kRows>(lane);
-      if (lane_id < kRows) now[row_of_lane][quad / 32] = sum;
+      const float sum = SumQuads<1>(lane);
+      if (lane_id == 0) now[quad / 32] = sum;
     });
-    const int next = set + gridDim.x, later_set = next + gridDim.x;
+    const int next = row + step;
     fetch(next);
-    if (later_set < sets && threadIdx.x == 0) {  // and the rows after the next into the L2 cache
-      const uint32_t bytes = min(kRows, rows - later_set * kRows) * channels * static_cast<int>(sizeof(T));
-      const int64_t first = static_cast<int64_t>(later_set) * kRows * channels;
+    if (next + step < rows && unit == 0) {  // and the row after the next into the L2 cache
+      const uint32_t bytes = channels * static_cast<int>(sizeof(T));
+      const int64_t first = static_cast<int64_t>(next + step) * channels;
       PrefetchL2(static_cast<const T*>(args.x) + first, bytes);
       if (!kBare && args.residual) PrefetchL2(static_cast<const T*>(args.residual) + first, bytes);
     }
     __syncthreads();
-    const float* parts = now[row_of_lane];
-    float mean[kRows] = {};
+    const float* parts = now;
+    float mean = 0.0f;
     if (layer) {
-      const float mean_of_lane = DivideBySize<kRuns>(SumParts(parts), channels);
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) mean[r] = __shfl_sync(~0u, mean_of_lane, LaneOfRow<kRows>(r));
+      mean = __fdiv_rn(SumParts(parts), static_cast<float>(channels));
       for_quads([&](int quad) {
-        float lane[kRows][4] = {};
-        for_runs(quad, [&](int, int at, int place) {
-          T cell[4][kRows];
-          Rows::LoadQuad(cells, place, cell);
+        float lane[1][4] = {};
+        for_runs(quad, [&](int, int, int from) {
+          T cell[4][1];
+          Rows::LoadQuad(cells, from, cell);
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              lane[r][i] = AddSquare<float>(lane[r][i], __fsub_rn(Widen(cell[i][r]), mean[r]));
-            }
+          for (int i = 0; i < 4; ++i) {
+            lane[0][i] = AddSquare<float>(lane[0][i], __fsub_rn(Widen(cell[i][0]), mean));
           }
         });
-        const float sum = SumQuads<kRows>(lane);
-        if (lane_id < kRows) deviation[row_of_lane][quad / 32] = sum;
+        const float sum = SumQuads<1>(lane);
+        if (lane_id == 0) deviation[quad / 32] = sum;
       });
       __syncthreads();
-      parts = deviation[row_of_lane];
+      parts = deviation;
     }
-    const float square = DivideBySize<kRuns>(SumParts(parts), channels);
-    const float factor_of_lane = __frcp_rn(__fsqrt_rn(__fadd_rn(square, args.epsilon)));
-    float factor[kRows];
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) factor[r] = __shfl_sync(~0u, factor_of_lane, LaneOfRow<kRows>(r));
-    if (set == static_cast<int>(blockIdx.x)) {
-      if (inside) {
-        float f[kUnitChannels][kRows];
+    const float square = __fdiv_rn(SumParts(parts), static_cast<float>(channels));
+    const float factor = InverseRoot(__fadd_rn(square, args.epsilon));
+    if (row == static_cast<int>(blockIdx.x)) {
+      if (place.inside) {
+        float f[kUnitChannels][1];
         order.Gather(target, spare, f);
 #pragma unroll
         for (int i = 0; i < kUnitChannels; ++i) w.half[i / 8].v[i % 8] = Narrow<T>(f[i][0]);
@@ -254,52 +212,44 @@ __global__ __launch_bounds__(kMaxThreads,
           }
         }
       }
-      if (next < sets) __syncthreads();  // the weights' buffer is free
+      if (next < rows) __syncthreads();  // the weights' buffer is free
     }
     if (!kBare && args.y) {
       for_quads([&](int quad) {
-        for_runs(quad, [&](int, int at, int place) {
-          T cell[4][kRows];
-          Rows::LoadQuad(cells, place, cell);
+        for_runs(quad, [&](int, int at, int from) {
+          T cell[4][1];
+          Rows::LoadQuad(cells, from, cell);
           const Pack4<T> weight = LoadQuad<T>(args.weight, at);
-          Pack4<T> shift;
+          Pack4<T> shift, y;
           if (bias) shift = LoadQuad<T>(args.bias, at);
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-            Pack4<T> y;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const float x = Widen(cell[i][r]), d = layer ? __fsub_rn(x, mean[r]) : x;
-              float n = __fmul_rn(__fmul_rn(d, factor[r]), Widen(weight.v[i]));
-              if (bias) n = __fadd_rn(n, Widen(shift.v[i]));
-              y.v[i] = Narrow<T>(n);
-            }
-            if (row + r <= last) StoreQuad(args.y, static_cast<int64_t>(row + r) * channels + at, y);
+          for (int i = 0; i < 4; ++i) {
+            const float x = Widen(cell[i][0]), d = layer ? __fsub_rn(x, mean) : x;
+            float n = __fmul_rn(__fmul_rn(d, factor), Widen(weight.v[i]));
+            if (bias) n = __fadd_rn(n, Widen(shift.v[i]));
+            y.v[i] = Narrow<T>(n);
           }
+          StoreQuad(args.y, base + at, y);
         });
       });
     }
-    float v[kUnitChannels][kRows];
-    if (!kWhole) Clear(v);
-    if (inside) {
+    float v[kUnitChannels][1] = {};
+    if (place.inside) {
       order.Gather(target, cells, v);
 #pragma unroll
       for (int i = 0; i < kUnitChannels; ++i) {
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const float d = layer ? __fsub_rn(v[i][r], mean[r]) : v[i][r];
-          v[i][r] = __fmul_rn(__fmul_rn(d, factor[r]), w.at(i));
-          if constexpr (!kPlain) {
-            if (bias) v[i][r] = __fadd_rn(v[i][r], b.at(i));
-          }
+        const float d = layer ? __fsub_rn(v[i][0], mean) : v[i][0];
+        v[i][0] = __fmul_rn(__fmul_rn(d, factor), w.at(i));
+        if constexpr (!kPlain) {
+          if (bias) v[i][0] = __fadd_rn(v[i][0], b.at(i));
         }
       }
     }
-    QuantizeUnits<kRows, kRuns * kRunChannels>(target, place, amax, turn, row, rows, v);
+    QuantizeUnits<T, 1, 0>(target, place, amax, turn, row, rows, v);
     turn = turn == 2 ? 0 : turn + 1;
     uint8_t* const cells_before = cells;
     cells = spare, spare = cells_before;
-    auto* const before = now;
+    float* const before = now;
     now = later, later = before;
   }
 }

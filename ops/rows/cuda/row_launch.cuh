@@ -24,6 +24,7 @@ inline RowTarget MakeRowTarget(const RowFormat& f, const int32_t* reorder_index,
   t.qmin = f.format == Format::kE4M3 || f.format == Format::kE5M2 ? -t.qmax : -t.qmax - 1.0f;
   t.body_factor = f.clip_over_qmax;
   t.clips = f.clip_over_qmax < 1.0f / t.qmax;
+  t.clips_low = f.clip_over_qmax * (t.qmax + 1.5f) < 1.001f;
   t.outlier_factor = 1.0f / 127.0f;
   const int body_units = f.body() / kUnitChannels;
   const int units = f.group_size ? f.group_size / kUnitChannels : body_units;
@@ -40,11 +41,12 @@ inline size_t SharedBytesLimit() {
   return cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess ? limit : 0;
 }
 
-// Launches as many blocks as the device holds, each of which walks over some of `work` pieces. `early`: they may start
-// while the kernel before them ends; what precedes a kernel's WaitForPriorKernelsIfAny reads constants only.
+// Launches as many blocks as the device holds, times `waves`, each of which walks over some of `work` pieces. `early`:
+// they may start while the kernel before them ends; what precedes a kernel's WaitForPriorKernelsIfAny reads constants
+// only.
 template <class Kernel, class Args>
 cudaError_t LaunchRows(Kernel* kernel, int threads, size_t shared_bytes, int64_t work, const Args& args,
-                       const RowTarget& target, cudaStream_t stream, bool early = true) {
+                       const RowTarget& target, cudaStream_t stream, bool early = true, int waves = 1) {
   int device = 0, sms = 0, major = 0, per_sm = 0;
   cudaError_t e = cudaGetDevice(&device);
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
@@ -62,7 +64,7 @@ cudaError_t LaunchRows(Kernel* kernel, int threads, size_t shared_bytes, int64_t
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t launch{};
   launch.gridDim =
-      dim3(static_cast<unsigned>(std::min<int64_t>(work, static_cast<int64_t>(sms) * std::max(per_sm, 1))));
+      dim3(static_cast<unsigned>(std::min<int64_t>(work, static_cast<int64_t>(sms) * std::max(per_sm, 1) * waves)));
   launch.blockDim = dim3(static_cast<unsigned>(threads));
   launch.dynamicSmemBytes = shared_bytes;
   launch.stream = stream;

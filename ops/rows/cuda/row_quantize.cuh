@@ -4,6 +4,8 @@
 #pragma once
 #include <cuda_fp8.h>
 
+#include <type_traits>
+
 #include "ops/common/cuda/numeric.cuh"
 
 namespace lowbit::cuda {
@@ -42,7 +44,8 @@ struct RowTarget {
   bool one_pass = false;                      // merge_lanes units are a whole segment: a warp knows the scale at once
   float body_factor = 0, outlier_factor = 0;  // clip / qmax, rounded once
   float qmin = 0, qmax = 0;                   // of the body
-  bool clips = false;                         // some values may round past them
+  // Whether values may round past these. With clips of 0.83 or more of s4 none does past qmin.
+  bool clips = false, clips_low = false;
 };
 
 // Dynamic shared memory: the row in runs of 1024 floats, a word a segment, the gather order as 16-bit positions.
@@ -91,13 +94,18 @@ __device__ __forceinline__ uint32_t Permute(uint32_t a, uint32_t b, uint32_t sel
 // rounds past them. Adding 1.5 * 2^23 rounds half to even and leaves the code in the low byte. The high byte is 0x4b
 // (of a NaN 0x7f): its repeated sign bit is the zero byte that kSelectZeros takes where every code is 0.
 constexpr uint32_t kSelectCodes = 0x5410, kSelectZeros = 0xaaaa;
-template <bool kClip>
+enum class Clip { kNone, kHigh, kBoth };
+template <Clip kClip>
+__device__ __forceinline__ float Clamp(float x, float qmin, float qmax) {
+  if (kClip == Clip::kBoth) x = fmaxf(x, qmin);
+  return kClip == Clip::kNone ? x : fminf(x, qmax);
+}
+template <Clip kClip>
 __device__ __forceinline__ uint32_t PackIntegers(const float* v, float inv, float qmin, float qmax, uint32_t select) {
   uint32_t b[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    float x = __fmul_rn(v[i], inv);
-    if (kClip) x = fminf(fmaxf(x, qmin), qmax);
+    const float x = Clamp<kClip>(__fmul_rn(v[i], inv), qmin, qmax);
     b[i] = __float_as_uint(__fadd_rn(x, 12582912.0f));
   }
   return Permute(Permute(b[0], b[1], 0x3340), Permute(b[2], b[3], 0x3340), select);
@@ -113,37 +121,42 @@ __device__ __forceinline__ uint32_t PackFloats(__nv_fp8_interpretation_t kind, V
 
 // Four integer codes as sign and magnitude. Below 16 the e4m3 values are the multiples of 2^-9, so that converting
 // x * 2^-9 rounds x to an integer, half to even (what underflows rounds to zero either way). Of zero the sign goes.
-template <bool kClip>
+// kBounded: the largest magnitude is below 2^100, so that scaling the inverse instead loses no bits.
+template <Clip kClip, bool kBounded>
 __device__ __forceinline__ uint32_t PackSignMagnitude(const float* v, float inv, float qmin, float qmax) {
+  constexpr float kUnit = 0x1p-9f;
   const uint32_t codes = PackFloats(__NV_E4M3, [&](int i) {
-    const float x = __fmul_rn(v[i], inv);
-    return __fmul_rn(kClip ? fminf(fmaxf(x, qmin), qmax) : x, 0x1p-9f);
+    return kBounded ? Clamp<kClip>(__fmul_rn(v[i], __fmul_rn(inv, kUnit)), qmin * kUnit, qmax * kUnit)
+                    : __fmul_rn(Clamp<kClip>(__fmul_rn(v[i], inv), qmin, qmax), kUnit);
   });
   const uint32_t nonzero = (codes & 0x7f7f7f7fu) + 0x7f7f7f7fu;  // in the high bits
   return codes & (nonzero | 0x7f7f7f7fu);
 }
 
 // Calls fn with a function that packs four codes of a segment as they are stored, fn(const float* v, float inv): the
-// choice is made once, outside of loops.
-template <class Fn>
+// choice is made once, outside of loops. kBounded: as in PackSignMagnitude.
+template <bool kBounded, class Fn>
 __device__ __forceinline__ void WithCodes(const RowTarget& target, bool outlier, Fn&& fn) {
   const Format format = target.format.format;
   const auto select = [](float inv) { return inv == 0.0f ? kSelectZeros : kSelectCodes; };
   const auto zero_if = [](float inv, uint32_t word) { return inv == 0.0f ? 0 : word; };
+  const float qmin = outlier ? -128.0f : target.qmin, qmax = outlier ? 127.0f : target.qmax;
+  // Calls with(the clamping that the codes need).
+  const auto with_clip = [&](auto&& with) {
+    if (!target.clips) return with(std::integral_constant<Clip, Clip::kNone>{});
+    if (!target.clips_low) return with(std::integral_constant<Clip, Clip::kHigh>{});
+    return with(std::integral_constant<Clip, Clip::kBoth>{});
+  };
   if (outlier || format == Format::kS4 || format == Format::kS8) {
-    const float qmin = outlier ? -128.0f : target.qmin, qmax = outlier ? 127.0f : target.qmax;
-    if (target.clips) {
-      fn([&](const float* v, float inv) { return PackIntegers<true>(v, inv, qmin, qmax, select(inv)); });
-    } else {
-      fn([&](const float* v, float inv) { return PackIntegers<false>(v, inv, qmin, qmax, select(inv)); });
-    }
+    with_clip([&](auto clip) {
+      fn([&](const float* v, float inv) { return PackIntegers<clip()>(v, inv, qmin, qmax, select(inv)); });
+    });
   } else if (format == Format::kS4E4M3) {
-    const float qmin = target.qmin, qmax = target.qmax;
-    if (target.clips) {
-      fn([&](const float* v, float inv) { return zero_if(inv, PackSignMagnitude<true>(v, inv, qmin, qmax)); });
-    } else {
-      fn([&](const float* v, float inv) { return zero_if(inv, PackSignMagnitude<false>(v, inv, qmin, qmax)); });
-    }
+    with_clip([&](auto clip) {
+      fn([&](const float* v, float inv) {
+        return zero_if(inv, PackSignMagnitude<clip(), kBounded>(v, inv, qmin, qmax));
+      });
+    });
   } else {
     const __nv_fp8_interpretation_t kind = format == Format::kE4M3 ? __NV_E4M3 : __NV_E5M2;
     fn([&](const float* v, float inv) {
@@ -161,8 +174,8 @@ __device__ __forceinline__ void WriteRaggedUnit(const RowTarget& target, const R
     const bool outlier = k >= f.body();
     const SegmentScale scale = ScaleOf(s.amax[segment], outlier ? target.outlier_factor : target.body_factor);
     const float v[4] = {s.row[target.reorder_index ? s.order[k] : SwizzledFloat(k)], 0, 0, 0};
-    WithCodes(target, outlier,
-              [&](auto pack) { target.q[row * f.channels + k] = static_cast<int8_t>(pack(v, scale.inv)); });
+    WithCodes<false>(target, outlier,
+                     [&](auto pack) { target.q[row * f.channels + k] = static_cast<int8_t>(pack(v, scale.inv)); });
     if (k == (outlier ? f.body() : segment * f.group_size)) target.scale[row * target.scales + segment] = scale.scale;
   }
 }

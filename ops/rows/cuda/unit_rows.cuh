@@ -202,6 +202,7 @@ struct UnitPlace {
   bool begins;   // the units it merges with begin inside the row
   float factor;  // scale over largest magnitude
 
+  UnitPlace() = default;
   __device__ __forceinline__ UnitPlace(const RowTarget& target, int u) : unit(u) {
     const RowFormat& f = target.format;
     const int start = unit * kUnitChannels;
@@ -216,18 +217,33 @@ struct UnitPlace {
   }
 };
 
-template <int kRows>
-__device__ __forceinline__ void Clear(float (&v)[kUnitChannels][kRows]) {
+// Stores the codes of a unit of kRows rows from `row` on, of at most `rows` in all.
+template <class T, int kRows>
+__device__ __forceinline__ void StoreCodes(const RowTarget& target, const UnitPlace& place, int channels, uint32_t row,
+                                           uint32_t rows, const float (&v)[kUnitChannels][kRows],
+                                           const float (&inv)[kRows]) {
+  WithCodes<std::is_same_v<T, __half>>(target, place.outlier, [&](auto pack) {
+    int8_t* const q =
+        target.q + static_cast<uint64_t>(row) * static_cast<uint32_t>(channels) + place.unit * kUnitChannels;
 #pragma unroll
-  for (int i = 0; i < kRows * kUnitChannels; ++i) v[i / kRows][i % kRows] = 0.0f;
+    for (int r = 0; r < kRows; ++r) {
+      if (r > 0 && row + r >= rows) break;
+      float x[kUnitChannels];
+#pragma unroll
+      for (int i = 0; i < kUnitChannels; ++i) x[i] = v[i][r];
+      *reinterpret_cast<uint4*>(q + r * channels) =
+          make_uint4(pack(x, inv[r]), pack(x + 4, inv[r]), pack(x + 8, inv[r]), pack(x + 12, inv[r]));
+    }
+  });
 }
 
 // Quantizes kRows rows from `row` on, of at most `rows` in all, whose units the threads hold (zeros behind the last;
 // kChannels > 0: rows of so many, every thread has one). `amax` are three times the rows' words, cleared before the
-// first; `turn` counts calls modulo 3. All threads of the block take part.
-template <int kRows, int kChannels>
+// first; `turn` counts calls modulo 3. All threads of the block take part. The values are products of a few
+// of type T.
+template <class T, int kRows, int kChannels>
 __device__ __forceinline__ void QuantizeUnits(const RowTarget& target, const UnitPlace& place, uint32_t* amax, int turn,
-                                              int64_t row, int64_t rows, const float (&v)[kUnitChannels][kRows]) {
+                                              uint32_t row, uint32_t rows, const float (&v)[kUnitChannels][kRows]) {
   const bool inside = kChannels > 0 || place.inside;
   const int channels = kChannels ? kChannels : target.format.channels;
   const auto larger = [](uint32_t a, uint32_t b) { return max(a, b); };
@@ -245,7 +261,8 @@ __device__ __forceinline__ void QuantizeUnits(const RowTarget& target, const Uni
       inv[r] = kRows == 1 ? own.inv : __shfl_sync(~0u, own.inv, (lane & ~(kRows - 1)) + LaneOfRow<kRows>(r));
     }
     if ((lane & (target.merge_lanes - 1)) < kRows && place.begins && row + mine < rows) {
-      target.scale[(row + mine) * target.scales + place.segment] = own.scale;
+      target.scale[static_cast<uint64_t>(row + mine) * static_cast<uint32_t>(target.scales) + place.segment] =
+          own.scale;
     }
   } else {
 #pragma unroll
@@ -272,23 +289,12 @@ __device__ __forceinline__ void QuantizeUnits(const RowTarget& target, const Uni
       const SegmentScale scale = ScaleOf(bits[r], place.factor);
       inv[r] = scale.inv;
       if (place.first && inside && row + r < rows) {
-        target.scale[(row + r) * target.scales + place.segment] = scale.scale;
+        target.scale[static_cast<uint64_t>(row + r) * static_cast<uint32_t>(target.scales) + place.segment] =
+            scale.scale;
       }
     }
   }
-  if (!inside) return;
-  WithCodes(target, place.outlier, [&](auto pack) {
-    int8_t* const q = target.q + row * channels + place.unit * kUnitChannels;
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (r > 0 && row + r >= rows) break;
-      float x[kUnitChannels];
-#pragma unroll
-      for (int i = 0; i < kUnitChannels; ++i) x[i] = v[i][r];
-      *reinterpret_cast<uint4*>(q + r * channels) =
-          make_uint4(pack(x, inv[r]), pack(x + 4, inv[r]), pack(x + 8, inv[r]), pack(x + 12, inv[r]));
-    }
-  });
+  if (inside) StoreCodes<T>(target, place, channels, row, rows, v, inv);
 }
 
 template <int kRows>
