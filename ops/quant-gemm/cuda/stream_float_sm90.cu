@@ -11,11 +11,11 @@ bool AcceptsStreamFloat(const GemmArgs& args) {
 cudaError_t LaunchStreamFloatWith(const GemmArgs& args, int split, cudaStream_t stream) {
   const bool nibbles = args.weight_format == Format::kS4;
   if (args.type == DType::kF16) {
-    return nibbles ? stream::LaunchBy<FloatMath<HalfPair, true>, false>(args, split, stream)
-                   : stream::LaunchBy<FloatMath<HalfPair, false>, false>(args, split, stream);
+    return nibbles ? stream::LaunchBy<FloatMath<HalfPair, true>>(args, split, stream)
+                   : stream::LaunchBy<FloatMath<HalfPair, false>>(args, split, stream);
   }
-  return nibbles ? stream::LaunchBy<FloatMath<BFloatPair, true>, false>(args, split, stream)
-                 : stream::LaunchBy<FloatMath<BFloatPair, false>, false>(args, split, stream);
+  return nibbles ? stream::LaunchBy<FloatMath<BFloatPair, true>>(args, split, stream)
+                 : stream::LaunchBy<FloatMath<BFloatPair, false>>(args, split, stream);
 }
 
 cudaError_t LaunchStreamFloat(const GemmArgs& args, cudaStream_t stream) {

@@ -88,20 +88,18 @@ cudaError_t LaunchStreaming(Kernel* kernel, const Plan& plan, const StreamMaps& 
   return cudaLaunchKernelEx(&launch, kernel, plan, maps.weights, maps.outliers, maps.activations);
 }
 
-template <class Math, int kTiles, bool kWhole>
+template <class Math, int kTiles>
 cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
-  constexpr int kBytes = Math::kActivationBytes, kSlots = SlotCount(kTiles, kBytes);
   int sms = 0;
   cudaError_t e = Multiprocessors(&sms);
   if (e != cudaSuccess) return e;
-  const StreamPlan plan = MakePlan(args, Math::kNibbles, kBytes, split, sms);
-  const int shared_bytes = kSlots * (SlotBytes(kTiles, kBytes) + 16) + SumBytes(kTiles, plan.split) +
-                           plan.max_steps * (8 * kTiles * 4 + kStreamWarps * 32);
+  const StreamPlan plan = MakePlan(args, Math::kNibbles, 2, split, sms);
+  const int shared_bytes =
+      SlotCount(kTiles) * (SlotBytes(kTiles) + 16) + SumBytes(kTiles, plan.split) + plan.max_steps * kStreamWarps * 32;
   StreamMaps maps;
-  e = MakeMaps(args, Math::kNibbles, kBytes, kTiles, &maps);
+  e = MakeMaps(args, Math::kNibbles, 2, kTiles, &maps);
   if (e != cudaSuccess) return e;
-  return LaunchStreaming(StreamKernel<Math, kTiles, kWhole>, plan, maps, 8 * kTiles, kStreamThreads, shared_bytes,
-                         stream);
+  return LaunchStreaming(StreamKernel<Math, kTiles>, plan, maps, 8 * kTiles, kStreamThreads, shared_bytes, stream);
 }
 
 // launch(tiles), an integral constant: the fewest tiles that hold m tokens; more than 64 take several rows of blocks.
@@ -113,9 +111,9 @@ cudaError_t ByTiles(int64_t m, const Launch& launch) {
   return launch(std::integral_constant<int, 8>{});
 }
 
-template <class Math, bool kWhole>
+template <class Math>
 cudaError_t LaunchBy(const GemmArgs& args, int split, cudaStream_t stream) {
-  return ByTiles(args.m, [&](auto tiles) { return LaunchTiles<Math, tiles(), kWhole>(args, split, stream); });
+  return ByTiles(args.m, [&](auto tiles) { return LaunchTiles<Math, tiles()>(args, split, stream); });
 }
 
 }  // namespace lowbit::cuda::stream
