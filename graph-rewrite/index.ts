@@ -3,7 +3,7 @@
  *
  * Nothing here loads native code: whatever runs a model is handed in.
  */
-import { usageError } from '../ops/common/errors.js';
+import { LowbitError, usageError } from '../ops/common/errors.js';
 import { analyze, type Analysis } from './analyze/index.js';
 import type { Model } from './ir/index.js';
 import { throwIfAborted, type OnProgress } from './lm/session.js';
@@ -82,22 +82,47 @@ export interface RewriteResult {
  * @throws usage error if the recipe needs calibration and nothing can give it
  */
 export async function rewrite(options: RewriteOptions): Promise<RewriteResult> {
-  const { input, output, signal, onProgress } = options;
+  const { input, output, signal } = options;
   const model = loadModel(input);
   const analysis = analyze(model);
   if (options.plan) checkPlanFor(options.plan, model, analysis); // before hours of rounding
   const plan = options.plan ?? (await decide(model, analysis, options));
   throwIfAborted(signal, 'rewrite');
   if (output === undefined) return { plan, model };
-  const rounded = plan.predicted.rounding && (await options.round?.(model, analysis, plan));
+  try {
+    return await carryOut(model, analysis, plan, output, options);
+  } catch (error) {
+    throw options.plan ? ofEdited(error) : error;
+  }
+}
+
+async function carryOut(
+  model: Model,
+  analysis: Analysis,
+  plan: Plan,
+  output: string,
+  { round, force, signal, onProgress }: RewriteOptions,
+): Promise<RewriteResult> {
+  const rounded = plan.predicted.rounding && (await round?.(model, analysis, plan));
   throwIfAborted(signal, 'rewrite');
   const report = applyPlan(model, plan, analysis, rounded?.weights);
   const saved = await saveModel(model, output, {
-    ...(options.force === undefined ? {} : { force: options.force }),
+    ...(force === undefined ? {} : { force }),
     ...(signal ? { signal } : {}),
     ...(onProgress ? { progress: onProgress } : {}),
   });
   return { plan, model, report, saved, ...(rounded ? { rounded: rounded.layers } : {}) };
+}
+
+/** People edit plans: what does not hold together in one is theirs to mend, unless it is as it was written. */
+function ofEdited(error: unknown): unknown {
+  if (!(error instanceof LowbitError && error.code === 'internal')) return error;
+  const found = error.message.replace(/^internal: /, '').replace(`. ${error.hint}`, '');
+  return usageError(
+    'plan',
+    `does not hold together: ${found}`,
+    'Undo what was edited. If nothing was, this is a bug; report it with the output of `rewrite doctor`.',
+  );
 }
 
 async function decide(model: Model, analysis: Analysis, options: RewriteOptions): Promise<Plan> {

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { usageError } from '../../ops/common/errors.js';
 import type { Analysis } from '../analyze/sites.js';
 import type { Model, Tensor } from '../ir/index.js';
+import { checkCouplings } from './couplings.js';
 import type { Plan } from './plan.js';
 
 /** Of a large constant so many pieces count, spread over all of it. */
@@ -40,7 +41,7 @@ export function fingerprint(model: Model, analysis: Analysis): string {
   return hash.digest('hex');
 }
 
-/** @throws usage error for a plan that was made for another model */
+/** @throws usage error for a plan that was made for another model, or whose entries do not belong together */
 export function checkPlanFor(plan: Plan, model: Model, analysis: Analysis): void {
   const sha256 = fingerprint(model, analysis);
   if (plan.model.sha256 !== sha256)
@@ -49,6 +50,7 @@ export function checkPlanFor(plan: Plan, model: Model, analysis: Analysis): void
       `was made for the model ${plan.model.sha256.slice(0, 12)} (${plan.model.path || 'unnamed'}), this one is ${sha256.slice(0, 12)}`,
       'Make the plan anew with --dry-run.',
     );
+  checkCouplings(plan, analysis);
 }
 
 function* samples(tensor: Tensor): Iterable<Uint8Array> {

@@ -4,7 +4,7 @@ import { readJson } from '../../ops/common/json.js';
 import { activationFormats, weightFormats } from '../../ops/formats/formats.js';
 import { roles } from '../analyze/sites.js';
 import { checkRecipe } from '../recipes/index.js';
-import { decodeFactors, decodeOrder, type Plan } from './plan.js';
+import { decodeFactors, decodeOrder, type Plan, type PlanInput, type PlanWeight } from './plan.js';
 
 type Check = (value: unknown, at: string) => void;
 
@@ -175,8 +175,29 @@ export function parsePlan(value: unknown, at: string): Plan {
     for (const group of [site.weight.groupSize, input.groupSize])
       if (group > 0 && (group % 16 !== 0 || body % group !== 0))
         throw usageError(where, `group size is ${group}, expected 0 or a multiple of 16 that divides ${body}`);
+    checkCodes(site.weight, input, where);
   }
+  const forms = new Set(plan.caches?.map((cache) => (cache.decision === 'quantize' ? cache.form : undefined)));
+  if (forms.has('growing') && forms.has('in_place'))
+    throw usageError(`${at}: caches`, 'some are "growing" and some "in_place", expected one form for all');
   return plan;
+}
+
+/** Whether the codes of a layer's weights go with those of its input. */
+function checkCodes(weight: PlanWeight, input: PlanInput, at: string): void {
+  if (weight.outlierChannels !== input.outlierChannels)
+    throw usageError(at, `has ${weight.outlierChannels} outlier channels, its input ${input.outlierChannels}`);
+  if (weight.groupSize > 0 && input.groupSize > 0 && weight.groupSize !== input.groupSize)
+    throw usageError(
+      at,
+      `has groups of ${weight.groupSize}, its input of ${input.groupSize}, expected equal ones or 0`,
+    );
+  const floats = input.format === 'none' || Boolean(input.threshold);
+  if (floats !== (input.decision === 'float') || (floats && input.groupSize + input.outlierChannels > 0))
+    throw usageError(
+      at,
+      `its input has decision "${input.decision}", format "${input.format}", groups of ${input.groupSize} and ${input.outlierChannels} outlier channels, expected "float" with "none" or a threshold and 0, or codes`,
+    );
 }
 
 function checkOrder(order: string | undefined, length: number, at: string): void {
