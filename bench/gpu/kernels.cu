@@ -5,7 +5,6 @@
 #include "ops/quant-gemm/cuda/batch_sm90.h"
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/sign_magnitude.h"
-#include "ops/quant-gemm/cuda/stream_sm90.h"
 
 using namespace lowbit::cuda;
 
@@ -30,7 +29,7 @@ __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_
   args.b_outlier = b_outlier, args.b_outlier_scale = b_outlier_scale, args.y = y;
   args.constant_weights = true;
   if (split > 0) {
-    if (args.a_format == Format::kNone) return LaunchStreamFloatWith(args, split, stream);
+    if (args.a_format == Format::kNone) return LaunchBatchFloatWith(args, split, stream);
     return args.integers() ? LaunchBatchWith(args, split, stream) : LaunchBatchMinifloatWith(args, split, stream);
   }
   if (scratch && !kernel && SignMagnitudeBytes(args, 90) > 0) {

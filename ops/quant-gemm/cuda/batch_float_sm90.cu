@@ -1,16 +1,18 @@
 // The batch kernels for 16-bit float activations (weight-only).
 #include "ops/quant-gemm/cuda/batch_float_sm90.cuh"
+#include "ops/quant-gemm/cuda/batch_sm90.h"
 
 namespace lowbit::cuda {
 namespace {
 
-// By the number of tokens; more than 64 take several rows of blocks.
+// By the number of tokens; more than 32 take several rows of blocks.
 template <class T>
 cudaError_t LaunchBy(const GemmArgs& args, int split, cudaStream_t stream) {
-  if (args.m <= 8) return batch_float::LaunchTiles<T, 1>(args, split, stream);
-  if (args.m <= 16) return batch_float::LaunchTiles<T, 2>(args, split, stream);
-  if (args.m <= 32) return batch_float::LaunchTiles<T, 4>(args, split, stream);
-  return batch_float::LaunchTiles<T, 8>(args, split, stream);
+  using namespace batch_float;
+  if (args.m <= DigitMath<T>::kTokenScales) return LaunchMath<T, DigitMath<T>>(args, split, stream);
+  if (args.m <= 8) return LaunchMath<T, HalfMath<T, 1>>(args, split, stream);
+  if (args.m <= 16) return LaunchMath<T, HalfMath<T, 2>>(args, split, stream);
+  return LaunchMath<T, HalfMath<T, 4>>(args, split, stream);
 }
 
 }  // namespace

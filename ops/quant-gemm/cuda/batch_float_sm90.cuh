@@ -1,15 +1,15 @@
-// QuantGemm with 4-bit weights for up to 64 tokens of 16-bit floats on Hopper: the frame of batch_sm90.cuh with 16-bit
-// wgmma. A nibble becomes a 16-bit float once for all tokens, on its way to wgmma's register operand; the sums of 128
-// channels are then scaled into binary32 while the next ones are in the tensor cores.
+// QuantGemm with 4-bit weights for up to 32 tokens of 16-bit floats on Hopper: the frame of batch_sm90.cuh. A nibble
+// becomes a 16-bit float (or, with up to four tokens, an int8 code) once for all tokens, on its way to wgmma's register
+// operand; the sums of 128 channels are then scaled into binary32 while the next ones are in the tensor cores.
 #pragma once
-#include "ops/common/cuda/wgmma.cuh"
+#include "ops/quant-gemm/cuda/batch_float_math.cuh"
 #include "ops/quant-gemm/cuda/stream_launch.cuh"
 
 namespace lowbit::cuda::batch_float {
 
 using namespace stream;
 
-constexpr int kGroups = 2, kHelpers = 2;
+constexpr int kGroups = 2;
 constexpr int kThreads = kWarpgroup * (kGroups + 1);
 constexpr int kMathRegisters = 104, kHelperRegisters = 32;
 
@@ -64,58 +64,31 @@ __device__ __forceinline__ void ProduceTokens(const StreamPlan& plan, const CUte
   }
 }
 
-// Puts a step's tokens into the order of the unpacked weights, in place: of the 32 channels that a thread of four has,
-// eight after the other go to two multiplications of 16; pairs are four channels apart (decode_math.cuh).
-template <int kTiles>
-__device__ __forceinline__ void Arrange(uint8_t* tokens, int helper) {
-  constexpr int kRunBytes = kTiles * 1024;
-  const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
-  for (int tile = helper; tile < kTiles; tile += kHelpers) {
-    uint8_t* const row = tokens + tile * 1024 + r * 128;
-    uint4 raw[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      raw[i] = *reinterpret_cast<const uint4*>(row + (q >> 1) * kRunBytes + (((4 * (q & 1) + i) ^ r) * 16));
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t v[4] = {__byte_perm(raw[i].x, raw[i].z, 0x5410), __byte_perm(raw[i].x, raw[i].z, 0x7632),
-                             __byte_perm(raw[i].y, raw[i].w, 0x5410), __byte_perm(raw[i].y, raw[i].w, 0x7632)};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {  // multiplication 2i + j / 2, its channels 8 (j % 2) ...
-        *reinterpret_cast<uint32_t*>(row + (i >> 1) * kRunBytes + (((4 * (i & 1) + j) ^ r) * 16) + 4 * q) = v[j];
-      }
-    }
-  }
-}
-
 // The results of 16 rows from n and of 8 tokens from m.
-template <class T>
+template <class T, class Math>
 __device__ __forceinline__ void WriteResults(const GemmArgs& args, int64_t m, int n, const float (&total)[4]) {
   const int lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int64_t token = m + 2 * q + i % 2;
+    const int64_t token = m + Math::TokenOf(q, i);
     const int row = n + r + 8 * (i / 2);
     if (token >= args.m || row >= args.n) continue;
     const int64_t index = token * args.n + row;
-    float y = total[i];
+    float y = total[i] * Math::kFactor;
     if (args.bias) y += Widen(static_cast<const T*>(args.bias)[row]);
     if (args.residual) y += Widen(static_cast<const T*>(args.residual)[index]);
     static_cast<T*>(args.y)[index] = Narrow<T>(y);
   }
 }
 
-template <class T, int kTiles>
+template <class T, class Math>
 __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_constant__ StreamPlan plan,
                                                                 const __grid_constant__ CUtensorMap weights,
                                                                 const __grid_constant__ CUtensorMap,
                                                                 const __grid_constant__ CUtensorMap activations) {
-  using Pair = std::conditional_t<std::is_same_v<T, __half>, HalfPair, BFloatPair>;
-  constexpr int kTokenSlotBytes = TokenSlotBytes(kTiles), kSums = 4 * kTiles;
-  // A step's sums are scaled while the next step is in the tensor cores, where registers allow.
-  constexpr bool kOverlap = kTiles <= 2;
+  using Acc = typename Math::Acc;
+  constexpr int kTiles = Math::kTiles, kTokenSlotBytes = TokenSlotBytes(kTiles), kSums = 4 * kTiles;
+  constexpr int kAccs = Math::kAccs, kTokenScales = Math::kTokenScales;
   const GemmArgs& args = plan.args;
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // the compiler sees that it is uniform
   const int lane = threadIdx.x % 32, r = lane / 4;
@@ -130,6 +103,7 @@ __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_con
   uint8_t* const received = token_ring + TokenSlots(kTiles) * kTokenSlotBytes;  // [from block][own warp][tile][lane]
   auto& barriers = *reinterpret_cast<Barriers<kTiles>*>(received + ReceivedBytes(kTiles, plan.split));
   uint16_t* const weight_scales = reinterpret_cast<uint16_t*>(&barriers + 1);
+  float* const token_scales = reinterpret_cast<float*>(weight_scales + plan.max_steps * kBlockRows);
 
   if (!args.constant_weights) WaitForPriorKernelsIfAny();
   if (threadIdx.x == kGroups * kWarpgroup) {
@@ -160,7 +134,8 @@ __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_con
       RingPosition<TokenSlots(kTiles)> at;
       for (int step = begin; step < end; ++step, at.Advance()) {
         BarrierWait(&barriers.tokens_full[at.stage], at.parity);
-        Arrange<kTiles>(token_ring + at.stage * kTokenSlotBytes, warp - kStreamWarps - 2);
+        Math::Arrange(token_ring + at.stage * kTokenSlotBytes, warp - kStreamWarps - 2,
+                      token_scales + (step - begin) * kTokenScales);
         FenceAsyncProxy();
         __syncwarp();
         if (lane == 0) BarrierArrive(&barriers.tokens_ready[at.stage]);
@@ -176,74 +151,81 @@ __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_con
   if (args.constant_weights) WaitForPriorKernelsIfAny();
   __syncwarp();
 
-  float sum[kSums], acc[kSums], last[kSums];
-#pragma unroll
-  for (int i = 0; i < kSums; ++i) sum[i] = acc[i] = 0.0f;
+  float sum[kSums] = {};
+  Acc even[kAccs] = {}, odd[kAccs] = {};
   RingPosition<WeightSlots(kTiles)> weight_at;
   RingPosition<TokenSlots(kTiles)> token_at, token_done;
+  const uint8_t* const pieces = shared + (warp * 16 + r) * kSlotRowBytes + ((lane % 4) ^ ((r >> 1) & 3)) * 16;
+  const uint64_t tokens = WgmmaDescriptor(token_ring);
+  const uint16_t* scale = my_scales + r;
+  const float* token_scale = token_scales;
   uint4 low, high;  // nibbles of this thread's rows
-  const auto next = [&] {
+  uint32_t a[2][Math::kOperands][4];
+  const auto load = [&] {
     BarrierWait(&barriers.weights_full[weight_at.stage], weight_at.parity);
-    LoadPieces(shared + weight_at.stage * kSlotWeightBytes + warp * 16 * kSlotRowBytes, low, high);
+    const uint8_t* const from = pieces + weight_at.stage * kSlotWeightBytes;
+    low = *reinterpret_cast<const uint4*>(from);
+    high = *reinterpret_cast<const uint4*>(from + 8 * kSlotRowBytes);
   };
-  const auto multiply = [&] {
-    const uint32_t w0[4] = {low.x, low.y, low.z, low.w}, w1[4] = {high.x, high.y, high.z, high.w};
-    uint32_t a[8][4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t x[4], y[4];
-      Pair::S4(w0[i], x);
-      Pair::S4(w1[i], y);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        a[2 * i + h][0] = x[2 * h], a[2 * i + h][1] = y[2 * h];
-        a[2 * i + h][2] = x[2 * h + 1], a[2 * i + h][3] = y[2 * h + 1];
-      }
-    }
-    __syncwarp();
-    if (lane == 0) BarrierArrive(&barriers.weights_empty[weight_at.stage]);
-    weight_at.Advance();
-    BarrierWait(&barriers.tokens_ready[token_at.stage], token_at.parity);
-    const uint64_t tokens = WgmmaDescriptor(token_ring + token_at.stage * kTokenSlotBytes);
-    token_at.Advance();
+  const auto unpack = [&](int half) {
+    const uint32_t w0[2] = {half ? low.z : low.x, half ? low.w : low.y};
+    const uint32_t w1[2] = {half ? high.z : high.x, half ? high.w : high.y};
+    Math::Unpack(w0, w1, a[half]);
+  };
+  const auto multiply = [&](int half, Acc(&acc)[kAccs]) {
     WgmmaFence();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) WgmmaHalf(T{}, acc, a[i], tokens + 2 * (i % 4) + i / 4 * kTiles * 64, i > 0);
+    Math::Multiply(acc, a[half], half, tokens + token_at.stage * (kTokenSlotBytes / 16));
     WgmmaCommit();
   };
-  const auto wait = [&] {
-    WgmmaWait<0>();
+  const auto promote = [&](Acc(&acc)[kAccs]) {
     SumsAreReady(acc);
     __syncwarp();
     if (lane == 0) BarrierArrive(&barriers.tokens_empty[token_done.stage]);
     token_done.Advance();
+    Math::Add(acc, HalfBits(scale[0]), HalfBits(scale[8]), token_scale, sum);
+    scale += 16, token_scale += kTokenScales;
   };
-  const auto promote = [&](const float(&from)[kSums], int step) {
-    const uint16_t* const scale = my_scales + (step - begin) * 16 + r;
-    const float scale0 = HalfBits(scale[0]), scale1 = HalfBits(scale[8]);
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) sum[i] = fmaf(from[i], i / 2 % 2 ? scale1 : scale0, sum[i]);
+  const auto first_half = [&](Acc(&acc)[kAccs]) {
+    unpack(0);
+    BarrierWait(&barriers.tokens_ready[token_at.stage], token_at.parity);
+    multiply(0, acc);
   };
-  if (begin < end) next();
-  for (int step = begin; step < end; ++step) {
-    multiply();
-    if (kOverlap && step > begin) promote(last, step - 1);
-    if (step + 1 < end) next();
-    wait();
-    if constexpr (kOverlap) {
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) last[i] = acc[i];
-    } else {
-      promote(acc, step);
-    }
+  const auto second_half = [&](Acc(&acc)[kAccs], bool more) {
+    unpack(1);
+    __syncwarp();
+    if (lane == 0) BarrierArrive(&barriers.weights_empty[weight_at.stage]);
+    weight_at.Advance();
+    multiply(1, acc);
+    token_at.Advance();
+    if (more) load();
+  };
+  // Half of a step is unpacked while the half before it is in the tensor cores, but nothing is under way over the end
+  // of the loop: the compiler would wait after every wgmma (C7514).
+  if (begin < end) load();
+  int step = begin;
+  for (; step + 1 < end; step += 2) {
+    first_half(even);
+    second_half(even, true);
+    WgmmaWait<1>();
+    first_half(odd);
+    WgmmaWait<1>();
+    promote(even);
+    second_half(odd, step + 2 < end);
+    WgmmaWait<0>();
+    promote(odd);
   }
-  if (kOverlap && begin < end) promote(last, end - 1);
+  if (step < end) {
+    first_half(even);
+    second_half(even, false);
+    WgmmaWait<0>();
+    promote(even);
+  }
 
   if (plan.split == 1) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const float total[4] = {sum[4 * t], sum[4 * t + 1], sum[4 * t + 2], sum[4 * t + 3]};
-      WriteResults<T>(args, m0 + 8 * t, n0 + 16 * warp, total);
+      WriteResults<T, Math>(args, m0 + 8 * t, n0 + 16 * warp, total);
     }
     return;
   }
@@ -269,23 +251,24 @@ __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_con
       const float4 part = *reinterpret_cast<const float4*>(received + ((s * own * kTiles + u) * 32 + lane) * 16);
       total[0] += part.x, total[1] += part.y, total[2] += part.z, total[3] += part.w;
     }
-    WriteResults<T>(args, m0 + u % kTiles * 8, n0 + 16 * (first_own + u / kTiles), total);
+    WriteResults<T, Math>(args, m0 + u % kTiles * 8, n0 + 16 * (first_own + u / kTiles), total);
   }
 }
 
-template <class T, int kTiles>
-cudaError_t LaunchTiles(const GemmArgs& args, int split, cudaStream_t stream) {
+template <class T, class Math>
+cudaError_t LaunchMath(const GemmArgs& args, int split, cudaStream_t stream) {
+  constexpr int kTiles = Math::kTiles;
   int sms = 0;
   cudaError_t e = Multiprocessors(&sms);
   if (e != cudaSuccess) return e;
   const StreamPlan plan = MakePlan(args, true, 1, split, sms);
   const int shared_bytes = WeightSlots(kTiles) * kSlotWeightBytes + TokenSlots(kTiles) * TokenSlotBytes(kTiles) +
                            ReceivedBytes(kTiles, plan.split) + static_cast<int>(sizeof(Barriers<kTiles>)) +
-                           plan.max_steps * kStreamWarps * 32;
+                           plan.max_steps * (kStreamWarps * 32 + Math::kTokenScales * 4);
   StreamMaps maps;
   e = MakeMaps(args, true, 2, kTiles, &maps);
   if (e != cudaSuccess) return e;
-  return LaunchStreaming(BatchFloatKernel<T, kTiles>, plan, maps, 8 * kTiles, kThreads, shared_bytes, stream);
+  return LaunchStreaming(BatchFloatKernel<T, Math>, plan, maps, 8 * kTiles, kThreads, shared_bytes, stream);
 }
 
 }  // namespace lowbit::cuda::batch_float

@@ -1,7 +1,7 @@
 // QuantGemm with 8-bit weights per channel and 8-bit activations per token on Hopper's int8 tensor cores, in the frame
 // of wide_sm90.cuh: a plain integer product, scaled once at the end.
 #include "ops/quant-gemm/cuda/launch.h"
-#include "ops/quant-gemm/cuda/wide_sm90.cuh"
+#include "ops/quant-gemm/cuda/wide_launch.cuh"
 
 namespace lowbit::cuda {
 namespace wide {

@@ -11,7 +11,6 @@
 #pragma once
 #include "ops/quant-gemm/cuda/decode_math.cuh"
 #include "ops/quant-gemm/cuda/sm90_tiles.cuh"
-#include "ops/quant-gemm/cuda/stream_sm90.h"
 
 namespace lowbit::cuda::stream {
 

@@ -4,7 +4,7 @@
 // never leave the tensor cores, and one wgmma group is always queued behind the running one: while it waits, the next
 // step's weights are unpacked.
 #include "ops/quant-gemm/cuda/launch.h"
-#include "ops/quant-gemm/cuda/wide_sm90.cuh"
+#include "ops/quant-gemm/cuda/wide_launch.cuh"
 
 namespace lowbit::cuda {
 namespace wide {

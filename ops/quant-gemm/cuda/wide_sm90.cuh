@@ -10,10 +10,6 @@
 // shared memory; otherwise a cluster's two blocks have neighbouring channels and load half of the tokens each, for
 // both.
 #pragma once
-#include <algorithm>
-
-#include "ops/common/cuda/launch_clusters.h"
-#include "ops/common/cuda/tensor_map.h"
 #include "ops/common/cuda/wgmma.cuh"
 #include "ops/quant-gemm/cuda/fp8_results.cuh"
 #include "ops/quant-gemm/cuda/sm90_tiles.cuh"
@@ -29,6 +25,7 @@ struct Plan {
   GemmArgs args;
   TileOrder tiles;  // rows: token tiles; columns: what a cluster has along the output channels
   int split = 1;    // blocks of a cluster that divide the input channels; 1: two blocks share the tokens
+  int tail = 0;     // with 1: pairs of tiles, the last ones, whose input channels two blocks divide all the same
   int steps = 0;    // stages of a tile
   int group_steps = 1;
   uint32_t mask = 0, flip = 0;  // Math's; as parameters, because one instruction takes no two constants
@@ -52,22 +49,48 @@ struct alignas(1024) Shared {
   uint64_t stages_left, received;  // with a divided K: nobody reads stages any more; the other blocks' sums are there
 };
 
+// Whether a kernel's last tiles can be divided: results of half a tile are written at once. (A kernel that asks for
+// each tile whether it is divided is slower, with 64 tokens by a tenth.)
+template <int kTokens>
+constexpr bool kHasTail = kTokens == 256;
+
 // A block's part of a tile.
 struct Work {
   int first, last;  // steps
   int64_t token;
   int channel;
+  bool tail;  // one of those that two blocks divide
 };
+// Whether the blocks of the cluster have parts of the input channels.
+template <int kTokens>
+__device__ __forceinline__ bool Divided(const Plan& plan, const Work& work) {
+  return plan.split > 1 || (kHasTail<kTokens> && work.tail);
+}
 
 template <int kTokens, class F>
 __device__ __forceinline__ void ForEachTile(const Plan& plan, uint32_t rank, F&& f) {
   const int clusters = gridDim.x / plan.cluster(), part = static_cast<int>(rank);
-  for (int tile = blockIdx.x / plan.cluster(); tile < plan.tiles.count(); tile += clusters) {
-    int row, column;
-    plan.tiles.Locate(tile, &row, &column);
-    const bool all = plan.split == 1;
-    f(Work{all ? 0 : plan.steps * part / plan.split, all ? plan.steps : plan.steps * (part + 1) / plan.split,
-           static_cast<int64_t>(row) * kTokens, (all ? kClusterBlocks * column + part : column) * kChannels});
+  const bool all = plan.split == 1;
+  if constexpr (!kHasTail<kTokens>) {
+    for (int tile = blockIdx.x / plan.cluster(); tile < plan.tiles.count(); tile += clusters) {
+      int row, column;
+      plan.tiles.Locate(tile, &row, &column);
+      f(Work{all ? 0 : plan.steps * part / plan.split, all ? plan.steps : plan.steps * (part + 1) / plan.split,
+             static_cast<int64_t>(row) * kTokens, (all ? kClusterBlocks * column + part : column) * kChannels, false});
+    }
+  } else {
+    const int whole = plan.tiles.count() - plan.tail, cluster = blockIdx.x / plan.cluster();
+    for (int tile = cluster;; tile += clusters) {
+      const bool tail = tile >= whole;
+      if (tail && cluster >= kClusterBlocks * plan.tail) break;
+      int row, column;
+      plan.tiles.Locate(tail ? whole + cluster / kClusterBlocks : tile, &row, &column);
+      const int blocks = tail ? kClusterBlocks : plan.split, step = blocks == 1 ? 0 : part;
+      if (all) column = kClusterBlocks * column + (tail ? cluster % kClusterBlocks : part);
+      f(Work{plan.steps * step / blocks, plan.steps * (step + 1) / blocks, static_cast<int64_t>(row) * kTokens,
+             column * kChannels, tail});
+      if (tail) break;
+    }
   }
 }
 
@@ -101,12 +124,15 @@ __device__ __forceinline__ void Produce(const Plan& plan, Shared<Math, kTokens>&
         BarrierWait(&s.empty[ring.stage], ring.parity ^ 1);
         load_weights(ring.stage, step, work);
       }
-      if (plan.split == 1) {
+      if (!Divided<kTokens>(plan, work)) {
         TensorLoadMulticast(token_map, full, s.tokens[ring.stage] + rank * (S::kTokenTile / kClusterBlocks),
                             step * kTokenRow, token_row + static_cast<int>(rank) * (kTokens / kClusterBlocks),
                             (1 << kClusterBlocks) - 1);
-      } else {
-        TensorLoad(token_map, full, s.tokens[ring.stage], step * kTokenRow, token_row);
+        continue;
+      }
+      for (int part = 0; part < kClusterBlocks; ++part) {
+        TensorLoad(token_map, full, s.tokens[ring.stage] + part * (S::kTokenTile / kClusterBlocks), step * kTokenRow,
+                   token_row + part * (kTokens / kClusterBlocks));
       }
     }
   });
@@ -136,7 +162,9 @@ class Consumer {
   __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
     if (!plan_.args.constant_weights) WaitForPriorKernelsIfAny();  // their scales are read first
     ForEachTile<kTokens>(plan_, rank_, [&](const Work& work) {
-      if (plan_.split == 1) {
+      const bool divided = Divided<kTokens>(plan_, work);
+      if (kHasTail<kTokens> && divided) empty_ = ClusterAddress(s_.empty, rank_);
+      if (!divided) {
         FetchResidual(residual_map, work, 0, S::kPart);
       } else if (rank_ < 2) {
         FetchResidual(residual_map, work, static_cast<int>(rank_) * S::kHalf, S::kHalf);
@@ -146,7 +174,7 @@ class Consumer {
       for (int i = 0; i < kSums; ++i) sum[i] = 0;
       Math::Body(*this, work, sum);
       if constexpr (S::kHalf % 16 == 0) {
-        if (plan_.split > 1) {
+        if (divided) {
           SendHalves(sum);
           if (rank_ == 0) WriteHalf<0>(y_map, work, sum);
           if (rank_ == 1) WriteHalf<1>(y_map, work, sum);
@@ -246,8 +274,8 @@ class Consumer {
     static_assert(S::kMostSplit * sizeof(Sum) * kSums / 2 * kMathThreads <=
                   S::kStages * (S::kTokenTile + S::kWeightTile));
     const int lane = threadIdx.x % 32;
-    ClusterWait();  // all blocks have begun
-    if (lane < plan_.split) BarrierArriveCluster(ClusterAddress(&s_.stages_left, lane));
+    if (plan_.split > 1) ClusterWait();  // all blocks have begun
+    if (lane < plan_.cluster()) BarrierArriveCluster(ClusterAddress(&s_.stages_left, lane));
     BarrierWaitCluster(&s_.stages_left, 0);
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half) {
@@ -273,7 +301,7 @@ class Consumer {
       for (int i = 0; i < 8; ++i) v[i] = 0;
 #pragma unroll
       for (uint32_t block = 0; block < S::kMostSplit; ++block) {
-        if (block >= static_cast<uint32_t>(plan_.split)) break;
+        if (block >= static_cast<uint32_t>(plan_.cluster())) break;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           if (block == kWritten) {
@@ -313,12 +341,10 @@ __global__ __launch_bounds__(kThreads, 1) void WideKernel(const __grid_constant_
       BarrierInit(&s.empty[i], kMathWarps * (plan.split == 1 ? kClusterBlocks : 1));
     }
     for (int i = 0; i < 2; ++i) BarrierInit(&s.residual[i], 1);
-    BarrierInit(&s.stages_left, kMathWarps * plan.split);
+    BarrierInit(&s.stages_left, kMathWarps * plan.cluster());
     BarrierInit(&s.received, 1);
     BarrierInitFence();
-    if (plan.split > 1 && rank < 2) {
-      BarrierArriveExpect(&s.received, (plan.split - 1) * S::kHalf / 8 * kMathThreads * 16);
-    }
+    if (rank < 2) BarrierArriveExpect(&s.received, (plan.cluster() - 1) * S::kHalf / 8 * kMathThreads * 16);
   }
   if (threadIdx.x == kMathThreads) {
     PrefetchTensorMap(&token_map);
@@ -340,43 +366,6 @@ __global__ __launch_bounds__(kThreads, 1) void WideKernel(const __grid_constant_
   if (plan.split > 1) return;  // everything that was to come has come
   ClusterArriveRelaxed();      // another block may still write into this one or arrive at its barriers
   ClusterWait();
-}
-
-template <class Math, int kTokens>
-cudaError_t Launch(const GemmArgs& args, int split, cudaStream_t stream) {
-  using S = Shared<Math, kTokens>;
-  Plan plan;
-  plan.args = args;
-  plan.split = split;
-  const int channels = split > 1 ? kChannels : kClusterBlocks * kChannels;  // of a cluster
-  plan.tiles.rows = static_cast<int>((args.m + kTokens - 1) / kTokens);
-  plan.tiles.columns = (args.n + channels - 1) / channels;
-  plan.steps = (args.k + Math::kStepChannels - 1) / Math::kStepChannels;
-  plan.mask = Math::kMask, plan.flip = Math::kFlip;
-  plan.group_steps = std::max(1, args.segment() / Math::kStepChannels);
-  const uint64_t m = args.m, n = args.n, token_row = args.k * Math::kTokenElement;
-  const uint64_t weight_row = static_cast<uint64_t>(args.k) * Math::kWeightRow / Math::kStepChannels;
-  CUtensorMap tokens{}, weights{}, y{}, residual{};
-  cudaError_t e = MakeTensorMap({args.a, m, token_row, token_row,
-                                 static_cast<uint32_t>(split > 1 ? kTokens : kTokens / kClusterBlocks), kTokenRow},
-                                &tokens);
-  if (e == cudaSuccess) {
-    e = MakeTensorMap({args.b, n, weight_row, weight_row, kChannels, Math::kWeightRow}, &weights);
-  }
-  if (args.type != DType::kF32) {
-    const auto written = static_cast<uint32_t>(split > 1 ? S::kHalf : S::kPart);
-    if (e == cudaSuccess) e = MakeTensorMap({args.y, m, 2 * n, 2 * n, written, 128}, &y);
-    if (e == cudaSuccess && args.residual) e = MakeTensorMap({args.residual, m, 2 * n, 2 * n, written, 128}, &residual);
-  }
-  int sms = 0;
-  if (e == cudaSuccess) e = Multiprocessors(&sms);
-  auto* kernel = WideKernel<Math, kTokens>;
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
-  if (e != cudaSuccess) return e;
-  const int blocks = split > 1 ? split : kClusterBlocks;
-  // Blocks that divide the input channels meet in the stages' memory, so each cluster has one tile.
-  const int clusters = split > 1 ? plan.tiles.count() : std::min(sms / blocks, plan.tiles.count());
-  return LaunchClusters(kernel, {clusters, blocks, kThreads, sizeof(S)}, stream, plan, tokens, weights, y, residual);
 }
 
 }  // namespace lowbit::cuda::wide
