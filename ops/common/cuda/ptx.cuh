@@ -254,6 +254,12 @@ __device__ __forceinline__ void StoreRemoteAsync(uint32_t to, uint32_t barrier, 
       "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]), "r"(barrier)
       : "memory");
 }
+// The same of 8 bytes.
+__device__ __forceinline__ void StoreRemoteAsync(uint32_t to, uint32_t barrier, const uint32_t (&v)[2]) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to),
+               "r"(v[0]), "r"(v[1]), "r"(barrier)
+               : "memory");
+}
 // The address, in the cluster's shared memory, of the same variable in block `rank`.
 __device__ __forceinline__ uint32_t ClusterAddress(const void* p, uint32_t rank) {
   uint32_t remote;

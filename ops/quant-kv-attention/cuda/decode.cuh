@@ -63,25 +63,23 @@ __device__ __forceinline__ void StoreShared4(uint32_t address, uint32_t v) {
 }
 
 // The bytes of a row that one of kLanes lanes takes: kPieces pieces, neighbouring lanes' pieces side by side.
-template <int kBytes, int kLanes>
+template <int kBytes, int kLanes, int kLargest = 16>
 struct Slice {
-  static constexpr int kPiece = kBytes % 16 == 0 ? 16 : kBytes % 8 == 0 ? 8 : kBytes % 4 == 0 ? 4 : 2;
+  static constexpr int kFits = kBytes % 16 == 0 ? 16 : kBytes % 8 == 0 ? 8 : kBytes % 4 == 0 ? 4 : 2;
+  static constexpr int kPiece = kFits < kLargest ? kFits : kLargest;
   static constexpr int kPieces = kBytes / kPiece;
   static constexpr int kWords = (kBytes + 3) / 4;
 
   // Where byte i of the lane's bytes lies in the row.
   __device__ static constexpr int Offset(int lane, int i) { return (i / kPiece * kLanes + lane) * kPiece + i % kPiece; }
 
-  // From `start` on of a row in shared memory; `at` is the address of the lane's first piece of the row. Where chunks
-  // of 16 bytes are swapped between rows, distances inside 128 bytes are exclusive ors. Bytes from `limit` on are left
-  // out: whatever the words hold is multiplied by zero or dropped.
-  template <bool kSwapped>
+  // From `start` on of a row in shared memory; `at` is the address of the lane's first piece of the row. Bytes from
+  // `limit` on are left out: whatever the words hold is multiplied by zero or dropped.
   __device__ static __forceinline__ void Load(uint32_t at, int start, int lane, int limit, uint32_t (&words)[kWords]) {
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
       const bool there = kLanes * kBytes == limit || Offset(lane, p * kPiece) < limit;
-      const int far = start + p * kLanes * kPiece;
-      const uint32_t from = kSwapped ? (at + far / 128 * 128) ^ (far % 128) : at + far;
+      const uint32_t from = at + start + p * kLanes * kPiece;
       if constexpr (kPiece == 16) {
         const uint4 v = LoadShared16(from);
         words[4 * p] = v.x, words[4 * p + 1] = v.y, words[4 * p + 2] = v.z, words[4 * p + 3] = v.w;
@@ -104,17 +102,19 @@ template <int kBits, int kDim, Turn kTurn>
 struct DecodeLayout {
   static constexpr int kRowBytes = kDim * kBits / 8;
   static constexpr int kWordCodes = 32 / kBits;
+  // ldmatrix deals rows out, 16 bytes at a time: words of keys, and 16-bit units of values, transposed.
+  static constexpr bool kMatrix = kRowBytes % 64 == 0;
   // Keys: a lane has the same channels of its keys, whole words; both halves of the row if those are turned together.
   static constexpr int kKeyParts = kTurn == Turn::kHalf ? 2 : 1;
   static constexpr int kPartBytes = kRowBytes / kKeyParts;
-  using KeySlice = Slice<(kPartBytes + 15) / 16 * 4, 4>;
+  using KeySlice = Slice<(kPartBytes + 15) / 16 * 4, 4, kMatrix ? 4 : 16>;
   static constexpr int kKeyWords = KeySlice::kWords;                     // of a part
   static constexpr int kSteps = kKeyParts * kKeyWords * kWordCodes / 4;  // mma steps of 16 channels
   static constexpr int kWordSteps = kSteps / kKeyWords;                  // of a word, of each part
   // Values: a lane has whole 16-bit units.
   static constexpr int kUnitCodes = 16 / kBits;
   static constexpr int kUnits = (kRowBytes / 2 + 7) / 8;
-  using ValueSlice = Slice<2 * kUnits, 8>;
+  using ValueSlice = Slice<2 * kUnits, 8, kMatrix ? 2 : 16>;
   static constexpr int kTiles = kUnits * kUnitCodes / 2;  // of 16 channels
 
   // Channel of code `code` of word `word` of part `part` of lane t's keys; may lie behind the row.

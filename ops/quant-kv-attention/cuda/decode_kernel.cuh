@@ -14,32 +14,41 @@ constexpr int kResidentWarps = kBits * kDim > 1024 ? 8
                                                    : 16;
 
 struct NoTables {
-  static constexpr int kBytes = 0;
+  static constexpr int kBytes = 0, kStepBytes = 0;
 };
 
 // What the kernel keeps in shared memory: a ring for each warp, tables for each `kSharing` of them, and for as many
 // heads the queries and what R1 is multiplied with.
-template <int kBits, int kDim, Turn kTurn, int kSharing>
+template <int kBits, int kDim, Turn kTurn, int kSharing, int kHeads>
 struct DecodeMemory {
   using Layout = DecodeLayout<kBits, kDim, kTurn>;
   static constexpr bool kTables = kTurn != Turn::kNone;
-  using Ring = DecodeRing<Layout, kRingSteps<Layout::kRowBytes, kTables>>;
+  using Ring = DecodeRing<Layout, kRingSteps<Layout::kRowBytes, kTables, kHeads>, kHeads>;
   using Tables = std::conditional_t<kTables, TableStage<kBits, kDim, kTurn, kSharing>, NoTables>;
   using Query = DecodeQuery<Layout, kTurn>;
   static_assert(Ring::kBytes % 16 == 0 && Ring::kBytes >= kDecodeRows * (kDim + 2) * 4, "the sums' place");
 
+  // Staged queries lie where operands of tables will be, if those have room; else neighbours start in different banks.
+  static constexpr bool kStagedInside = kTables && kHeads == 2;
+  static constexpr int kStagedStride = kStagedInside ? kDim : kDim + 8;  // halves
+  static constexpr int kStagedBytes = kStagedStride * 2;
+  static_assert(!kStagedInside || kSharing * kDecodeRows * kStagedBytes <= Tables::kBytes - Tables::kStepBytes);
+
   static constexpr int TablesAt(int warps, int key_warp) { return warps * Ring::kBytes + key_warp * Tables::kBytes; }
-  static constexpr int QueriesAt(int warps) { return TablesAt(warps, warps / kSharing); }
-  static constexpr int OnesAt(int warps, int used) {
-    return QueriesAt(warps) + kSharing * used * QueryStride(kDim) * 2;
+  static constexpr int OperandsAt(int warps) { return TablesAt(warps, warps / kSharing); }
+  static constexpr int StagedAt(int warps, int used) {
+    return kStagedInside ? TablesAt(warps, 0) + Tables::kStepBytes
+                         : OperandsAt(warps) + kSharing * kHeads * used * Query::kOperandBytes;
   }
-  static constexpr int Bytes(int warps, int used) { return OnesAt(warps, used) + kSharing * used * Query::kOnesBytes; }
+  static constexpr int Bytes(int warps, int used) {
+    return OperandsAt(warps) + kSharing * kHeads * used * (Query::kOperandBytes + (kStagedInside ? 0 : kStagedBytes));
+  }
 };
 
-template <int kBits, int kDim, Turn kTurn, int kSharing>
+template <int kBits, int kDim, Turn kTurn, int kSharing, int kHeads>
 __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
     void DecodeKernel(const __grid_constant__ DecodePlan plan) {
-  using Memory = DecodeMemory<kBits, kDim, kTurn, kSharing>;
+  using Memory = DecodeMemory<kBits, kDim, kTurn, kSharing, kHeads>;
   using Layout = typename Memory::Layout;
   using Ring = typename Memory::Ring;
   constexpr bool kTables = Memory::kTables;
@@ -48,10 +57,12 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   const KvArgs& args = plan.args;
   const int warp = threadIdx.x / 32;
   const int rank = blockIdx.x;
-  const int head = warp % kSharing, first_head = blockIdx.y * kSharing, kv_head = first_head + head;
+  const int head = warp % kSharing * kHeads, first_head = blockIdx.y * kSharing * kHeads, kv_head = first_head + head;
   const int key_warps = plan.warps / kSharing, key_warp = warp / kSharing;
   const int b = blockIdx.z / plan.row_blocks, first_row = blockIdx.z % plan.row_blocks * kDecodeRows;
   const int used = min(kDecodeRows, args.query_rows() - first_row);
+  DecodeExchange exchange;
+  exchange.Start(plan, kSharing * kHeads * used * (kDim / 4), memory + Memory::Bytes(plan.warps, used));
   const KvSequence sequence(args, b);
   Ring ring(args, (static_cast<int64_t>(b) * args.kv_heads + kv_head) * args.present_k.rows,
             SharedAddress(memory) + warp * Ring::kBytes);
@@ -66,33 +77,36 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   int key = begin + (rank * key_warps + key_warp) * kDecodeKeys;
 
   // Queries, lengths and tables are older than the append kernel, which may still be writing the cache.
-  __half* staged = reinterpret_cast<__half*>(memory + Memory::QueriesAt(plan.warps));
+  __half* staged = reinterpret_cast<__half*>(memory + Memory::StagedAt(plan.warps, used));
   typename Memory::Tables tables;
   if constexpr (kTables) {
-    tables.Start(args, SharedAddress(memory) + Memory::TablesAt(plan.warps, key_warp), head);
+    tables.Start(args, SharedAddress(memory) + Memory::TablesAt(plan.warps, key_warp), warp % kSharing);
     if (key < end) tables.Ask(args, key);
   }
-  StageQueries<kDim>(plan, sequence, b, first_head, first_row, used, staged);
+  QueryStage<kDim, Memory::kStagedStride> stage{plan, b, first_head, kSharing * kHeads, first_row, used};
+  stage.Ask(sequence);
   WaitForPriorKernelsIfAny();
 #pragma unroll
   for (int i = 0; i < kCount - 1; ++i) {
     if (key + i * stride < end) ring.AskFirst(i, key + i * stride, end);
     CommitCopies();
   }
+  stage.Store(sequence, staged);
   __syncthreads();
   typename Memory::Query q;
-  const uint32_t ones =
-      SharedAddress(memory) + Memory::OnesAt(plan.warps, used) + head * used * Memory::Query::kOnesBytes;
-  LoadQuery<kBits, kDim, kTurn>(args, staged + head * used * QueryStride(kDim), used, ones, key_warp == 0, q);
+  const uint32_t operands =
+      SharedAddress(memory) + Memory::OperandsAt(plan.warps) + head * used * Memory::Query::kOperandBytes;
+  LoadQuery<kBits, kDim, kTurn, kHeads, Memory::kStagedStride>(args, staged + head * used * Memory::kStagedStride, used,
+                                                               operands, key_warp == 0, q);
   if constexpr (kTables) __syncthreads();
 
   const bool plain = args.softcap <= 0.0f && !args.mask;
   const int plain_begin = plain ? last_span.begin : INT_MAX, plain_end = first_span.end;
 
-  DecodeState<Layout> state;
+  DecodeState<Layout, kHeads> state;
   for (int step = 0; key < end; ++step, key += stride) {
-    // The codes that were asked for last may still be on their way.
-    WaitCopies<kTables ? 1 : kCount - 2>();
+    // Codes of later steps may still be on their way.
+    WaitCopies<kCount - 2>();
     __syncwarp();
     if constexpr (kTables) {
       tables.Arrange(step, 1 + key_warp);
@@ -102,18 +116,19 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
     if (key + (kCount - 1) * stride < end) ring.Ask(key + (kCount - 1) * stride, end);
     CommitCopies();
     if (key >= plain_begin && key + kDecodeKeys <= plain_end) {
-      Step<kBits, kDim, kTurn, true>(args, ring, q, tables, step, key, end, DecodeRows(), state);
+      Step<kBits, kTurn, true, kHeads>(args, ring, q, tables, step, key, end, DecodeRows(), state);
     } else {
-      const DecodeRows rows(plan, sequence, b, kv_head, first_row, used);
-      Step<kBits, kDim, kTurn, false>(args, ring, q, tables, step, key, end, rows, state);
+      const DecodeRows rows(plan, sequence, b, kv_head, kHeads, first_row, used);
+      Step<kBits, kTurn, false, kHeads>(args, ring, q, tables, step, key, end, rows, state);
     }
     ring.Next();
   }
+  LetNextKernelStartIfAny();  // its blocks take the place of those that are done
   const DecodeShared shared{reinterpret_cast<float*>(memory), Ring::kBytes / 4, used, kDim};
   __syncwarp();
-  StoreState<kBits>(state, shared);
+  StoreState<kBits, kHeads>(state, shared);
   __syncthreads();
-  Merge<kDim>(plan, shared, sequence, b, first_head, first_row, rank);
+  Merge<kDim, kHeads>(plan, shared, exchange, sequence, b, first_head, first_row);
 }
 
 }  // namespace lowbit::cuda

@@ -1,6 +1,9 @@
 // Host side of the decode kernels: the division of the work, from shapes that the host knows.
 #pragma once
 #include <algorithm>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #include "ops/quant-kv-attention/cuda/decode_kernel.cuh"
 
@@ -8,14 +11,13 @@ namespace lowbit::cuda {
 
 // What a launch asks about the device.
 struct DecodeDevice {
-  int sms = 0, major = 0, shared_bytes = 0;  // the last: that a block may have
+  int id = 0, sms = 0, major = 0, shared_bytes = 0;  // the last: that a block may have
   cudaError_t error;
 
   DecodeDevice() {
-    int device = 0;
-    error = cudaGetDevice(&device);
+    error = cudaGetDevice(&id);
     const auto ask = [&](int* value, cudaDeviceAttr attribute) {
-      if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
+      if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, id);
     };
     ask(&sms, cudaDevAttrMultiProcessorCount);
     ask(&major, cudaDevAttrComputeCapabilityMajor);
@@ -24,75 +26,137 @@ struct DecodeDevice {
   int most_split() const { return major >= 9 ? kMaxSplit : 1; }
 };
 
-// Heads whose keys no other warp has. The division of the work does not come from the cache's size: a growing and an
-// in-place cache then give the same bits.
-inline int64_t DecodeHeads(const KvArgs& args) {
-  return static_cast<int64_t>(args.batch) * args.kv_heads * ((args.query_rows() + kDecodeRows - 1) / kDecodeRows);
+// Blocks of 8 query rows of a head.
+inline int DecodeRowBlocks(const KvArgs& args) { return (args.query_rows() + kDecodeRows - 1) / kDecodeRows; }
+
+// Keys that are turned share tables with those of `sharing` heads, where these are enough for seven warps on each
+// multiprocessor.
+inline bool SharesTables(const KvArgs& args, const DecodeDevice& device, int resident_warps, int sharing) {
+  return args.kv_heads % sharing == 0 && static_cast<int64_t>(args.batch) * args.kv_heads * DecodeRowBlocks(args) /
+                                                 sharing * device.most_split() * resident_warps >=
+                                             7 * device.sms;
 }
 
-// Keys that are turned share tables with other heads, where these are enough for seven warps on each multiprocessor.
-inline bool SharesTables(const KvArgs& args, const DecodeDevice& device, int resident_warps) {
-  return args.rotate_on_read && args.kv_heads % kSharingWarps == 0 &&
-         DecodeHeads(args) / kSharingWarps * device.most_split() * resident_warps >= 7 * device.sms;
-}
+// A kernel's launch: what depends on the numbers of warps and of blocks of a cluster.
+template <int kBits, int kDim, Turn kTurn, int kSharing, int kHeads>
+struct DecodeLaunch {
+  using Memory = DecodeMemory<kBits, kDim, kTurn, kSharing, kHeads>;
+  static constexpr int kMostWarps = kResidentWarps<kBits, kDim, kTurn>;
 
-inline DecodePlan MakeDecodePlan(const KvArgs& args, const DecodeDevice& device, int resident_warps, int sharing) {
+  const DecodeDevice& device;
+  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchConfig_t config{};
+
+  explicit DecodeLaunch(const DecodeDevice& on) : device(on) {}
+
+  // Whether a block of as few warps as can be has room.
+  static bool Fits(const DecodeDevice& device, int used) { return Bytes(kSharing, used, 1) <= device.shared_bytes; }
+  static auto* kernel() { return DecodeKernel<kBits, kDim, kTurn, kSharing, kHeads>; }
+  static int Bytes(int warps, int used, int split) {
+    return Memory::Bytes(warps, used) + DecodeExchange::Bytes(kSharing * kHeads * used * (kDim / 4), split);
+  }
+
+  // False if a block needs more memory than there is. `groups`: clusters.
+  bool Set(int64_t groups, int warps, int split, int used) {
+    const int bytes = Bytes(warps, used, split);
+    if (bytes > device.shared_bytes) return false;
+    config.gridDim = dim3(static_cast<unsigned>(groups * split));
+    config.blockDim = dim3(32 * static_cast<unsigned>(warps));
+    config.dynamicSmemBytes = static_cast<size_t>(bytes);
+    // Started while the append kernel ends; a cluster where the keys are divided over blocks.
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = static_cast<unsigned>(split);
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+    config.attrs = attributes;
+    config.numAttrs = device.major < 9 ? 0 : split > 1 ? 2 : 1;
+    return cudaFuncSetAttribute(kernel(), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) == cudaSuccess;
+  }
+
+  // Blocks that the device has room for at once.
+  int64_t Room(int split) const {
+    int count = 0;
+    if (split > 1) {
+      cudaLaunchConfig_t cluster = config;
+      cluster.attrs = const_cast<cudaLaunchAttribute*>(attributes) + 1, cluster.numAttrs = 1;
+      return cudaOccupancyMaxActiveClusters(&count, kernel(), &cluster) == cudaSuccess ? count * split : 0;
+    }
+    const int threads = static_cast<int>(config.blockDim.x);
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel(), threads, config.dynamicSmemBytes) ==
+                   cudaSuccess
+               ? static_cast<int64_t>(count) * device.sms
+               : 0;
+  }
+
+  // Warps of a block and blocks of a cluster: as many warps as are on the device at once, in few large blocks. Where
+  // even one block for each group is too many, small ones that fill the multiprocessors. Nothing here comes from the
+  // cache's size: a growing and an in-place cache give the same bits.
+  std::pair<int, int> Divide(int64_t groups, int used) {
+    int64_t most = 0, most_resident = 0;
+    std::pair<int, int> best{0, 1}, small{0, 1};
+    const auto consider = [&](int warps) {
+      for (int split = 1; split <= device.most_split(); ++split) {
+        if (!Set(groups, warps, split, used)) continue;
+        const int64_t room = Room(split), resident = room * warps, active = groups * split * warps;
+        if (split == 1 && resident > most_resident) most_resident = resident, small = {warps, 1};
+        if (groups * split <= room && active >= most) most = active, best = {warps, split};
+      }
+    };
+    for (int warps = std::max(4, kSharing); warps <= kMostWarps; warps *= 2) consider(warps);
+    for (int warps = 2; warps >= kSharing && small.first == 0; warps /= 2) consider(warps);  // little shared memory
+    return best.first ? best : small;
+  }
+};
+
+template <int kBits, int kDim, Turn kTurn, int kSharing, int kHeads>
+cudaError_t LaunchDecodeSharing(const KvArgs& args, const DecodeDevice& device, int used, cudaStream_t stream) {
   DecodePlan plan;
   plan.args = args;
-  plan.head_warps = sharing;
-  plan.row_blocks = (args.query_rows() + kDecodeRows - 1) / kDecodeRows;
+  plan.head_warps = kSharing;
+  plan.row_blocks = DecodeRowBlocks(args);
   if (args.group() > 1) {
     plan.group_inverse =
         static_cast<uint32_t>((0x100000000ull + args.group() - 1) / static_cast<unsigned>(args.group()));
   }
-  // Doubled while all warps are on the device at once. Large clusters only find room on half of it.
-  const int64_t blocks = DecodeHeads(args) / sharing;
-  const auto fits = [&](int warps, int split) {
-    return blocks * warps * split <= static_cast<int64_t>(device.sms) * (split >= 4 ? 8 : resident_warps);
-  };
-  while (plan.split < device.most_split() && fits(plan.warps, 2 * plan.split)) plan.split *= 2;
-  while (2 * plan.warps <= resident_warps && fits(2 * plan.warps, plan.split)) plan.warps *= 2;
-  return plan;
-}
-
-template <int kBits, int kDim, Turn kTurn, int kSharing>
-cudaError_t LaunchDecodeSharing(const KvArgs& args, const DecodeDevice& device, cudaStream_t stream) {
-  using Memory = DecodeMemory<kBits, kDim, kTurn, kSharing>;
-  DecodePlan plan = MakeDecodePlan(args, device, kResidentWarps<kBits, kDim, kTurn>, kSharing);
-  const int used = std::min(kDecodeRows, args.query_rows());
-  while (plan.warps > kSharing && Memory::Bytes(plan.warps, used) > device.shared_bytes) plan.warps /= 2;
-  const int bytes = Memory::Bytes(plan.warps, used);
-  auto* kernel = DecodeKernel<kBits, kDim, kTurn, kSharing>;
-  const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (e != cudaSuccess) return e;
-  // Started while the append kernel ends; a cluster where the keys are divided over blocks.
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(plan.split);
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(args.kv_heads / kSharing),
-                        static_cast<unsigned>(args.batch * plan.row_blocks));
-  launch.blockDim = dim3(32 * static_cast<unsigned>(plan.warps));
-  launch.dynamicSmemBytes = static_cast<size_t>(bytes);
-  launch.stream = stream;
-  launch.attrs = attributes;
-  launch.numAttrs = device.major < 9 ? 0 : plan.split > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&launch, kernel, static_cast<const DecodePlan>(plan));
+  const int heads = args.kv_heads / (kSharing * kHeads);
+  const int64_t groups = static_cast<int64_t>(args.batch) * heads * plan.row_blocks;
+  DecodeLaunch<kBits, kDim, kTurn, kSharing, kHeads> launch(device);
+  {
+    // Asking the device takes longer than a launch.
+    static std::mutex guard;
+    static std::map<std::tuple<int, int64_t, int>, std::pair<int, int>> divisions;
+    const std::lock_guard<std::mutex> hold(guard);
+    const auto [found, is_new] = divisions.try_emplace({device.id, groups, used});
+    if (is_new) found->second = launch.Divide(groups, used);
+    std::tie(plan.warps, plan.split) = found->second;
+  }
+  if (!launch.Set(groups, plan.warps, plan.split, used)) return cudaErrorInvalidConfiguration;
+  launch.config.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(heads),
+                               static_cast<unsigned>(args.batch * plan.row_blocks));
+  launch.config.stream = stream;
+  return cudaLaunchKernelEx(&launch.config, launch.kernel(), static_cast<const DecodePlan>(plan));
 }
 
 template <int kBits, int kDim, Turn kTurn>
 cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
   const DecodeDevice device;
   if (device.error != cudaSuccess) return device.error;
+  const int used = std::min(kDecodeRows, args.query_rows());
   if constexpr (kTurn != Turn::kNone) {
-    if (SharesTables(args, device, kResidentWarps<kBits, kDim, kTurn>)) {
-      return LaunchDecodeSharing<kBits, kDim, kTurn, kSharingWarps>(args, device, stream);
+    constexpr int kResident = kResidentWarps<kBits, kDim, kTurn>;
+    // Two heads of a warp have half of mma's columns each; their codes need shared memory.
+    if constexpr (kResident == 16) {
+      if (args.query_rows() <= kDecodeRows / 2 && SharesTables(args, device, kResident, 8) &&
+          DecodeLaunch<kBits, kDim, kTurn, 4, 2>::Fits(device, used)) {
+        return LaunchDecodeSharing<kBits, kDim, kTurn, 4, 2>(args, device, used, stream);
+      }
+    }
+    if (SharesTables(args, device, kResident, 4) && DecodeLaunch<kBits, kDim, kTurn, 4, 1>::Fits(device, used)) {
+      return LaunchDecodeSharing<kBits, kDim, kTurn, 4, 1>(args, device, used, stream);
     }
   }
-  return LaunchDecodeSharing<kBits, kDim, kTurn, 1>(args, device, stream);
+  return LaunchDecodeSharing<kBits, kDim, kTurn, 1, 1>(args, device, used, stream);
 }
 
 template <int kBits, int kDim>

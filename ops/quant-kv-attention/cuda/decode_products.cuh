@@ -14,79 +14,86 @@ __device__ __forceinline__ Turned TurnPair(uint32_t a, uint32_t b, uint32_t cos,
           Bits(__hfma2(Halves(b), Halves(cos), __hmul2(Halves(a), Halves(sin))))};
 }
 
-// Of 16 keys and 8 queries, transposed: q . codes, or q . R(codes) and q . R1.
+// Of 16 keys and 8 queries, transposed: q . codes, or q . R(codes) and q . R1. Keys of two heads meet the columns of
+// both; each has half of them.
+template <int kHeads>
 struct KeyProducts {
-  float codes[4], ones[4];
+  float codes[kHeads][4] = {}, ones[4] = {};
 };
 
-template <int kBits, int kDim, Turn kTurn, class Layout, class Ring, class Tables>
-__device__ __forceinline__ KeyProducts Products(const Ring& ring, const DecodeQuery<Layout, kTurn>& q,
-                                                const Tables& tables, int step) {
-  float product[2][4] = {}, ones[4] = {};  // two chains: a product waits for the one before it
-  uint4 two{};                             // operands for R1 of two mma steps
-  uint4 next{};                            // tables of the next mma step
-  if constexpr (kTurn != Turn::kNone) next = tables.Load(step, 0);
+// Of keys that are not turned.
+template <int kBits, class Layout, class Ring>
+__device__ __forceinline__ void Products(const Ring& ring, const DecodeQuery<Layout, Turn::kNone>& q,
+                                         KeyProducts<1>& all) {
+  float product[2][4] = {};  // two chains: a product waits for the one before it
   uint32_t keys[2][Layout::kKeyParts][Layout::kKeyWords];
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-#pragma unroll
-    for (int part = 0; part < Layout::kKeyParts; ++part) ring.Keys(r, part, keys[r][part]);
-  }
+  ring.Keys(0, 0, keys);
 #pragma unroll
   for (int word = 0; word < Layout::kKeyWords; ++word) {
-    constexpr int kSteps = Layout::kWordSteps;
-    if constexpr (kTurn == Turn::kNone) {
+    if (word % Ring::kLoadWords == 0 && word + Ring::kLoadWords < Layout::kKeyWords) {
+      ring.Keys(0, word / Ring::kLoadWords + 1, keys);
+    }
 #pragma unroll
-      for (int i = 0; i < kSteps; ++i) {
-        const uint32_t low = keys[0][0][word], high = keys[1][0][word];
-        const uint32_t(&b)[2] = q.fragments[word * kSteps + i];
-        MmaF16(product[word % 2], CodePair<kBits>(low, 2 * i), CodePair<kBits>(high, 2 * i),
-               CodePair<kBits>(low, 2 * i + 1), CodePair<kBits>(high, 2 * i + 1), b[0], b[1]);
-      }
-    } else {
-      constexpr bool kIsHalf = kTurn == Turn::kHalf;
-#pragma unroll
-      for (int i = 0; i < kSteps; ++i) {
-        const int mma_step = word * kSteps + i;
-        const uint4 table = next;
-        if (mma_step + 1 < Layout::kSteps) next = tables.Load(step, mma_step + 1);
-        Turned turned[2];
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const uint32_t first = keys[r][0][word], second = keys[r][kIsHalf ? 1 : 0][word];
-          const uint32_t a = kIsHalf ? CodePair<kBits>(first, i) : SmallCodePair<kBits>(first, 2 * i);
-          const uint32_t b = kIsHalf ? CodePair<kBits>(second, i) : SmallCodePair<kBits>(second, 2 * i + 1);
-          turned[r] = TurnPair(a, b, r ? table.y : table.x, r ? table.w : table.z);
-        }
-        const uint32_t(&b)[2] = q.fragments[word * kSteps + i];
-        if (mma_step % 2 == 0) two = LoadShared16(q.ones + mma_step / 2 * 64);
-        MmaF16(ones, table.x, table.y, table.z, table.w, mma_step % 2 ? two.z : two.x, mma_step % 2 ? two.w : two.y);
-        MmaF16(product[word % 2], turned[0].first, turned[1].first, turned[0].second, turned[1].second, b[0], b[1]);
-      }
+    for (int i = 0; i < Layout::kWordSteps; ++i) {
+      const uint32_t low = keys[0][0][word], high = keys[1][0][word];
+      const uint32_t(&b)[2] = q.fragments[word * Layout::kWordSteps + i];
+      MmaF16(product[word % 2], CodePair<kBits>(low, 2 * i), CodePair<kBits>(high, 2 * i),
+             CodePair<kBits>(low, 2 * i + 1), CodePair<kBits>(high, 2 * i + 1), b[0], b[1]);
     }
   }
-  KeyProducts all;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) all.codes[i] = product[0][i] + product[1][i], all.ones[i] = ones[i];
-  return all;
+  for (int i = 0; i < 4; ++i) all.codes[0][i] = product[0][i] + product[1][i];
+}
+
+// Of keys that are turned. Two heads have the same tables, and chains that do not wait for each other.
+template <int kBits, Turn kTurn, class Layout, int kHeads, class Ring, class Tables>
+__device__ __forceinline__ void TurnedProducts(const Ring& ring, const DecodeQuery<Layout, kTurn>& q,
+                                               const Tables& tables, int step, KeyProducts<kHeads>& all) {
+  constexpr bool kIsHalf = kTurn == Turn::kHalf;
+  uint32_t keys[kHeads][2][Layout::kKeyParts][Layout::kKeyWords];
+  uint4 next = tables.Load(step, 0), next_query = LoadShared16(q.operand);  // of the next mma step
+#pragma unroll
+  for (int head = 0; head < kHeads; ++head) ring.Keys(head, 0, keys[head]);
+#pragma unroll
+  for (int mma_step = 0; mma_step < Layout::kSteps; ++mma_step) {
+    const int word = mma_step / Layout::kWordSteps, i = mma_step % Layout::kWordSteps;
+    const uint4 query = next_query, table = next;
+    if (mma_step + 1 < Layout::kSteps) {
+      next = tables.Load(step, mma_step + 1);
+      next_query = LoadShared16(q.operand + (mma_step + 1) * 64);
+    }
+    MmaF16(all.ones, table.x, table.y, table.z, table.w, query.z, query.w);
+#pragma unroll
+    for (int head = 0; head < kHeads; ++head) {
+      if (i == 0 && word % Ring::kLoadWords == 0 && word + Ring::kLoadWords < Layout::kKeyWords) {
+        ring.Keys(head, word / Ring::kLoadWords + 1, keys[head]);
+      }
+      Turned turned[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const uint32_t first = keys[head][r][0][word], second = keys[head][r][kIsHalf ? 1 : 0][word];
+        const uint32_t a = kIsHalf ? CodePair<kBits>(first, i) : SmallCodePair<kBits>(first, 2 * i);
+        const uint32_t b = kIsHalf ? CodePair<kBits>(second, i) : SmallCodePair<kBits>(second, 2 * i + 1);
+        turned[r] = TurnPair(a, b, r ? table.y : table.x, r ? table.w : table.z);
+      }
+      MmaF16(all.codes[head], turned[0].first, turned[1].first, turned[0].second, turned[1].second, query.x, query.y);
+    }
+  }
 }
 
 // y^T += V^T . weights^T for 16 values; `weights` is mma's right operand.
 template <int kBits, class Layout, class Ring>
-__device__ __forceinline__ void AddValues(const Ring& ring, const uint32_t (&weights)[2],
+__device__ __forceinline__ void AddValues(const Ring& ring, int head, const uint32_t (&weights)[2],
                                           float (&sums)[Layout::kTiles][4]) {
-  uint32_t values[4][Layout::ValueSlice::kWords];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) ring.Values(i, values[i]);
+  uint32_t low[Layout::kUnits], high[Layout::kUnits];
+  ring.Values(head, low, high);
 #pragma unroll
   for (int unit = 0; unit < Layout::kUnits; ++unit) {
-    const uint32_t pick = unit % 2 ? 0x7632 : 0x5410;  // this unit of two neighbouring values
-    const uint32_t low = __byte_perm(values[0][unit / 2], values[1][unit / 2], pick);
-    const uint32_t high = __byte_perm(values[2][unit / 2], values[3][unit / 2], pick);
 #pragma unroll
     for (int pair = 0; pair < Layout::kUnitCodes; pair += 2) {
-      MmaF16(sums[(unit * Layout::kUnitCodes + pair) / 2], CodePair<kBits>(low, pair), CodePair<kBits>(low, pair + 1),
-             CodePair<kBits>(high, pair), CodePair<kBits>(high, pair + 1), weights[0], weights[1]);
+      MmaF16(sums[(unit * Layout::kUnitCodes + pair) / 2], CodePair<kBits>(low[unit], pair),
+             CodePair<kBits>(low[unit], pair + 1), CodePair<kBits>(high[unit], pair),
+             CodePair<kBits>(high[unit], pair + 1), weights[0], weights[1]);
     }
   }
 }

@@ -9,57 +9,142 @@ namespace lowbit::cuda {
 // scale * (q . Rx) + min * (q . R1).
 template <class Layout, Turn kTurn>
 struct DecodeQuery {
-  // In shared memory, of a query: an operand for R1, and some bytes so that neighbours start in different banks.
-  static constexpr int kOnesBytes = kTurn == Turn::kNone ? 0 : Layout::kSteps * 32 + 64;
+  // With turned keys, operands lie in shared memory: of a query, for each mma step, q for the codes, and for R1 of each
+  // pair of channels (i, j) q_i + q_j, which cos multiplies, and q_j - q_i, for sin. Some bytes more, so that
+  // neighbours start in different banks.
+  static constexpr bool kShared = kTurn != Turn::kNone;
+  static constexpr int kOperandBytes = kShared ? Layout::kSteps * 64 + 64 : 0;
 
-  uint32_t fragments[Layout::kSteps][2];
-  // With turned keys, for each pair of channels (i, j): q_i + q_j, which R1 multiplies by cos, and q_j - q_i, by sin.
-  uint32_t ones;         // shared address of what this lane has
+  uint32_t operand = 0;  // shared address of this lane's, or
+  uint32_t fragments[kShared ? 1 : Layout::kSteps][2];
   float sum[2];          // otherwise: all channels of queries 2t and 2t + 1, times min_unit
   float unit, min_unit;  // turn products into scores, which are logarithms to base 2
 };
 
-constexpr int QueryStride(int dim) { return dim + 8; }  // halves: neighbouring rows start in different banks
+// The block's queries, turned and halved, into shared memory, a chunk of 8 channels at a time. What a thread's first
+// chunk needs is asked for by Ask, long before Store waits for it. Rows are kStride halves apart.
+template <int kDim, int kStride>
+struct QueryStage {
+  static constexpr int kChunks = kDim / 8;
 
-// The block's queries, turned and halved, into shared memory.
-template <int kDim>
-__device__ __forceinline__ void StageQueries(const DecodePlan& plan, const KvSequence& sequence, int b, int first_head,
-                                             int first_row, int used, __half* to) {
-  const KvArgs& args = plan.args;
-  constexpr int kChunks = kDim / 8;
-  const int group = args.group();
-  for (int i = threadIdx.x; i < plan.head_warps * used * kChunks; i += blockDim.x) {
-    const int at = i / kChunks, c = i % kChunks * 8, head = at / used, row = at - head * used;
-    const int query = first_row + row, s = plan.Token(query);
-    const __half* x = static_cast<const __half*>(args.q) + (static_cast<int64_t>(b) * args.tokens + s) * args.q_stride +
-                      static_cast<int64_t>((first_head + head) * group + query - s * group) * kDim;
-    const int position = sequence.start + s;
-    float v[8] = {};
-    if (position < sequence.length) LoadTurned(args, x, c, position, v);
-    uint32_t w[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) w[j] = Bits(__floats2half2_rn(0.5f * v[2 * j], 0.5f * v[2 * j + 1]));
-    *reinterpret_cast<uint4*>(to + at * QueryStride(kDim) + c) = make_uint4(w[0], w[1], w[2], w[3]);
+  const DecodePlan& plan;
+  int b, first_head, heads, first_row, used;
+  bool asked = false;
+  uint4 own{}, other{}, cos{}, sin{};
+
+  __device__ __forceinline__ int count() const { return heads * used * kChunks; }
+  __device__ __forceinline__ bool turns() const {
+    return plan.args.rotary == KvRotary::kHalf && plan.args.pairs % 8 == 0;
   }
-}
 
-template <int kBits, int kDim, Turn kTurn, class Layout>
-__device__ __forceinline__ void LoadQuery(const KvArgs& args, const __half* rows, int used, uint32_t ones,
-                                          bool stores_ones, DecodeQuery<Layout, kTurn>& q) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  constexpr int kHalf = Layout::kWordCodes / 2;
-  q.ones = ones + min(g, used - 1) * DecodeQuery<Layout, kTurn>::kOnesBytes + t * 16;
+  // Of chunk i: its channels, its new token, and where the query lies.
+  struct Place {
+    int c, s;
+    const __half* x;
+  };
+  __device__ __forceinline__ Place At(int i) const {
+    const int at = i / kChunks, head = at / used, query = first_row + at - head * used, s = plan.Token(query);
+    const int group = plan.args.group(), q_head = (first_head + head) * group + query - s * group;
+    return {i % kChunks * 8, s,
+            static_cast<const __half*>(plan.args.q) +
+                (static_cast<int64_t>(b) * plan.args.tokens + s) * plan.args.q_stride +
+                static_cast<int64_t>(q_head) * kDim};
+  }
+  __device__ static __forceinline__ uint4 Load(const void* table, int64_t element) {
+    return __ldg(reinterpret_cast<const uint4*>(static_cast<const __half*>(table) + element));
+  }
+
+  __device__ __forceinline__ void Ask(const KvSequence& sequence) {
+    const KvArgs& args = plan.args;
+    if (static_cast<int>(threadIdx.x) >= count() || !turns()) return;
+    const Place at = At(threadIdx.x);
+    const int position = sequence.start + at.s;
+    if (position >= sequence.length) return;
+    asked = true;
+    own = Load(at.x, at.c);
+    if (at.c >= 2 * args.pairs) return;
+    const int pair = at.c < args.pairs ? at.c : at.c - args.pairs;
+    other = Load(at.x, at.c < args.pairs ? at.c + args.pairs : pair);
+    cos = Load(args.cos, static_cast<int64_t>(position) * args.pairs + pair);
+    sin = Load(args.sin, static_cast<int64_t>(position) * args.pairs + pair);
+  }
+
+  __device__ __forceinline__ void Store(const KvSequence& sequence, __half* to) const {
+    const KvArgs& args = plan.args;
+    for (int i = threadIdx.x; i < count(); i += blockDim.x) {
+      const Place at = At(i);
+      float v[8] = {};
+      if (asked && i == static_cast<int>(threadIdx.x)) {
+        TurnAsked(args, at.c, v);
+      } else if (sequence.start + at.s < sequence.length) {
+        LoadTurned(args, at.x, at.c, sequence.start + at.s, v);
+      }
+      uint32_t w[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) w[j] = Bits(__floats2half2_rn(0.5f * v[2 * j], 0.5f * v[2 * j + 1]));
+      *reinterpret_cast<uint4*>(to + i / kChunks * kStride + at.c) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
+  }
+
+ private:
+  // As LoadTurned.
+  __device__ __forceinline__ void TurnAsked(const KvArgs& args, int c, float (&v)[8]) const {
+    float across[8], cosines[8], sines[8];
+    Widen8(own, v);
+    if (c >= 2 * args.pairs) return;
+    Widen8(other, across);
+    Widen8(cos, cosines);
+    Widen8(sin, sines);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float turned = __fmul_rn(v[i], cosines[i]), rest = __fmul_rn(across[i], sines[i]);
+      v[i] = c >= args.pairs ? __fadd_rn(turned, rest) : __fsub_rn(turned, rest);
+    }
+  }
+  __device__ static __forceinline__ void Widen8(const uint4& words, float (&v)[8]) {
+    const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 f = __half22float2(Halves(w[i]));
+      v[2 * i] = f.x, v[2 * i + 1] = f.y;
+    }
+  }
+};
+
+// The lane's part of the staged queries `rows` of the warp's first head; those that are turned go to `operands`, if
+// `stores`.
+template <int kBits, int kDim, Turn kTurn, int kHeads, int kStride, class Layout>
+__device__ __forceinline__ void LoadQuery(const KvArgs& args, const __half* rows, int used, uint32_t operands,
+                                          bool stores, DecodeQuery<Layout, kTurn>& q) {
+  constexpr int kEach = kDecodeRows / kHeads, kHalf = Layout::kWordCodes / 2;
+  const int lane = threadIdx.x % 32, column = lane / 4, t = lane % 4;
+  const bool there = column % kEach < used;
+  const int row = column / kEach * used + min(column % kEach, used - 1);
+  q.operand = operands + row * DecodeQuery<Layout, kTurn>::kOperandBytes + t * 16;
+  const float unit = args.scale * 1.44269504f * 2.0f;
+  q.unit = unit * (kTurn == Turn::kNone ? 0x1p24f : 0x1p24f / kTableUnit);
+  q.min_unit = kTurn == Turn::kNone ? unit : unit / kTableUnit;
+  if (kTurn != Turn::kNone && !stores) return;
   float sum = 0.0f;
+  uint32_t fragments[Layout::kSteps][2];
 #pragma unroll
   for (int part = 0; part < Layout::kKeyParts; ++part) {
 #pragma unroll
     for (int word = 0; word < Layout::kKeyWords; ++word) {
       const int c = Layout::KeyChannel(t, part, word, 0);
-      uint32_t v[kHalf];  // the channels of a word of codes, two by two
+      uint32_t v[kHalf] = {};  // the channels of a word of codes, two by two
+      if (there && c < kDim) {
+        const __half* from = rows + row * kStride + c;
+        if constexpr (kHalf == 4) {
+          const uint4 four = *reinterpret_cast<const uint4*>(from);
+          v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+        } else {
+          const uint2 two = *reinterpret_cast<const uint2*>(from);
+          v[0] = two.x, v[1] = two.y;
+        }
+      }
 #pragma unroll
       for (int i = 0; i < kHalf; ++i) {
-        const bool there = g < used && c + 2 * i < kDim;
-        v[i] = there ? *reinterpret_cast<const uint32_t*>(rows + g * QueryStride(kDim) + c + 2 * i) : 0;
         const float2 f = __half22float2(Halves(v[i]));
         sum += f.x + f.y;
       }
@@ -69,29 +154,31 @@ __device__ __forceinline__ void LoadQuery(const KvArgs& args, const __half* rows
         const uint32_t both = __byte_perm(v[pair / 2], v[(pair + kHalf) / 2], pair % 2 ? 0x7632 : 0x5410);
         const int step =
             kTurn == Turn::kHalf ? word * kHalf + pair : ((part * Layout::kKeyWords + word) * kHalf + pair) / 2;
-        q.fragments[step][kTurn == Turn::kHalf ? part : pair % 2] = both;
+        fragments[step][kTurn == Turn::kHalf ? part : pair % 2] = both;
       }
     }
   }
 #pragma unroll
   for (int step = 0; step < Layout::kSteps; ++step) {
-    const __half2 first = Halves(q.fragments[step][0]), second = Halves(q.fragments[step][1]);
-    if (kTurn != Turn::kNone && stores_ones && g < used) {
-      StoreShared8(q.ones + step / 2 * 64 + step % 2 * 8, Bits(__hadd2(first, second)), Bits(__hsub2(second, first)));
-    }
+    const __half2 first = Halves(fragments[step][0]), second = Halves(fragments[step][1]);
     // Codes that CodePair gives 16 times as large: every second pair.
     const __half2 small = __float2half2_rn(0.0625f);
     const bool odd = kTurn == Turn::kHalf && step % kHalf % 2;
-    if (kBits == 4 && odd) q.fragments[step][0] = Bits(__hmul2(first, small));
-    if (kBits == 4 && (odd || kTurn == Turn::kNone)) q.fragments[step][1] = Bits(__hmul2(second, small));
+    if (kBits == 4 && odd) fragments[step][0] = Bits(__hmul2(first, small));
+    if (kBits == 4 && (odd || kTurn == Turn::kNone)) fragments[step][1] = Bits(__hmul2(second, small));
+    if constexpr (kTurn == Turn::kNone) {
+      q.fragments[step][0] = fragments[step][0], q.fragments[step][1] = fragments[step][1];
+    } else if (there) {
+      StoreShared16(q.operand + step * 64, make_uint4(fragments[step][0], fragments[step][1],
+                                                      Bits(__hadd2(first, second)), Bits(__hsub2(second, first))));
+    }
   }
+  if constexpr (kTurn == Turn::kNone) {
 #pragma unroll
-  for (int d = 1; d < 4; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
-  const float unit = args.scale * 1.44269504f * 2.0f;
-  q.unit = unit * (kTurn == Turn::kNone ? 0x1p24f : 0x1p24f / kTableUnit);
-  q.min_unit = kTurn == Turn::kNone ? unit : unit / kTableUnit;
+    for (int d = 1; d < 4; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
 #pragma unroll
-  for (int j = 0; j < 2; ++j) q.sum[j] = __shfl_sync(~0u, sum * unit, 4 * (2 * t + j));
+    for (int j = 0; j < 2; ++j) q.sum[j] = __shfl_sync(~0u, sum * unit, 4 * (2 * t + j));
+  }
 }
 
 }  // namespace lowbit::cuda

@@ -5,7 +5,7 @@
 namespace lowbit::cuda {
 
 // A warp's running softmax over its share of the keys, for queries 2t and 2t + 1 of each lane.
-template <class Layout>
+template <class Layout, int kHeads>
 struct DecodeState {
   float sums[Layout::kTiles][4] = {};   // y^T * value_factor * 2^-24, without the values' minima
   float top[2] = {kNoScore, kNoScore};  // at most 8 below the largest score so far
@@ -51,19 +51,21 @@ struct DecodeRows {
   const __half* mask[2];
 
   DecodeRows() = default;
+  // Columns are `heads` times as many queries, of neighbouring kv heads.
   __device__ __forceinline__ DecodeRows(const DecodePlan& plan, const KvSequence& sequence, int b, int kv_head,
-                                        int first_row, int used) {
+                                        int heads, int first_row, int used) {
     const KvArgs& args = plan.args;
-    const int queries = sequence.length - sequence.start, group = args.group();
+    const int queries = sequence.length - sequence.start, group = args.group(), each = kDecodeRows / heads;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int query = first_row + min(static_cast<int>(threadIdx.x % 4) * 2 + i, used - 1), s = plan.Token(query);
+      const int column = static_cast<int>(threadIdx.x % 4) * 2 + i, head = kv_head + column / each;
+      const int query = first_row + min(column % each, used - 1), s = plan.Token(query);
       const KvSpan span(args, sequence, min(s, max(0, queries - 1)));
       begin[i] = span.begin;
       end[i] = span.end;
       mask[i] = static_cast<const __half*>(args.mask);
       if (args.mask) {
-        mask[i] += b * args.mask_batch_stride + (kv_head * group + query - s * group) * args.mask_head_stride +
+        mask[i] += b * args.mask_batch_stride + (head * group + query - s * group) * args.mask_head_stride +
                    s * args.mask_row_stride;
       }
     }
@@ -71,22 +73,22 @@ struct DecodeRows {
 };
 
 // Scores less state.base of 16 keys. kPlain: every query of the block sees all of them, and nothing is added to scores.
-template <Turn kTurn, bool kPlain, class Layout>
+template <Turn kTurn, bool kPlain, int kHeads, class Layout>
 __device__ __forceinline__ void Scores(const KvArgs& args, const RingParams& params,
                                        const DecodeQuery<Layout, kTurn>& q, int first, const DecodeRows& rows,
-                                       const KeyProducts& products, const DecodeState<Layout>& state,
+                                       const KeyProducts<kHeads>& products, const DecodeState<Layout, kHeads>& state,
                                        float (&score)[2][2], bool (&seen)[2][2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float2 key = params.keys[r];
     const float factor = q.unit * key.x;
-    const int j = first + threadIdx.x % 32 / 4 + 8 * r;
+    const int j = first + static_cast<int>(threadIdx.x % 32 / 4) + 8 * r;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float base = kPlain ? state.base[i] : 0.0f;
       const float rest = kTurn == Turn::kNone ? fmaf(key.y, q.sum[i], -base)
                                               : fmaf(key.y * q.min_unit, products.ones[2 * r + i], -base);
-      float x = fmaf(products.codes[2 * r + i], factor, rest);
+      float x = fmaf(products.codes[0][2 * r + i], factor, rest);
       if constexpr (!kPlain) {
         seen[r][i] = j >= rows.begin[i] && j < rows.end[i];
         if (args.softcap > 0.0f) {
@@ -102,15 +104,25 @@ __device__ __forceinline__ void Scores(const KvArgs& args, const RingParams& par
 }
 
 // One step of the running softmax; keys from `end` on are seen by no query.
-template <int kBits, int kDim, Turn kTurn, bool kPlain, class Layout, class Ring, class Tables>
+template <int kBits, Turn kTurn, bool kPlain, int kHeads, class Layout, class Ring, class Tables>
 __device__ __forceinline__ void Step(const KvArgs& args, const Ring& ring, const DecodeQuery<Layout, kTurn>& q,
                                      const Tables& tables, int step, int first, int end, const DecodeRows& rows,
-                                     DecodeState<Layout>& state) {
+                                     DecodeState<Layout, kHeads>& state) {
   float score[2][2];
   bool seen[2][2] = {{true, true}, {true, true}};
-  const KeyProducts products = Products<kBits, kDim, kTurn, Layout>(ring, q, tables, step);
+  KeyProducts<kHeads> products;
+  if constexpr (kTurn == Turn::kNone) {
+    Products<kBits>(ring, q, products);
+  } else {
+    TurnedProducts<kBits>(ring, q, tables, step, products);
+  }
+  if constexpr (kHeads == 2) {
+    const bool second = threadIdx.x % 4 >= 2;  // has columns of the second head
+#pragma unroll
+    for (int i = 0; i < 4; ++i) products.codes[0][i] = second ? products.codes[1][i] : products.codes[0][i];
+  }
   const RingParams params = ring.Params();
-  Scores<kTurn, kPlain>(args, params, q, first, rows, products, state, score, seen);
+  Scores<kTurn, kPlain, kHeads>(args, params, q, first, rows, products, state, score, seen);
   float2 values[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -138,7 +150,15 @@ __device__ __forceinline__ void Step(const KvArgs& args, const Ring& ring, const
     }
     weights[r] = Transpose8x8(Bits(__floats2half2_rn(scaled[0], scaled[1])));
   }
-  AddValues<kBits, Layout>(ring, weights, state.sums);
+  if constexpr (kHeads == 1) {
+    AddValues<kBits, Layout>(ring, 0, weights, state.sums);
+  } else {
+    const bool high = threadIdx.x % 32 >= 16;  // columns of the second head
+    const uint32_t low[2] = {high ? 0 : weights[0], high ? 0 : weights[1]};
+    AddValues<kBits, Layout>(ring, 0, low, state.sums);
+    const uint32_t other[2] = {high ? weights[0] : 0, high ? weights[1] : 0};
+    AddValues<kBits, Layout>(ring, 1, other, state.sums);
+  }
 }
 
 }  // namespace lowbit::cuda

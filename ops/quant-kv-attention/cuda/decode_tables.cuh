@@ -8,8 +8,6 @@ namespace lowbit::cuda {
 // numbers. So they have to be below 16.
 constexpr float kTableUnit = 0x1p12f;
 
-constexpr int kSharingWarps = 4;  // that share tables, where there are heads enough
-
 // Rows of 16 positions, those of this step and of the next, shared by warps that have the same keys of different heads.
 // Copies bring rows as they are; each lane then takes its own chunks apart and stores them as the left operands that
 // mma and the codes ask for: entries in the order of CodePair, {cos of keys g and g + 8, sin of both} for lane (g, t)
@@ -19,8 +17,9 @@ struct TableStage {
   using Layout = DecodeLayout<kBits, kDim, kTurn>;
   static constexpr int kPairs = kDim / 2, kChunks = kDim / 8;
   static constexpr int kRowBytes = 16 * kChunks, kStepBytes = kDecodeKeys * kRowBytes;
-  // Rows as they come and operands, of the next step as well where some warps may be ahead.
-  static constexpr int kBytes = (kSharing == 1 ? 2 : 3) * kStepBytes;
+  // Rows as they come and operands, of the next step as well where other warps may not be done with this one.
+  static constexpr bool kTwoSlots = kSharing > 1;
+  static constexpr int kBytes = (kTwoSlots ? 3 : 2) * kStepBytes;
   static constexpr int kAtOnce = 32 / kChunks;  // rows that a warp asks for at once, each lane one chunk
   static_assert(kChunks <= 32 && kStepBytes == Layout::kSteps * 512);
   const __half* from = nullptr;  // the lane's chunk of row `own`
@@ -32,16 +31,18 @@ struct TableStage {
   // `warp` of those that share.
   __device__ __forceinline__ void Start(const KvArgs& args, uint32_t shared, int warp) {
     const int lane = threadIdx.x % 32, chunk = lane % kChunks;
+    const int operand_at = OperandOf(chunk % (kChunks / 2) * 8);
     own = warp * kAtOnce + lane / kChunks;
+    // Lanes that store in the same place of different mma steps take rows g and g + 8, which are in different banks.
+    if (kAtOnce * kSharing == kDecodeKeys) own ^= operand_at / (Layout::kWordSteps * 512) % 2 * 8;
     from = Keep(static_cast<const __half*>(chunk < kChunks / 2 ? args.cos : args.sin) + chunk % (kChunks / 2) * 8 +
                 own * kPairs);
     raw = Keep(shared + own * kRowBytes + chunk * 16);
-    place = Keep(shared + kStepBytes + RowPlace(own) + (chunk < kChunks / 2 ? 0 : 8) +
-                 OperandOf(chunk % (kChunks / 2) * 8));
+    place = Keep(shared + kStepBytes + RowPlace(own) + (chunk < kChunks / 2 ? 0 : 8) + operand_at);
     operand = Keep(shared + kStepBytes + lane * 16);
   }
 
-  // Asks for this warp's share of the rows of positions [first, first + 16); those beyond the tables are left out.
+  // Asks for this warp's share of the rows of positions from `first` on; those beyond the tables are left out.
   __device__ __forceinline__ void Ask(const KvArgs& args, int first) const {
     const int there = args.limit - first - own;
     const __half* rows = from + static_cast<int64_t>(first) * kPairs;
@@ -98,7 +99,7 @@ struct TableStage {
   }
 
   // Where the operands of a step begin; warps that share none are never ahead.
-  __device__ __forceinline__ int Slot(int step) const { return kSharing == 1 ? 0 : step % 2 * kStepBytes; }
+  __device__ __forceinline__ int Slot(int step) const { return kTwoSlots ? step % 2 * kStepBytes : 0; }
 
   // The entries of a chunk as CodePair takes codes from words.
   __device__ static __forceinline__ void InOrder(const uint4& v, uint32_t (&w)[4]) {
