@@ -369,7 +369,7 @@ void TestGemm(Tally& tally, bool quick) {
                           {24, 128, 0, 0, 0, e4m3, none}};
   uint64_t seed = 1000;
   for (const Shape& s : shapes) {
-    for (const int64_t m : {1, 2, 7, 16, 17, 64, 65, 129, 300}) {
+    for (const int64_t m : {1, 2, 4, 7, 16, 17, 64, 65, 129, 300}) {
       if (quick && m != 1 && m != 17 && m != 129) continue;
       Case c{m, s.n, s.k, s.outliers, s.group, s.a_group, s.weight, s.a, DType::kF32, false, false, true, s.powers};
       RunCase(tally, c, arch, ++seed);

@@ -13,13 +13,14 @@ constexpr int kGroups = 2;
 constexpr int kThreads = kWarpgroup * (kGroups + 1);
 constexpr int kMathRegisters = 104, kHelperRegisters = 32;
 
-// Rings of weights and of tokens, and the sums that come from the cluster; half of a multiprocessor.
+// Rings of weights and of tokens, and the sums that come from the cluster (most from one of six blocks); half of a
+// multiprocessor.
 constexpr int kRingsAndSums = 104 * 1024;
 constexpr int ReceivedBytes(int tiles, int split) { return split == 1 ? 0 : split * OwnWarps(split) * tiles * 512; }
 constexpr int TokenSlotBytes(int tiles) { return tiles * 2048; }
 constexpr int TokenSlots(int tiles) { return tiles == 8 ? 3 : tiles == 4 ? 4 : 6; }
 constexpr int WeightSlots(int tiles) {
-  const int rest = TokenSlots(tiles) * TokenSlotBytes(tiles) + ReceivedBytes(tiles, 8);
+  const int rest = TokenSlots(tiles) * TokenSlotBytes(tiles) + ReceivedBytes(tiles, 6);
   const int fit = (kRingsAndSums - rest) / kSlotWeightBytes;
   return fit < 10 ? fit : 10;
 }
