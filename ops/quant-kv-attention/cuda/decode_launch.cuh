@@ -103,8 +103,9 @@ struct DecodeLaunch {
         if (groups * split <= room && active >= most) most = active, best = {warps, split};
       }
     };
-    for (int warps = std::max(4, kSharing); warps <= kMostWarps; warps *= 2) consider(warps);
-    for (int warps = 2; warps >= kSharing && small.first == 0; warps /= 2) consider(warps);  // little shared memory
+    for (int warps = 4 * kHeads; warps <= kMostWarps; warps *= 2) consider(warps);
+    for (int warps = 2 * kHeads; warps >= kSharing && small.first == 0; warps /= 2)
+      consider(warps);  // little shared memory
     return best.first ? best : small;
   }
 };
