@@ -98,18 +98,31 @@ __device__ __forceinline__ void StageWeightScales(const StreamPlan& plan, int be
   }
 }
 
-// The block's token scales, [step][token]; tokens past M get some other's. Past L1, which may hold what was there
-// before the kernel ahead wrote.
+// The block's token scales, [step][token]; tokens past M get some other's. Read past L1, which may hold what was there
+// before the kernel ahead wrote, and therefore each once and side by side: a warp takes a token's segments, or a thread
+// its token's one or two for all steps.
 template <int kTiles>
 __device__ __forceinline__ void StageTokenScales(const StreamPlan& plan, int64_t m0, int begin, int end, float* to) {
-  const int last = static_cast<int>(min(plan.args.m - 1 - m0, int64_t{8 * kTiles - 1}));
-#pragma unroll 2
-  for (int i = threadIdx.x; i < (end - begin) * 8 * kTiles; i += 32 * kStreamWarps) {
-    const int step = begin + i / (8 * kTiles), token = min(i % (8 * kTiles), last);
-    const int segment = step >= plan.body_steps  ? plan.a_scales - 1
-                        : plan.args.a_group_size ? step >> plan.unit_shift
-                                                 : 0;
-    to[i] = __ldcg(plan.args.a_scale + (m0 + token) * plan.a_scales + segment);
+  constexpr int kTokens = 8 * kTiles, kThreads = 32 * kStreamWarps;
+  static_assert(kThreads % kTokens == 0, "threads take the same token in every round");
+  const int last = static_cast<int>(min(plan.args.m - 1 - m0, int64_t{kTokens - 1}));
+  const int thread = threadIdx.x, lane = thread % 32;
+  if (plan.args.a_group_size == 0) {
+    const int token = thread % kTokens;
+    const float* const from = plan.args.a_scale + (m0 + min(token, last)) * plan.a_scales;
+    const float body = __ldcg(from), outliers = __ldcg(from + plan.a_scales - 1);
+    for (int step = begin + thread / kTokens; step < end; step += kThreads / kTokens) {
+      to[(step - begin) * kTokens + token] = step < plan.body_steps ? body : outliers;
+    }
+    return;
+  }
+  for (int step = begin + lane; step < end; step += 32) {
+    const int segment = step < plan.body_steps ? step >> plan.unit_shift : plan.a_scales - 1;
+#pragma unroll
+    for (int token = thread / 32; token < kTokens; token += kStreamWarps) {
+      to[(step - begin) * kTokens + token] =
+          __ldcg(plan.args.a_scale + (m0 + min(token, last)) * plan.a_scales + segment);
+    }
   }
 }
 
