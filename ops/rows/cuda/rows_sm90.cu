@@ -19,14 +19,15 @@ cudaError_t LaunchRuns(const NormQuantizeArgs& args, const RowTarget& target, cu
 
 template <class T, bool kNorm, bool kBare>
 cudaError_t Launch(const NormQuantizeArgs& args, const RowTarget& target, cudaStream_t stream) {
+  constexpr int kStages = kBare ? 3 : 2;  // residuals lie in the ring too
   switch (args.format.channels) {
     case 4096:  // one row at a time is the quickest to the end
-      return args.rows <= 16            ? LaunchRuns < T, kNorm, kBare, 4, 1, kBare ? 3 : 2,
-             4 > (args, target, stream) : LaunchRuns < T, kNorm, kBare, 4, 2, kBare ? 3 : 2, 2 > (args, target, stream);
+      if (args.rows <= 16) return LaunchRuns<T, kNorm, kBare, 4, 1, kStages, 4>(args, target, stream);
+      return LaunchRuns<T, kNorm, kBare, 4, 2, kStages, 2>(args, target, stream);
     case 5120:
       return LaunchRuns < T, kNorm, kBare, 5, 2, kBare ? 3 : 1, 2 > (args, target, stream);
     case 8192:
-      return LaunchRuns < T, kNorm, kBare, 8, 2, kBare ? 3 : 2, 1 > (args, target, stream);
+      return LaunchRuns<T, kNorm, kBare, 8, 2, kStages, 1>(args, target, stream);
   }
   return cudaErrorInvalidValue;
 }
