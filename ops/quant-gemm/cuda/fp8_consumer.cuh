@@ -6,26 +6,28 @@
 namespace lowbit::cuda::fp8 {
 
 // The formats a kernel is made for.
-template <bool kNibbles_, bool kE5M2_, bool kGroupTokens_, int kTokens_>
+template <bool kNibbles_, bool kE5M2_, bool kGroupTokens_, int kTokens_, int kWarpgroups_ = 2>
 struct Kind {
   static constexpr bool kNibbles = kNibbles_;          // weights are unpacked; otherwise they are e4m3
   static constexpr bool kE5M2 = kE5M2_;                // activations
   static constexpr bool kGroupTokens = kGroupTokens_;  // tokens have scales per group
   static constexpr int kTokens = kTokens_;
-  using Shared = fp8::Shared<kTokens>;
+  using Shared = fp8::Shared<kTokens, kWarpgroups_>;
 };
 
 template <class K>
 class Consumer {
   using Shared = typename K::Shared;
   // Tiles of up to 128 tokens take turns with two sets of sums, so that the tensor cores have the next part's products
-  // queued while a part's are scaled. With 256 there are registers for one set, and for one step's operand, only.
-  static constexpr bool kTurns = K::kTokens < 256;
-  static constexpr int kColumns = kTurns ? 64 : 128;  // tokens of one wgmma, a part of the tile
+  // queued while a part's are scaled. With 256, or three warpgroups, there are registers for one set, and for one
+  // step's operand, only.
+  static constexpr bool kTurns = K::kTokens < 256 && Shared::kWarpgroups == 2;
+  static constexpr int kColumns = kTurns ? 64 : K::kTokens / 2;  // tokens of one wgmma, a part of the tile
   static constexpr int kParts = K::kTokens / kColumns;
   static constexpr int kSums = kColumns / 2;  // of a thread and part
   static constexpr int kResults = kParts * kSums;
   static constexpr int kQuarter = Shared::kQuarter;
+  static constexpr int kMathThreads = 32 * Shared::kMathWarps;
   using Sums = float[kSums];
   using Scales = float[kSums / 2];
   using Operand = uint32_t[4][4];  // wgmma's left one, 32 channels each
@@ -66,7 +68,7 @@ class Consumer {
     const int part = plan_.split > 1 ? K::kTokens / plan_.split : K::kTokens;  // tokens that this block writes
     const int from = plan_.split > 1 ? static_cast<int>(rank_) * part : 0;
     uint32_t parity = 0;
-    ForEachTile<K::kTokens>(plan_, rank_, [&](const Work& work) {
+    ForEachTile<Shared>(plan_, rank_, [&](const Work& work) {
       const int x = 2 * (work.channel + warpgroup_ * 64), y = static_cast<int>(work.token) + from;
       if (kStaged && leader) {
         TensorStoreWaitRead();  // the last tile's results have left
@@ -116,7 +118,7 @@ class Consumer {
   __device__ __forceinline__ void Load(Operand& a) const {
     BarrierWait(&s_.full[ring_.stage], ring_.parity);
     if constexpr (K::kNibbles) {
-      const uint32_t from = nibbles_ + ring_.stage * kWeightBytes;
+      const uint32_t from = nibbles_ + ring_.stage * Shared::kWeightBytes;
 #pragma unroll
       for (int b = 0; b < 4; ++b) {
 #pragma unroll
@@ -139,7 +141,9 @@ class Consumer {
   __device__ __forceinline__ uint64_t Tokens(int stage, int part) const {
     return first_tokens_ + stage * (Shared::kTokenBytes / 16) + part * (kColumns * kStep / 16);
   }
-  __device__ __forceinline__ uint64_t Weights(int stage) const { return first_weights_ + stage * (kWeightBytes / 16); }
+  __device__ __forceinline__ uint64_t Weights(int stage) const {
+    return first_weights_ + stage * (Shared::kWeightBytes / 16);
+  }
 
   // To every block that writes into this one's stages.
   __device__ __forceinline__ void Release(int stage) const {
@@ -237,13 +241,21 @@ class Consumer {
     if (K::kGroupTokens || kMore) Release(stage);
   }
 
+  // result + sum * weight * token. Registers are read beside the tensor cores, so an operation with two operands and
+  // one that shares an operand with its neighbours cost less than two with new ones: the sum is scaled first. With 64
+  // tokens a step waits for its sums, and the scales' product is ready before.
+  __device__ __forceinline__ static float Scaled(float sum, float weight, float token, float result) {
+    if constexpr (!K::kGroupTokens) return fmaf(sum, weight, result);
+    if constexpr (kResults == 32) return fmaf(sum, weight * token, result);
+    return fmaf(sum * weight, token, result);
+  }
+
   __device__ __forceinline__ void Promote(int part, const Sums& sum, const Scales& tokens, const float (&weights)[2],
                                           float (&result)[kResults]) const {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      float both = weights[i / 2 % 2];
-      if constexpr (K::kGroupTokens) both *= tokens[i / 4 * 2 + i % 2];
-      result[part * kSums + i] = fmaf(sum[i], both, result[part * kSums + i]);
+      float& r = result[part * kSums + i];
+      r = Scaled(sum[i], weights[i / 2 % 2], tokens[i / 4 * 2 + i % 2], r);
     }
   }
 
@@ -269,23 +281,17 @@ class Consumer {
       if constexpr (kMore) {
         if (part + 1 == kParts) Load(a);
       }
-      // A sum times its token's scale, then times its channel's: an FMA that reads one operand again costs less beside
-      // the tensor cores than one with three new ones.
 #pragma unroll
       for (int i = 0; i < kSums; i += 8) {
+        float tokens[4] = {};
         if constexpr (K::kGroupTokens) {
           const float4 t = i < 16 ? first[i / 8] : LoadSharedFloat4(from + 2 * i);
-          const float tokens[4] = {t.x, t.y, t.z, t.w};
-#pragma unroll
-          for (int e = 0; e < 8; ++e) sum[i + e] *= tokens[e / 4 * 2 + e % 2];
+          tokens[0] = t.x, tokens[1] = t.y, tokens[2] = t.z, tokens[3] = t.w;
         }
 #pragma unroll
-        for (int row = 0; row < 2; ++row) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int at = i + e / 2 * 4 + 2 * row + e % 2;
-            result[part * kSums + at] = fmaf(sum[at], weights[row], result[part * kSums + at]);
-          }
+        for (int e = 0; e < 8; ++e) {
+          float& r = result[part * kSums + i + e];
+          r = Scaled(sum[i + e], weights[e / 2 % 2], tokens[e / 4 * 2 + e % 2], r);
         }
       }
     }
@@ -295,7 +301,7 @@ class Consumer {
 
   // Of channels r and r + 8.
   __device__ __forceinline__ void LoadWeightScales(int stage, float (&weights)[2]) const {
-    const uint32_t from = weight_scales_ + stage * (4 * kChannels);
+    const uint32_t from = weight_scales_ + stage * (4 * Shared::kChannels);
     weights[0] = LoadSharedFloat(from), weights[1] = LoadSharedFloat(from + 32);
   }
   // tokens[2j + e]: of token 8j + 2q + e.
@@ -342,10 +348,10 @@ class Consumer {
 
   __device__ __forceinline__ void Publish(const float (&result)[kResults]) const {
     const int thread = threadIdx.x - kWarpgroup;
-    NamedBarrier(3, 2 * kWarpgroup);  // the other warpgroup no longer reads the stages
+    NamedBarrier(1 + Shared::kWarpgroups, kMathThreads);  // the other warpgroup no longer reads the stages
 #pragma unroll
     for (int j = 0; j < kResults / 4; ++j) {
-      Published()[j * 2 * kWarpgroup + thread] =
+      Published()[j * kMathThreads + thread] =
           make_float4(result[4 * j], result[4 * j + 1], result[4 * j + 2], result[4 * j + 3]);
     }
     ClusterSync();
@@ -353,13 +359,13 @@ class Consumer {
 
   // The sums of column blocks j and j + 1 over the cluster, in the order of its blocks.
   __device__ __forceinline__ void Collect(int j, float (&v)[8]) const {
-    const float4* from = Published() + j * 2 * kWarpgroup + threadIdx.x - kWarpgroup;
+    const float4* from = Published() + j * kMathThreads + threadIdx.x - kWarpgroup;
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = 0.0f;
 #pragma unroll 4
     for (int block = 0; block < plan_.split; ++block) {
       const float4* remote = RemoteShared(from, block);
-      const float4 x = remote[0], y = remote[2 * kWarpgroup];
+      const float4 x = remote[0], y = remote[kMathThreads];
       v[0] += x.x, v[1] += x.y, v[2] += x.z, v[3] += x.w;
       v[4] += y.x, v[5] += y.y, v[6] += y.z, v[7] += y.w;
     }

@@ -37,7 +37,7 @@ class Consumer {
   template <class T>
   __device__ __forceinline__ void RunTyped(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
     const bool leader = threadIdx.x % kWarpgroup == 0;
-    ForEachTile<Shared::kTokens>(plan_, rank_, [&](const Work& work) {
+    ForEachTile<Shared>(plan_, rank_, [&](const Work& work) {
       if (ResultWriter<T>::kStaged && leader && plan_.args.residual) {
         LoadResidual(residual_map, work, 0);
         LoadResidual(residual_map, work, 1);

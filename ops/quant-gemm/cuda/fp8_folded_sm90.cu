@@ -44,7 +44,7 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8FoldedKernel(const __grid_cons
     GiveRegisters<56>();
     const int warp = threadIdx.x / 32;
     WaitForPriorKernelsIfAny();
-    if (threadIdx.x == 0) ProduceTiles<true, Shared::kTokens>(plan, s, &maps.tokens, &maps.body, nullptr, rank);
+    if (threadIdx.x == 0) ProduceTiles<true>(plan, s, &maps.tokens, &maps.body, nullptr, rank);
     __syncwarp();
     if (warp >= 2) TableMaker(plan, s, warp - 2, rank).Run();
   } else {
@@ -88,7 +88,7 @@ bool AcceptsFp8FoldedSm90(const GemmArgs& args) {
 
 cudaError_t LaunchFp8FoldedSm90(const GemmArgs& args, cudaStream_t stream) {
   using namespace fp8::folded;
-  using fp8::kChannels, fp8::kStep;
+  using fp8::kStep;
   fp8::Plan plan;
   plan.args = args;
   plan.tiles.rows = static_cast<int>((args.m + Shared::kTokens - 1) / Shared::kTokens);

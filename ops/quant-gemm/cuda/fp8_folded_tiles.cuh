@@ -13,7 +13,9 @@ constexpr int kLargestShift = 14;
 constexpr int kTableSteps = 4;    // whose tables are made at one time
 constexpr int kTableBarrier = 4;  // named: the first tile's bases are there
 
-struct alignas(1024) Shared {
+constexpr int kChannels = Block<2>::kChannels, kMathWarps = Block<2>::kMathWarps, kThreads = Block<2>::kThreads;
+
+struct alignas(1024) Shared : Block<2> {
   static constexpr int kTokens = 256;
   static constexpr int kStages = 4;
   static constexpr int kTokenBytes = kTokens * kStep;
@@ -41,7 +43,7 @@ __device__ __forceinline__ void FindFirstBases(const Plan& plan, Shared& s, int 
   constexpr int kRows = kChannels / kMathWarps;
   const GemmArgs& args = plan.args;
   const int lane = threadIdx.x % 32, row = warp * kRows, groups = args.b_scales();
-  const Work work = WorkOf<Shared::kTokens>(plan, blockIdx.x / plan.cluster(), rank);
+  const Work work = WorkOf<Shared>(plan, blockIdx.x / plan.cluster(), rank);
   uint32_t largest[kRows] = {};
   for (int g = lane; g < groups; g += 32) {
 #pragma unroll
@@ -68,7 +70,7 @@ class TableMaker {
   __device__ __forceinline__ void Run() {
     const int clusters = gridDim.x / plan_.cluster(), steps = plan_.body_steps;
     int tile = blockIdx.x / plan_.cluster();
-    Work next = WorkOf<Shared::kTokens>(plan_, tile, rank_);
+    Work next = WorkOf<Shared>(plan_, tile, rank_);
     const uint16_t* next_rows[2] = {RowOf(next, 0), RowOf(next, 1)};
     NamedBarrier(kTableBarrier, 2 * kWarpgroup + 64);
     uint32_t next_base[2] = {s_.first_base[thread_], s_.first_base[thread_ + 64]};
@@ -77,7 +79,7 @@ class TableMaker {
       const uint16_t* rows[2] = {next_rows[0], next_rows[1]};
       const uint32_t base[2] = {Bits(next_base[0]), Bits(next_base[1])};
       bool folds[2] = {true, true};
-      next = WorkOf<Shared::kTokens>(plan_, min(tile + clusters, plan_.tiles.count() - 1), rank_);
+      next = WorkOf<Shared>(plan_, min(tile + clusters, plan_.tiles.count() - 1), rank_);
       next_rows[0] = RowOf(next, 0), next_rows[1] = RowOf(next, 1);
       next_base[0] = next_base[1] = 0;
       uint16_t ahead[2][kTableSteps], later[2][kTableSteps];

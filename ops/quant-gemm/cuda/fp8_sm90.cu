@@ -5,7 +5,7 @@
 //
 //   warp 0          copy engine: tokens (half of them from the cluster's other block) and weights
 //   warp 1          token scales, warps 2, 3: weight scales; everything of a step arrives at one barrier
-//   warpgroups 1, 2 64 channels each: fp8_consumer.cuh
+//   warpgroups 1, 2 64 channels each: fp8_consumer.cuh; some tiles of 128 tokens have a third one
 //
 // A sum lives for 128 channels in the tensor cores' registers, which keep about 14 bits: exact for 4-bit codes on both
 // sides (at most 8192 units), and for other formats the README's bound. Nibbles reach fragments in natural order: two
@@ -22,12 +22,12 @@ namespace fp8 {
 namespace {
 
 template <class K>
-__global__ __launch_bounds__(kThreads, 1) void Fp8Kernel(const __grid_constant__ Plan plan,
-                                                         const __grid_constant__ CUtensorMap token_map,
-                                                         const __grid_constant__ CUtensorMap body_map,
-                                                         const __grid_constant__ CUtensorMap outlier_map,
-                                                         const __grid_constant__ CUtensorMap y_map,
-                                                         const __grid_constant__ CUtensorMap residual_map) {
+__global__ __launch_bounds__(K::Shared::kThreads, 1) void Fp8Kernel(const __grid_constant__ Plan plan,
+                                                                    const __grid_constant__ CUtensorMap token_map,
+                                                                    const __grid_constant__ CUtensorMap body_map,
+                                                                    const __grid_constant__ CUtensorMap outlier_map,
+                                                                    const __grid_constant__ CUtensorMap y_map,
+                                                                    const __grid_constant__ CUtensorMap residual_map) {
   extern __shared__ __align__(1024) uint8_t raw[];
   using Shared = typename K::Shared;
   Shared& s = *reinterpret_cast<Shared*>(raw);
@@ -36,9 +36,9 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8Kernel(const __grid_constant__
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shared::kStages; ++i) {
       BarrierInit(&s.full[i], 1 + 32 + 64);  // the copy engine, token scales, weight scales
-      BarrierInit(&s.empty[i], kMathWarps * (plan.split == 1 ? 2 : 1));
+      BarrierInit(&s.empty[i], Shared::kMathWarps * (plan.split == 1 ? 2 : 1));
     }
-    for (int i = 0; i < 2; ++i) BarrierInit(&s.residual[i], 1);
+    for (uint64_t& barrier : s.residual) BarrierInit(&barrier, 1);
     for (int i = 0; i < 8; ++i) s.tables[i / 4][i % 4] = plan.tables.word[i % 4];
     BarrierInitFence();
     PrefetchTensorMap(&token_map);
@@ -46,10 +46,10 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8Kernel(const __grid_constant__
   }
   ClusterSync();
   if (threadIdx.x < kWarpgroup) {
-    GiveRegisters<40>();
+    GiveRegisters<Shared::kWarpgroups == 2 ? 40 : 56>();
     const int warp = threadIdx.x / 32;
     if (warp == 0) {
-      if (threadIdx.x == 0) ProduceTiles<K::kNibbles, K::kTokens>(plan, s, &token_map, &body_map, &outlier_map, rank);
+      if (threadIdx.x == 0) ProduceTiles<K::kNibbles>(plan, s, &token_map, &body_map, &outlier_map, rank);
       __syncwarp();
     } else if (warp == 1) {
       WaitForPriorKernelsIfAny();
@@ -60,7 +60,7 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8Kernel(const __grid_constant__
     }
     if (plan.split > 1) ClusterSync();  // the one in Publish
   } else {
-    TakeRegisters<232>();
+    TakeRegisters<Shared::kWarpgroups == 2 ? 232 : 152>();
     WaitForPriorKernelsIfAny();  // the residual, and y, which they may still read
     Consumer<K>(plan, s, rank).Run(&y_map, &residual_map);
   }
@@ -71,18 +71,19 @@ struct Maps {
   CUtensorMap tokens{}, body{}, outliers{}, y{}, residual{};
 };
 
-cudaError_t MakeMaps(const Plan& plan, int tokens, Maps* maps) {
+template <class S>
+cudaError_t MakeMaps(const Plan& plan, Maps* maps) {
   const GemmArgs& args = plan.args;
   const bool nibbles = args.nibbles();
   const uint64_t m = args.m, n = args.n, k = args.k, o = args.outliers;
   const uint64_t row = nibbles ? args.body() / 2 : args.body();
-  const auto rows = static_cast<uint32_t>(tokens);
+  constexpr uint32_t rows = S::kTokens, channels = S::kChannels;
   cudaError_t e = MakeTensorMap({args.a, m, k, k, plan.split == 1 ? rows / 2 : rows, kStep}, &maps->tokens);
   if (e == cudaSuccess) {
-    e = MakeTensorMap({args.b, n, row, row, kChannels, static_cast<uint32_t>(nibbles ? kNibbleRow : kStep)},
+    e = MakeTensorMap({args.b, n, row, row, channels, static_cast<uint32_t>(nibbles ? kNibbleRow : kStep)},
                       &maps->body);
   }
-  if (e == cudaSuccess && o > 0) e = MakeTensorMap({args.b_outlier, n, o, o, kChannels, kStep}, &maps->outliers);
+  if (e == cudaSuccess && o > 0) e = MakeTensorMap({args.b_outlier, n, o, o, channels, kStep}, &maps->outliers);
   if (args.type == DType::kF32) return e;
   const uint32_t written = rows / plan.split;
   if (e == cudaSuccess) e = MakeTensorMap({args.y, m, 2 * n, 2 * n, written, 128}, &maps->y);
@@ -95,14 +96,14 @@ cudaError_t MakeMaps(const Plan& plan, int tokens, Maps* maps) {
 template <class K>
 cudaError_t Launch(const Plan& plan, cudaStream_t stream) {
   Maps maps;
-  cudaError_t e = MakeMaps(plan, K::kTokens, &maps);
+  cudaError_t e = MakeMaps<typename K::Shared>(plan, &maps);
   int sms = 0;
   if (e == cudaSuccess) e = Multiprocessors(&sms);
   if (e != cudaSuccess) return e;
   const int blocks = plan.split > 1 ? plan.split : 2;
   // Blocks that divide the input channels meet once, so each cluster has one tile.
   const int clusters = plan.split > 1 ? plan.tiles.count() : std::min(sms / blocks, plan.tiles.count());
-  return LaunchClusters(Fp8Kernel<K>, {clusters, blocks, kThreads, sizeof(typename K::Shared)}, stream, plan,
+  return LaunchClusters(Fp8Kernel<K>, {clusters, blocks, K::Shared::kThreads, sizeof(typename K::Shared)}, stream, plan,
                         maps.tokens, maps.body, maps.outliers, maps.y, maps.residual);
 }
 
@@ -126,10 +127,11 @@ cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t
   using namespace fp8;
   const bool nibbles = args.nibbles(), groups = args.a_group_size != 0, e5m2 = args.a_format == Format::kE5M2;
   if (e5m2 || (groups && !nibbles)) shape.tokens = 128;  // rare: one tile is enough
+  if (!groups || !nibbles || shape.tokens != 128 || shape.split > 1) shape.channels = 128;
   Plan plan;
   plan.args = args;
   plan.split = shape.split;
-  const int channels = shape.split > 1 ? kChannels : 2 * kChannels;  // of a cluster
+  const int channels = shape.split > 1 ? shape.channels : 2 * shape.channels;  // of a cluster
   plan.tiles.rows = static_cast<int>((args.m + shape.tokens - 1) / shape.tokens);
   plan.tiles.columns = (args.n + channels - 1) / channels;
   plan.body_steps = (args.body() + kStep - 1) / kStep;
@@ -148,9 +150,10 @@ cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t
                   : Launch<Kind<false, false, false, 128>>(plan, stream);
   }
   if (groups) {
-    return many  ? Launch<Kind<true, false, true, 256>>(plan, stream)
-           : few ? Launch<Kind<true, false, true, 64>>(plan, stream)
-                 : Launch<Kind<true, false, true, 128>>(plan, stream);
+    return many                    ? Launch<Kind<true, false, true, 256>>(plan, stream)
+           : shape.channels == 192 ? Launch<Kind<true, false, true, 128, 3>>(plan, stream)
+           : few                   ? Launch<Kind<true, false, true, 64>>(plan, stream)
+                                   : Launch<Kind<true, false, true, 128>>(plan, stream);
   }
   return many  ? Launch<Kind<true, false, false, 256>>(plan, stream)
          : few ? Launch<Kind<true, false, false, 64>>(plan, stream)
@@ -162,9 +165,9 @@ struct Fp8Times {
   Fp8Shape shape;
   int step, rest;
 };
-constexpr Fp8Times kFp8Times[] = {{{64, 1}, 40, 500},    {{64, 2}, 40, 600},   {{64, 4}, 40, 600},
-                                  {{128, 1}, 50, 750},   {{128, 2}, 50, 820},  {{128, 4}, 50, 820},
-                                  {{256, 1}, 100, 1000}, {{256, 2}, 100, 1050}};
+constexpr Fp8Times kFp8Times[] = {{{64, 1}, 40, 500},    {{64, 2}, 40, 600},    {{64, 4}, 40, 600},
+                                  {{128, 1}, 50, 750},   {{128, 2}, 50, 820},   {{128, 4}, 50, 820},
+                                  {{256, 1}, 100, 1000}, {{256, 2}, 100, 1050}, {{128, 1, 192}, 85, 600}};
 
 Fp8Shape ChooseFp8Shape(const GemmArgs& args) {
   constexpr int64_t kBlocks = 132, kBlocksOfFour = 120;  // at one time; clusters of four do not fill every part
@@ -172,8 +175,9 @@ Fp8Shape ChooseFp8Shape(const GemmArgs& args) {
   Fp8Shape best{128, 1};
   int64_t least = INT64_MAX;
   for (const Fp8Times& t : kFp8Times) {
+    if (t.shape.channels > 128 && !(args.nibbles() && args.a_group_size)) continue;
     const int64_t tiles =
-        (args.m + t.shape.tokens - 1) / t.shape.tokens * ((args.n + fp8::kChannels - 1) / fp8::kChannels);
+        (args.m + t.shape.tokens - 1) / t.shape.tokens * ((args.n + t.shape.channels - 1) / t.shape.channels);
     const int64_t at_once = t.shape.split == 4 ? kBlocksOfFour : kBlocks;
     const int64_t waves = (tiles * t.shape.split + at_once - 1) / at_once;
     const int64_t time = waves * ((steps + t.shape.split - 1) / t.shape.split * t.step + t.rest);

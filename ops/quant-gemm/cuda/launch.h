@@ -104,11 +104,13 @@ bool AcceptsStreamDigits(const GemmArgs& args);
 cudaError_t LaunchStreamDigits(const GemmArgs& args, cudaStream_t stream);
 bool AcceptsGroupSm90(const GemmArgs& args);
 cudaError_t LaunchGroupSm90(const GemmArgs& args, cudaStream_t stream);
-// Tokens of a block's tile and the blocks of a cluster that divide the input channels.
+// Tokens of a block's tile, the blocks of a cluster that divide the input channels, and output channels of a block:
+// 192 for 4-bit codes on both sides and 128 tokens alone, elsewhere they are taken for 128.
 struct Fp8Shape {
-  int tokens, split;
+  int tokens, split, channels = 128;
 };
-constexpr Fp8Shape kFp8Shapes[] = {{64, 1}, {64, 2}, {64, 4}, {128, 1}, {128, 2}, {128, 4}, {256, 1}, {256, 2}};
+constexpr Fp8Shape kFp8Shapes[] = {{64, 1},  {64, 2},  {64, 4},  {128, 1},     {128, 2},
+                                   {128, 4}, {256, 1}, {256, 2}, {128, 1, 192}};
 Fp8Shape ChooseFp8Shape(const GemmArgs& args);
 bool AcceptsFp8Sm90(const GemmArgs& args);
 cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t stream);
