@@ -245,6 +245,18 @@ std::vector<Case> Cases(bool quick) {
         c.rotary = kv_heads == 6 ? KvRotary::kInterleaved : KvRotary::kHalf;
       });
     }
+    // The same with so few query rows that a warp has two heads: their masks, windows and lengths.
+    for (const auto& [bits, dim] : {std::pair{4, 128}, {4, 64}, {8, 64}}) {
+      if (tokens > 3) break;
+      for (const KvRotary rotary : {KvRotary::kHalf, KvRotary::kInterleaved}) {
+        add([&](Case& c) {
+          c.batch = 12, c.tokens = tokens, c.past = 300, c.heads = tokens == 1 ? 32 : 8, c.kv_heads = 8, c.dim = dim;
+          c.bits = bits, c.rotary = rotary, c.in_place = true, c.mask = c.mask_heads = bits == 8;
+          c.window = dim == 128 ? 0 : 70, c.softcap = dim == 128 ? 5.0f : 0.0f;
+          c.lengths = {300, 299, 3, 17, 16, 100, 33, 32, 31, 250, 48, 65};
+        });
+      }
+    }
     add([&](Case& c) { c.tokens = tokens, c.past = 5, c.odd_value = NAN; });
     add([&](Case& c) { c.tokens = tokens, c.past = 5, c.odd_value = 60000; });
     add([&](Case& c) { c.tokens = tokens, c.past = 5, c.odd_value = 1e-7f, c.bits = 8; });
