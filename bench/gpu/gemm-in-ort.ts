@@ -42,6 +42,8 @@ const rows = values.small ? [1, 16] : [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 
 const samples = values.small ? 2 : 7;
 /** More than any cache holds. */
 const rotated = values.small ? 1e5 : 2.2e8;
+/** Products in a model: what starting a run costs is shared by so many. */
+const leastCopies = values.small ? 2 : 12;
 
 interface Prepared {
   readonly scheme: GemmScheme;
@@ -81,7 +83,7 @@ rmSync(folder, { recursive: true, force: true });
 
 /** Opens a model of copies of a product; as a CUDA graph if one run of it can be captured. */
 async function prepare(scheme: GemmScheme, { K, N }: GemmShape): Promise<Prepared | undefined> {
-  const copies = Math.max(2, Math.ceil(rotated / scheme.weightBytes));
+  const copies = Math.max(leastCopies, Math.ceil(rotated / scheme.weightBytes));
   const file = join(folder!, `${scheme.name.replaceAll(/\W/g, '_')}-${K}-${N}.onnx`);
   await saveModel(buildOpModel({ ...scheme.spec, copies }), file, { force: true });
   // Nobody uses the results of the copies, so nothing may be optimized away.
