@@ -11,6 +11,9 @@ const smallestK = 32;
 /** Most of them: beyond, the integer sums of s8 products may not fit into int32. */
 const largestK = 131072;
 
+/** Types that a rewritten layer can compute in. */
+const floatTypes: ReadonlySet<string> = new Set(['float32', 'float16', 'bfloat16']);
+
 const productTypes: ReadonlyMap<string, string> = new Map([
   ['MatMul', ''],
   ['Gemm', ''],
@@ -95,8 +98,8 @@ function linearAt(
   if (K > largestK) return leave(`${K} input channels, expected at most ${largestK}`, K, N);
   if (N < 1) return leave(`${N} output channels, expected at least 1`, K, N);
   const type = shapes.dtype(x);
-  if (type !== undefined && type !== 'float32' && type !== 'float16')
-    return leave(`computes in ${type}, expected float32 or float16`, K, N);
+  if (type !== undefined && !floatTypes.has(type))
+    return leave(`computes in ${type}, expected float32, float16 or bfloat16`, K, N);
   if (shapes.dims(x)?.length === 1) return leave('its input has one dimension, expected rows', K, N);
 
   const own = ownBias(node, N);

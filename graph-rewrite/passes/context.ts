@@ -15,8 +15,8 @@ export interface Codes {
 /** Packed weights of a product by its name, for products that are not rounded to nearest. */
 export type RoundedWeights = (product: string) => PackedLinear | undefined;
 
-/** The float type of a rewritten node. */
-export type GraphType = 'float32' | 'float16';
+/** The float type of a rewritten node; bfloat16 runs on CUDA alone. */
+export type GraphType = 'float32' | 'float16' | 'bfloat16';
 
 export class PassContext {
   /** Quantized inputs by the id of their plan entry. */
@@ -75,7 +75,7 @@ export class PassContext {
   /** The float type that a value is computed in; weights tell it where the graph does not. */
   typeOf(value: Value, site?: LinearSite): GraphType {
     const type = this.analysis.shapes.dtype(value) ?? site?.weight.dtype;
-    return type === 'float16' ? 'float16' : 'float32';
+    return type === 'float16' || type === 'bfloat16' ? type : 'float32';
   }
 
   /** The value that now stands for one that analysis saw. */

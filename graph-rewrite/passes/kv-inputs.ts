@@ -1,6 +1,7 @@
 /** What the attention operator is told besides its rows: lengths and masks, made once for all layers. */
 import type { AttentionMask, CachedAttention } from '../analyze/sites.js';
 import { int, ints, tensorOf, type Attribute, type Node, type Value } from '../ir/index.js';
+import { dtypeToOnnx } from '../onnx/dtype.js';
 import type { PassContext } from './context.js';
 import { number } from './tensors.js';
 
@@ -106,7 +107,7 @@ export function mask(
     );
     made = add('Where', [made, visible!, lowest!]);
   } else if (dtype !== undefined && dtype !== type)
-    made = add('Cast', [made], { to: int(type === 'float16' ? 10 : 1) });
+    made = add('Cast', [made], { to: int(dtypeToOnnx(type)) });
   if (given.axes?.length) made = withAxes(add, 'Unsqueeze', made, given.axes, context);
   shared.masks.set(given.value, made);
   return made;

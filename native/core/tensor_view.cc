@@ -8,6 +8,8 @@ const char* TypeName(ElementType type) {
       return "float32";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
       return "float16";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+      return "bfloat16";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8:
       return "int8";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:

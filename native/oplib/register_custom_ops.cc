@@ -19,7 +19,9 @@ struct Domain {
     LOWBIT_ORT(Ort().CreateCustomOpDomain("lowbit", &handle));
     for (const OpDefinition* definition : AllOps()) {
       for (const Overload& overload : definition->overloads) {
-        LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, false)));
+        if (overload.on_cpu()) {
+          LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, false)));
+        }
 #if LOWBIT_CUDA
         LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, true)));
 #endif

@@ -42,6 +42,17 @@ export function toFloat16Array(values: ArrayLike<number>): Uint16Array {
   return bits;
 }
 
+/** Rounds every element to bfloat16 bit patterns: the upper half of binary32, to nearest even; NaN becomes a quiet NaN. */
+export function toBfloat16Array(values: ArrayLike<number>): Uint16Array {
+  const result = new Uint16Array(values.length);
+  for (let i = 0; i < result.length; i++) {
+    single[0] = values[i]!;
+    const bits = word[0]!;
+    result[i] = (bits & 0x7fffffff) > 0x7f800000 ? (bits >>> 16) | 0x40 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+  }
+  return result;
+}
+
 /** Widens binary16 bit patterns; exact. */
 export function fromFloat16Array(bits: ArrayLike<number>): Float32Array {
   const values = new Float32Array(bits.length);

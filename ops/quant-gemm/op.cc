@@ -12,6 +12,7 @@
 #include "ops/quant-gemm/cpu/tables.h"
 #include "ops/quantize/op.h"
 #if LOWBIT_CUDA
+#include "native/core/cuda_types.h"
 #include "ops/quant-gemm/cuda/run.h"
 #endif
 
@@ -68,11 +69,13 @@ constexpr AttributeSpec kAttributes[] = {
 
 constexpr ElementType kF32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr ElementType kF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+constexpr ElementType kBF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
 constexpr ElementType kI8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 constexpr ElementType kU8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 constexpr Overload kOverloads[] = {
-    {kF32, kI8, kU8}, {kF32, kI8, kI8}, {kF32, kF32, kU8}, {kF32, kF32, kI8},
-    {kF16, kI8, kU8}, {kF16, kI8, kI8}, {kF16, kF16, kU8}, {kF16, kF16, kI8},
+    {kF32, kI8, kU8},  {kF32, kI8, kI8},  {kF32, kF32, kU8},   {kF32, kF32, kI8},
+    {kF16, kI8, kU8},  {kF16, kI8, kI8},  {kF16, kF16, kU8},   {kF16, kF16, kI8},
+    {kBF16, kI8, kU8}, {kBF16, kI8, kI8}, {kBF16, kBF16, kU8}, {kBF16, kBF16, kI8},
 };
 
 std::vector<KernelRow> KernelRows() {
@@ -86,7 +89,7 @@ class QuantGemm : public Kernel {
   static Status Create(const KernelInfo& info, const Overload& types, std::unique_ptr<Kernel>* kernel) {
     auto made = std::make_unique<QuantGemm>();
     made->where_ = info.Where("QuantGemm");
-    made->half_ = types.t == kF16;
+    made->type_ = types.t;
     made->on_cuda_ = info.on_cuda();
     LOWBIT_TRY(ReadQuantGemmAttributes(info, made->where_, types, &made->attributes_));
     for (size_t i = 0; i < kInputs; ++i) {
@@ -225,7 +228,7 @@ class QuantGemm : public Kernel {
   Status RunOnCuda(const TensorView (&inputs)[kInputs], void* y, int64_t rows, const KernelContext& context) const {
     const QuantGemmAttributes& at = attributes_;
     cuda::GemmArgs args;
-    args.type = half_ ? cuda::DType::kF16 : cuda::DType::kF32;
+    args.type = cuda::GraphType(type_);
     args.weight_format = CudaFormat(at.weight_format);
     args.a_format = CudaFormat(at.a_format);
     args.m = rows;
@@ -292,7 +295,7 @@ class QuantGemm : public Kernel {
     args.bias = inputs[kBias].present ? inputs[kBias].data : nullptr;
     args.residual = inputs[kResidual].present ? inputs[kResidual].data : nullptr;
     args.y = y;
-    args.half = args.half_a = half_;
+    args.half = args.half_a = type_ == kF16;
     return args;
   }
 
@@ -327,7 +330,7 @@ class QuantGemm : public Kernel {
   }
 
   std::string where_;
-  bool half_ = false;
+  ElementType type_ = kF32;
   bool on_cuda_ = false;
   QuantGemmAttributes attributes_;
   bool constant_[kInputs] = {};

@@ -48,7 +48,8 @@ constexpr AttributeSpec kAttributes[] = {
     {"q_clip", "float", "1"},       {"q_outlier_channels", "int", "0"},
 };
 constexpr ElementType kF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-constexpr Overload kOverloads[] = {{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}, {kF16}};
+constexpr Overload kOverloads[] = {
+    {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}, {kF16}, {ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16}};
 
 const kv::Kernel& KernelAt(size_t index) {
   size_t count = 0;
@@ -70,7 +71,7 @@ class QuantKvAttention : public RowOp {
   static Status Create(const KernelInfo& info, const Overload& types, std::unique_ptr<Kernel>* kernel) {
     auto made = std::make_unique<QuantKvAttention>();
     made->Begin(info, types);
-    made->half_ = types.t == kF16;
+    made->type_ = types.t;
     LOWBIT_TRY(ReadQuantKvAttentionAttributes(info, made->where(), &made->attributes_));
     if (made->attributes_.quantize) LOWBIT_TRY(made->Prepare(info, types, kReorder, "q_"));
     *kernel = std::move(made);
@@ -110,7 +111,7 @@ class QuantKvAttention : public RowOp {
       void* stream = nullptr;
       LOWBIT_TRY(context.CudaStream(&stream));
       const int32_t* lengths = in[kLengths].present ? in[kLengths].As<int32_t>() : nullptr;
-      return RunAttentionOnCuda(where(), context, args, batch, lengths, limit, stream);
+      return RunAttentionOnCuda(where(), context, args, type_, batch, lengths, limit, stream);
     }
 #endif
     return kv::RunAttention(Choose(), args, batch, context);
@@ -128,17 +129,20 @@ class QuantKvAttention : public RowOp {
     args.scale = at.scale;
     args.softcap = at.softcap;
     args.causal = at.causal;
-    args.half = half_;
+    args.half = half();
     args.window = at.window;
     args.rotary = at.rotary;
     args.rotate_on_read = at.rotary != kv::Rotary::kNone && !at.rope_before_store;
     return args;
   }
 
+  bool half() const { return type_ == kF16; }
+
+  /// Bytes of an element of the graph type.
+  int64_t element() const { return type_ == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? 4 : 2; }
+
   /// Element `index` of a tensor of the graph type.
-  const void* At(const void* data, int64_t index) const {
-    return static_cast<const char*>(data) + index * (half_ ? 2 : 4);
-  }
+  const void* At(const void* data, int64_t index) const { return static_cast<const char*>(data) + index * element(); }
 
   Status ReadFresh(const TensorView (&in)[kInputs], kv::Args* args) const {
     const TensorView &q = in[kQ], &k = in[kK], &v = in[kV];
@@ -252,7 +256,7 @@ class QuantKvAttention : public RowOp {
     LOWBIT_TRY(context.Output(kY, y, 3, &args->y));
     if (const int64_t count = y[0] * y[1] * y[2]; args->y == nullptr && count > 0) {
       LOWBIT_EXPECT(attributes_.quantize, where(), ": output y is skipped, expected it with q_format 'none'.");
-      const size_t bytes = static_cast<size_t>(count) * (half_ ? 2 : 4);
+      const size_t bytes = static_cast<size_t>(count) * element();
 #if LOWBIT_CUDA
       LOWBIT_TRY(on_cuda() ? AllocateOnCuda(where(), context, bytes, own) : context.Allocate(bytes, own));
 #else
@@ -285,12 +289,12 @@ class QuantKvAttention : public RowOp {
   const kv::Kernel& Choose() {
     const auto accepts = [&](size_t i) {
       const kv::Kernel& kernel = KernelAt(i);
-      return kernel.half == half_ && kernel.bits == attributes_.bits;
+      return kernel.half == half() && kernel.bits == attributes_.bits;
     };
     return KernelAt(choice_.Get("QuantKvAttention", KernelRows, accepts));
   }
 
-  bool half_ = false;
+  ElementType type_ = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   QuantKvAttentionAttributes attributes_;
   KernelChoice choice_;
 };

@@ -65,7 +65,8 @@ inline constexpr AttributeSpec kActivationAttribute{"activation", "string", null
 
 /// float32 and float16 graphs.
 inline constexpr Overload kRowOverloads[] = {{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},
-                                             {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16}};
+                                             {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
+                                             {ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16}};
 
 /// The base of the operators' kernels.
 class RowOp : public Kernel {

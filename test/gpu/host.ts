@@ -13,6 +13,7 @@ import { buildStack } from '../../models/layer-stack.js';
 import { presets } from '../../models/llama-config.js';
 import { opModel } from '../../models/op-model.js';
 import { Generator, InferenceSession, nativeInfo, Tensor } from '../../native/js/index.js';
+import { feedForwardChannels, rewrittenFeedForward } from '../helpers/feed-forward.js';
 import { longModel, unaryModel } from '../helpers/tiny-models.js';
 
 const { values } = parseArgs({
@@ -228,6 +229,25 @@ for (const [name, recipe, settings] of [
     assert.deepEqual(replayed, plain);
     const equal = plain.flat().filter((id, i) => id === onCpu.flat()[i]).length;
     return `${equal} of ${plain.flat().length} tokens are the CPU's`;
+  });
+}
+
+for (const recipe of ['w8a8', 'w4a16', 'zeroquant-fp-w8a8']) {
+  await check(`bfloat16: ${recipe} computes what float32 does on the CPU, but for rounding`, async () => {
+    const rows = 70;
+    const x = Float32Array.from({ length: rows * feedForwardChannels }, (_, i) => Math.sin(i * i));
+    const results: Float32Array[] = [];
+    for (const type of ['bfloat16', 'float32'] as const) {
+      const model = serializeModel(rewrittenFeedForward(type, recipe));
+      const session = await InferenceSession.create(model, type === 'bfloat16' ? onCuda : {});
+      const { y } = await session.run({ x: new Tensor('float32', x, [rows, feedForwardChannels]) });
+      results.push(y!.data as Float32Array);
+      await session.release();
+    }
+    const apart = distance(results[0]!, results[1]!);
+    // 2^-8 of rounding at every tensor, and codes that it tips over
+    assert.ok(apart < 0.05, `${apart} apart`);
+    return `${apart.toExponential(1)} apart`;
   });
 }
 

@@ -4,6 +4,7 @@
 #include <climits>
 
 #include "native/core/cuda_status.h"
+#include "native/core/cuda_types.h"
 #include "ops/quant-kv-attention/cuda/launch.h"
 
 namespace lowbit {
@@ -23,9 +24,9 @@ cuda::KvRotary RotaryOf(kv::Rotary rotary) {
   return cuda::KvRotary::kNone;
 }
 
-cuda::KvArgs Convert(const kv::Args& from, int64_t batch, const int32_t* lengths, int64_t limit) {
+cuda::KvArgs Convert(const kv::Args& from, ElementType type, int64_t batch, const int32_t* lengths, int64_t limit) {
   cuda::KvArgs to;
-  to.type = from.half ? cuda::DType::kF16 : cuda::DType::kF32;
+  to.type = cuda::GraphType(type);
   to.batch = static_cast<int>(batch);
   to.tokens = static_cast<int>(from.tokens);
   to.heads = static_cast<int>(from.heads);
@@ -80,19 +81,19 @@ std::vector<CudaKernelRow> QuantKvAttentionCudaKernels() {
   return rows;
 }
 
-Status RunAttentionOnCuda(const std::string& where, const KernelContext& context, const kv::Args& args, int64_t batch,
-                          const int32_t* lengths, int64_t limit, void* stream) {
+Status RunAttentionOnCuda(const std::string& where, const KernelContext& context, const kv::Args& args,
+                          ElementType type, int64_t batch, const int32_t* lengths, int64_t limit, void* stream) {
   const int64_t rows = args.present_k.rows;
   LOWBIT_EXPECT(rows <= INT_MAX && batch <= 65535 && args.tokens * args.heads <= INT_MAX, where, ": batch ", batch,
                 ", ", args.tokens, " new tokens and a cache of ", rows,
                 " tokens are more than the CUDA kernels count.");
   if (args.tokens == 0) {
-    const cuda::KvArgs empty = Convert(args, batch, lengths, limit);
+    const cuda::KvArgs empty = Convert(args, type, batch, lengths, limit);
     return FromCuda(cuda::LaunchKvAppend(empty, static_cast<cudaStream_t>(stream)), where);
   }
   int arch = 0;
   LOWBIT_TRY(FromCuda(CudaArchitecture(&arch), where));
-  cuda::KvArgs on_device = Convert(args, batch, lengths, limit);
+  cuda::KvArgs on_device = Convert(args, type, batch, lengths, limit);
   const cuda::KvKernel* kernel =
       cuda::ChooseKvKernel(on_device, arch, ForcedCudaKernel<cuda::KvKernel>("QuantKvAttention", Names));
   Temporary turned_keys;

@@ -13,10 +13,10 @@ namespace lowbit {
 /// All CUDA attention kernels. Without a device none is available.
 std::vector<CudaKernelRow> QuantKvAttentionCudaKernels();
 
-/// Enqueues on `stream` and returns. Pointers in `args` are on the device, its `lengths` is not looked at: `lengths`,
-/// [batch] on the device or null, takes its place. A length beyond `limit` gives NaN.
-Status RunAttentionOnCuda(const std::string& where, const KernelContext& context, const kv::Args& args, int64_t batch,
-                          const int32_t* lengths, int64_t limit, void* stream);
+/// Enqueues on `stream` and returns. `type`: the graph's floats. Pointers in `args` are on the device, its `lengths` is
+/// not looked at: `lengths`, [batch] on the device or null, takes its place. A length beyond `limit` gives NaN.
+Status RunAttentionOnCuda(const std::string& where, const KernelContext& context, const kv::Args& args,
+                          ElementType type, int64_t batch, const int32_t* lengths, int64_t limit, void* stream);
 
 /// Memory of the current device for one run.
 Status AllocateOnCuda(const std::string& where, const KernelContext& context, size_t bytes, Temporary* memory);

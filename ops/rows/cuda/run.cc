@@ -1,6 +1,7 @@
 #include "ops/rows/cuda/run.h"
 
 #include "native/core/cuda_status.h"
+#include "native/core/cuda_types.h"
 #include "ops/rows/cuda/norm_quantize.h"
 #include "ops/rows/cuda/quantize.h"
 
@@ -77,8 +78,7 @@ cudaError_t Launch(const RowArgs& args, cuda::DType type, int64_t rows, cudaStre
 Status RunRowsOnCuda(const std::string& where, const RowArgs& args, ElementType type, int64_t rows, void* stream) {
   LOWBIT_EXPECT(args.channels <= cuda::kMaxRowChannels, where, ": rows have ", args.channels,
                 " channels, expected at most ", cuda::kMaxRowChannels, " on CUDA. Leave this node to the CPU.");
-  const auto dtype = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? cuda::DType::kF16 : cuda::DType::kF32;
-  return FromCuda(Launch(args, dtype, rows, static_cast<cudaStream_t>(stream)), where, " (M=", rows,
+  return FromCuda(Launch(args, cuda::GraphType(type), rows, static_cast<cudaStream_t>(stream)), where, " (M=", rows,
                   ", K=", args.channels, ")");
 }
 
