@@ -67,7 +67,7 @@ job() { # NAME WORK OUT
       stack "$work" "$out" float16 "$deep" limit 60 --graph --limit 24000000000 $most_float
       for m in "$in_place" "$in_place_post"; do stack "$work" "$out" "$m" "$deep" limit 60 --graph --limit 24000000000 $most; done ;;
     perplexity)
-      ls "$work"/trained/*_*.onnx | timeout 240 xargs -P "${PERPLEXITY_JOBS:-8}" -n 1 \
+      ls "$work"/trained/*_*.onnx | timeout 240 xargs -P "${PERPLEXITY_JOBS:-16}" -n 1 \
         "$node" "$root/dist/test/gpu/provider.js" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "${CPU_WINDOWS:-100}" ;;
     pieces) timeout 120 "$node" "$root/dist/test/gpu/pieces.js" "$provider" "$root/models/bookworm-11m/eval-tokens.npy" "${WINDOWS:-100}" "$work"/trained/*kv4.onnx ;;
     profile)

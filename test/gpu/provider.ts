@@ -21,7 +21,7 @@ async function measure(model: string, provider: 'cpu' | 'cuda', counts: readonly
   const session = await InferenceSession.create(model, {
     executionProviders: [provider],
     logSeverityLevel: 3,
-    intraOpNumThreads: 2, // many models are measured side by side
+    intraOpNumThreads: 1, // many models are measured side by side
   });
   try {
     const facts = textFacts(loadModel(model));
