@@ -23,7 +23,8 @@ inline bool DecodeTakes(const GemmArgs& args, int activation_bytes) {
 
 template <class Math>
 DecodePlan MakeDecodePlan(const GemmArgs& args) {
-  DecodePlan p{MakeStepPlan(args)};
+  DecodePlan p;
+  CountSteps(args, &p);
   p.body_parts = Math::kNibbles ? 1 : 2;
   p.body_bytes = Math::kNibbles ? args.body() / 2 : args.body();
   p.segments = p.body_steps;

@@ -12,7 +12,8 @@ constexpr int kSharedBytes = 227 * 1024;  // of a multiprocessor
 constexpr int kMultiprocessors = 132;
 
 inline ResidentPlan MakePlan(const GemmArgs& args, int activation_bytes) {
-  ResidentPlan p{MakeStepPlan(args)};
+  ResidentPlan p;
+  CountSteps(args, &p);
   p.token_pitch = args.k * activation_bytes + 16;
   const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
   p.bulk_weight_scales = args.n % 8 == 0 && aligned(args.b_scale) && aligned(args.b_outlier_scale);

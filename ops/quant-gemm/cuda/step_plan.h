@@ -17,8 +17,10 @@ struct StepPlan {
   int a_scales = 0, b_scales = 0;  // of a row
 };
 
-inline StepPlan MakeStepPlan(const GemmArgs& args) {
-  StepPlan p;
+// Fills what every plan begins with. Not returned: as the base of a plan, constructed in place, GCC 12 let it overwrite
+// the plan's first member, which lies in its padding.
+inline void CountSteps(const GemmArgs& args, StepPlan* plan) {
+  StepPlan& p = *plan;
   p.args = args;
   p.body_steps = (args.body() + kStepChannels - 1) / kStepChannels;
   p.outlier_steps = args.outliers > 0 ? 1 : 0;
@@ -29,7 +31,6 @@ inline StepPlan MakeStepPlan(const GemmArgs& args) {
   } else {
     while (kStepChannels << p.unit_shift < args.segment()) ++p.unit_shift;
   }
-  return p;
 }
 
 // Gives `shares` takers equal shares of the bytes, rounded to steps: taker i has [begin[i], begin[i + 1]).

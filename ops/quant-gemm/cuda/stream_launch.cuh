@@ -28,7 +28,8 @@ inline int ChooseSplit(int row_blocks, int steps, int activation_bytes, int sms)
 }
 
 inline StreamPlan MakePlan(const GemmArgs& args, bool nibbles, int activation_bytes, int split, int sms) {
-  StreamPlan p{MakeStepPlan(args)};
+  StreamPlan p;
+  CountSteps(args, &p);
   p.body_slots = nibbles ? 1 : 2;
   const int steps = p.body_steps + p.outlier_steps;
   p.split = split > 0 ? std::min(split, steps)
