@@ -37,13 +37,15 @@ constexpr WideTimes kFloatTimes[] = {
 
 template <int kCount>
 WideShape LeastTime(const GemmArgs& args, const WideTimes (&times)[kCount]) {
-  constexpr int64_t kBlocks = 132, kChannels = 128, kStep = 128, kDividing = 350;
+  constexpr int64_t kBlocks = 132, kInThrees = 126, kChannels = 128, kStep = 128, kDividing = 350;
   const int64_t steps = (args.k + kStep - 1) / kStep, columns = (args.n + kChannels - 1) / kChannels;
   WideShape best{};
   int64_t least = INT64_MAX;
   for (const WideTimes& t : times) {
     const int64_t tiles = (args.m + t.shape.tokens - 1) / t.shape.tokens * columns;
-    const int64_t waves = (tiles * t.shape.split + kBlocks - 1) / kBlocks;
+    // Clusters of three do not fill the parts of the chip, which have 16 or 18 multiprocessors.
+    const int64_t at_once = t.shape.split == 3 ? kInThrees : kBlocks;
+    const int64_t waves = (tiles * t.shape.split + at_once - 1) / at_once;
     int64_t time = waves * ((steps + t.shape.split - 1) / t.shape.split * t.step + t.rest);
     // Of 256 tokens the last wave's tiles are divided where they leave half of the blocks without work.
     const int64_t last = tiles % kBlocks;
