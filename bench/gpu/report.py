@@ -119,13 +119,32 @@ table(
     ],
 )
 
-if result["norm"]:
-    columns = list(result["norm"][0]["us"])
-    print("""## NormQuantize
-
-K = 4096, float16, µs (per cent of the copy bandwidth, bytes read plus written):
-""")
+def rows_table(title, about, entries):
+    if not entries:
+        return
+    print(f"## {title}\n\n{about}, float16, µs (per cent of the copy bandwidth, bytes read plus written):\n")
+    columns = list(entries[0]["us"])
     table(
-        ["M", *(c.replace("_", " ") for c in columns)],
-        [[str(g["M"]), *(f"{g['us'][c]:.1f} ({100 * g['bytes'] / g['us'][c] / 1e3 / copy:.0f})" for c in columns)] for g in result["norm"]],
+        ["M, K", *(c.replace("_", " ") for c in columns)],
+        [
+            [
+                f"{e['M']}, {e['K']}" + (", rows in L2" if e.get("cached") else ""),
+                *(f"{e['us'][c]:.1f} ({100 * e['bytes'] / e['us'][c] / 1e3 / copy:.0f})" for c in columns),
+            ]
+            for e in entries
+        ],
     )
+
+
+rows_table("NormQuantize", "Beside a copy of the same bytes by a kernel and by cudaMemcpyAsync", result["norm"])
+rows_table("Quantize", "The same", [e for e in result["quantize"] if not e["gated"]])
+rows_table("GatedActQuantize", "silu · up, the same", [e for e in result["quantize"] if e["gated"]])
+
+layer = result["layer"]
+products = layer["products_us"]
+total = sum(products.values())
+print(f"## A layer of 7B parameters, {layer['tokens']} tokens\n")
+table(
+    ["", "µs", "% of the products"],
+    [[name.replace("_", " "), f"{us:.1f}", f"{100 * us / total:.1f}"] for name, us in {**products, **layer["rows_us"]}.items()],
+)
