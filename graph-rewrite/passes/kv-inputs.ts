@@ -106,8 +106,7 @@ export function mask(
       context.constant('lowbit/kv_score', number(type, value)),
     );
     made = add('Where', [made, visible!, lowest!]);
-  } else if (dtype !== undefined && dtype !== type)
-    made = add('Cast', [made], { to: int(dtypeToOnnx(type)) });
+  } else if (dtype !== undefined && dtype !== type) made = add('Cast', [made], { to: int(dtypeToOnnx(type)) });
   if (given.axes?.length) made = withAxes(add, 'Unsqueeze', made, given.axes, context);
   shared.masks.set(given.value, made);
   return made;

@@ -53,7 +53,13 @@ int EndVersion(const OrtCustomOp*) { return 1000; }  // ONNX Runtime's last doma
 OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
   return Guarded([&] {
     std::unique_ptr<Kernel> made;
-    LOWBIT_TRY(Self(op).definition().create(KernelInfo(info, Self(op).on_cuda()), Self(op).overload(), &made));
+    const CustomOp& self = Self(op);
+    const KernelInfo facts(info, self.on_cuda());
+    // Registered all the same: ONNX Runtime says nothing of use about a type that a provider does not have.
+    LOWBIT_EXPECT(self.on_cuda() || self.overload().t != ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+                  facts.Where(self.definition().name),
+                  ": computes in bfloat16 on the CPU, expected float32 or float16. Run it with the CUDA provider.");
+    LOWBIT_TRY(self.definition().create(facts, self.overload(), &made));
     *kernel = made.release();
     return Status::Ok();
   });

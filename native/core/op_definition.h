@@ -32,9 +32,6 @@ struct Overload {
   ElementType t;
   ElementType a = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   ElementType b = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-
-  /// bfloat16 graphs run on CUDA alone: ONNX Runtime has next to no other operators for them on the CPU.
-  constexpr bool on_cpu() const { return t != ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16; }
 };
 
 struct AttributeSpec {

@@ -19,9 +19,7 @@ struct Domain {
     LOWBIT_ORT(Ort().CreateCustomOpDomain("lowbit", &handle));
     for (const OpDefinition* definition : AllOps()) {
       for (const Overload& overload : definition->overloads) {
-        if (overload.on_cpu()) {
-          LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, false)));
-        }
+        LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, false)));
 #if LOWBIT_CUDA
         LOWBIT_ORT(Ort().CustomOpDomain_Add(handle, &ops.emplace_back(*definition, overload, true)));
 #endif
