@@ -11,8 +11,8 @@ using namespace lowbit::cuda;
 extern "C" {
 
 // `powers`: scale_ratios powers_of_two. Formats are numbers of ops/common/cuda/types.h's Format. Float tensors are
-// float16. Returns the CUDA error, -1 for no kernel. `split` > 0 forces the streaming kernel, of codes the batch
-// kernel, with that many blocks a cluster. `scratch`: m * k bytes, or null to multiply s4 codes as they are.
+// float16. Returns the CUDA error, -1 for no kernel. `split` > 0 forces the batch kernel, with that many blocks a
+// cluster. `scratch`: m * k bytes, or null to multiply s4 codes as they are.
 __attribute__((visibility("default"))) int bench_gemm(const char* kernel, int64_t m, int n, int k, int outliers,
                                                       int group, int powers, int a_group, int weight, int a_format,
                                                       const void* a, const float* a_scale, const void* b,

@@ -22,7 +22,7 @@ OURS = {
     "e2m1_pow2": "the same, powers of two",
     "e4m3_e4m3": "e4m3 g128 × e4m3",
 }
-FEW = 16
+FEW = 64
 MANY = 1024
 
 
@@ -90,13 +90,13 @@ table(
     [[name(s), *(cell(m, s, lambda m, s: f"{s['us'][m]:.1f} ({tops(m, s):.0f})") for m in methods)] for s in shapes],
 )
 
-print(f"""## Few tokens
+print("""## Few tokens
 
 Bytes of weights and scales a second, per cent of the copy bandwidth:
 """)
 table(
     ["M, K, N", *OURS.values()],
-    [[name(s), *(cell(m, s, lambda m, s: f"{share(m, s):.0f}") for m in OURS)] for s in shapes if s["M"] <= 64],
+    [[name(s), *(cell(m, s, lambda m, s: f"{share(m, s):.0f}") for m in OURS)] for s in shapes if s["M"] <= FEW],
 )
 
 print(f"""## Beside the peers
@@ -118,6 +118,7 @@ table(
         for m, title in OURS.items()
     ],
 )
+
 
 def rows_table(title, about, entries):
     if not entries:

@@ -12,7 +12,7 @@
 #include "ops/quant-gemm/cpu/tables.h"
 #include "ops/quantize/op.h"
 #if LOWBIT_CUDA
-#include "native/core/cuda_types.h"
+#include "ops/common/cuda/graph_type.h"
 #include "ops/quant-gemm/cuda/run.h"
 #endif
 

@@ -8,6 +8,7 @@
 #include "ops/quant-kv-attention/cpu/run.h"
 #include "ops/quantize/op.h"
 #if LOWBIT_CUDA
+#include "native/core/cuda_memory.h"
 #include "ops/quant-kv-attention/cuda/run.h"
 #endif
 

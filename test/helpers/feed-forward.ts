@@ -1,8 +1,10 @@
 /** A gated feed-forward block that computes in any float type, between float32 inputs and outputs. */
 import { analyze, applyPlan, findRecipe, makePlan, withSettings } from '../../graph-rewrite/index.js';
 import { int } from '../../graph-rewrite/ir/attributes.js';
+import { bfloatToFloat } from '../../graph-rewrite/ir/half.js';
 import { inlineTensor, Model, type Value } from '../../graph-rewrite/ir/index.js';
 import { dtypeToOnnx } from '../../graph-rewrite/onnx/dtype.js';
+import type { GraphType } from '../../graph-rewrite/passes/context.js';
 import { toBfloat16Array, toFloat16Array } from '../../ops/common/float16.js';
 import { Random } from './random.js';
 
@@ -12,14 +14,14 @@ export const feedForwardChannels = 256;
  * y = x + down(silu(gate(n)) · up(n)), n = norm(x): [rows, 256], wide 512, every layer with a bias. The constants are bfloat16 values,
  * the same in all types.
  */
-function feedForward(type: 'float32' | 'float16' | 'bfloat16'): Model {
+function feedForward(type: GraphType): Model {
   const model = new Model({ irVersion: 10, opsetImports: [['', 21]] });
   const { graph } = model;
   const [channels, wide] = [feedForwardChannels, 512];
   const constant = (name: string, dims: number[], spread: number, middle = 0): Value => {
     const count = dims.reduce((a, b) => a * b, 1);
     const bits = toBfloat16Array(new Random(name).normals('float32', count).map((each) => middle + spread * each));
-    const floats = new Float32Array(Uint32Array.from(bits, (each) => each << 16).buffer);
+    const floats = bfloatToFloat(bits);
     const data = { float32: floats, float16: toFloat16Array(floats), bfloat16: bits }[type];
     return graph.addInitializer(name, inlineTensor(type, dims, new Uint8Array(data.buffer)));
   };
@@ -47,7 +49,7 @@ function feedForward(type: 'float32' | 'float16' | 'bfloat16'): Model {
 }
 
 /** The block with its three layers rewritten, weights rounded to nearest. */
-export function rewrittenFeedForward(type: 'float32' | 'float16' | 'bfloat16', recipe: string): Model {
+export function rewrittenFeedForward(type: GraphType, recipe: string): Model {
   const model = feedForward(type);
   const analysis = analyze(model);
   const plan = makePlan(analysis, undefined, withSettings(findRecipe(recipe), ['weight.rounding=rtn']), model);

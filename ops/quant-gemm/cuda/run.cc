@@ -1,6 +1,6 @@
 #include "ops/quant-gemm/cuda/run.h"
 
-#include "native/core/cuda_status.h"
+#include "native/core/cuda_memory.h"
 
 namespace lowbit {
 namespace {
@@ -14,10 +14,8 @@ std::vector<KernelRow> Names() {
 // y = residual + the low-rank term.
 Status RunLorcOnCuda(const std::string& where, const cuda::GemmArgs& args, cuda::LorcArgs lorc, cudaStream_t stream,
                      const KernelContext& context) {
-  int device = 0;
-  LOWBIT_TRY(FromCuda(cudaGetDevice(&device), where));
   Temporary inner;
-  LOWBIT_TRY(context.AllocateOnCuda(device, cuda::LorcScratchBytes(args, lorc), &inner));
+  LOWBIT_TRY(AllocateOnCuda(where, context, cuda::LorcScratchBytes(args, lorc), &inner));
   lorc.inner = static_cast<float*>(inner.data());
   return FromCuda(cuda::LaunchLorc(args, lorc, stream), where, " (low-rank term, M=", args.m, ", N=", args.n,
                   ", K=", args.k, ", rank=", lorc.rank, ")");
@@ -27,9 +25,7 @@ Status RunLorcOnCuda(const std::string& where, const cuda::GemmArgs& args, cuda:
 // in `scratch`.
 Status SplitColumnsOnCuda(const std::string& where, float threshold, cudaStream_t stream, const KernelContext& context,
                           Temporary* scratch, cuda::GemmArgs* args) {
-  int device = 0;
-  LOWBIT_TRY(FromCuda(cudaGetDevice(&device), where));
-  LOWBIT_TRY(context.AllocateOnCuda(device, cuda::SplitLayout(args->m, args->k).bytes, scratch));
+  LOWBIT_TRY(AllocateOnCuda(where, context, cuda::SplitLayout(args->m, args->k).bytes, scratch));
   return FromCuda(cuda::LaunchSplitColumns(args, threshold, scratch->data(), stream), where,
                   " (outlier columns, M=", args->m, ", N=", args->n, ", K=", args->k, ")");
 }
@@ -39,9 +35,7 @@ Status SignMagnitudeOnCuda(const std::string& where, int arch, cudaStream_t stre
                            Temporary* scratch, cuda::GemmArgs* args) {
   const size_t bytes = cuda::SignMagnitudeBytes(*args, arch);
   if (bytes == 0) return {};
-  int device = 0;
-  LOWBIT_TRY(FromCuda(cudaGetDevice(&device), where));
-  LOWBIT_TRY(context.AllocateOnCuda(device, bytes, scratch));
+  LOWBIT_TRY(AllocateOnCuda(where, context, bytes, scratch));
   return FromCuda(cuda::LaunchSignMagnitude(args, scratch->data(), stream), where,
                   " (codes for FP8 tensor cores, M=", args->m, ", K=", args->k, ")");
 }

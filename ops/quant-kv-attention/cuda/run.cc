@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <climits>
 
-#include "native/core/cuda_status.h"
-#include "native/core/cuda_types.h"
+#include "native/core/cuda_memory.h"
+#include "ops/common/cuda/graph_type.h"
 #include "ops/quant-kv-attention/cuda/launch.h"
 
 namespace lowbit {
@@ -104,12 +104,6 @@ Status RunAttentionOnCuda(const std::string& where, const KernelContext& context
   LOWBIT_TRY(FromCuda(cuda::LaunchKvAppend(on_device, static_cast<cudaStream_t>(stream)), where));
   return FromCuda(kernel->run(on_device, static_cast<cudaStream_t>(stream)), where, " (kernel ", kernel->name,
                   ", B=", batch, ", S=", args.tokens, ", T=", args.past_k.rows, ")");
-}
-
-Status AllocateOnCuda(const std::string& where, const KernelContext& context, size_t bytes, Temporary* memory) {
-  int device = 0;
-  LOWBIT_TRY(FromCuda(cudaGetDevice(&device), where));
-  return context.AllocateOnCuda(device, bytes, memory);
 }
 
 }  // namespace lowbit

@@ -18,7 +18,4 @@ std::vector<CudaKernelRow> QuantKvAttentionCudaKernels();
 Status RunAttentionOnCuda(const std::string& where, const KernelContext& context, const kv::Args& args,
                           ElementType type, int64_t batch, const int32_t* lengths, int64_t limit, void* stream);
 
-/// Memory of the current device for one run.
-Status AllocateOnCuda(const std::string& where, const KernelContext& context, size_t bytes, Temporary* memory);
-
 }  // namespace lowbit

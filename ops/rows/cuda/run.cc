@@ -1,7 +1,7 @@
 #include "ops/rows/cuda/run.h"
 
 #include "native/core/cuda_status.h"
-#include "native/core/cuda_types.h"
+#include "ops/common/cuda/graph_type.h"
 #include "ops/rows/cuda/norm_quantize.h"
 #include "ops/rows/cuda/quantize.h"
 
