@@ -10,7 +10,7 @@ import { readNpz } from '../lm/npz.js';
 import type { Feeds, ModelIo } from '../lm/session.js';
 import { readText } from '../lm/text-file.js';
 import type { TextTokenizer } from '../lm/tokenizer.js';
-import { cutWindows, readBytes, windowLength } from '../lm/tokens.js';
+import { cutWindows, defaultLength, readBytes, windowLength } from '../lm/tokens.js';
 
 /** Feeds with their number. */
 export interface FeedList extends Iterable<Feeds> {
@@ -27,7 +27,7 @@ export interface WindowOptions {
 }
 
 /** 32,768 tokens: enough that more text changes the order of channels only among equals. */
-export const defaultWindows = { length: 512, count: 64 } as const;
+export const defaultWindows = { length: defaultLength, count: 64 } as const;
 
 /**
  * Feeds from token ids: windows that do not overlap, spread evenly over the whole text, each from an empty cache.

@@ -1,6 +1,6 @@
 /** Token ids from `--tokens FILE.npy`, or from `--text FILE --tokenizer FILE`. */
 import { usageError } from '../../ops/common/errors.js';
-import { loadTokenizer, readText, readTokens } from '../lm/index.js';
+import { defaultLength, loadTokenizer, readText, readTokens } from '../lm/index.js';
 import type { CommonOptions } from './main.js';
 
 export interface TokenOptions extends CommonOptions {
@@ -30,6 +30,6 @@ export function tokenInput(options: TokenOptions): { ids: Int32Array; at: string
     );
   }
   // The windows, and the id behind the last one.
-  const words = readText(text, { length: options.length ?? 512, count: options.windows + 1 });
+  const words = readText(text, { length: options.length ?? defaultLength, count: options.windows + 1 });
   return { ids: Int32Array.from(loadTokenizer(tokenizer).encode(words)), at: text };
 }

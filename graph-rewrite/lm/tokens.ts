@@ -23,16 +23,19 @@ export function readTokens(path: string): Int32Array {
   });
 }
 
+/** Tokens of a window where nothing else is asked for. */
+export const defaultLength = 512;
+
 /**
  * Tokens of a window of text.
- * @param wanted default: 512, or what the position table takes
+ * @param wanted default: {@link defaultLength}, or what the position table takes
  * @throws usage error for more than that
  */
 export function windowLength(
   { positions = Infinity }: { readonly positions?: number | undefined },
   wanted?: number,
 ): number {
-  const length = wanted ?? Math.min(512, positions);
+  const length = wanted ?? Math.min(defaultLength, positions);
   if (length <= positions) return length;
   throw usageError('length', `is ${length}, expected at most ${positions}, the rows of the model's position table`);
 }

@@ -1,4 +1,4 @@
-import { analyze } from '../analyze/index.js';
+import { analyze, type Analysis } from '../analyze/index.js';
 import type { Model } from '../ir/model.js';
 import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, OnProgress } from '../lm/session.js';
@@ -37,36 +37,38 @@ export async function measureAlone(
   reference: Reference,
   options: MeasureOptions,
 ): Promise<number> {
-  const rewritten = options.load();
-  const others = analyze(rewritten).linears.filter(({ name }) => !layers.sites.includes(name));
-  const alone: Recipe = {
-    ...recipe,
-    weight: { ...recipe.weight, rounding: 'rtn' },
-    lorc: { rank: 0 },
-    kv: { ...recipe.kv, bits: 0 },
-    overrides: [
-      ...others.map(({ name }) => ({ match: { name }, keep: 'measured on its own' })),
-      ...recipe.overrides.map(simplyRounded),
-    ],
-  };
-  return measure(rewritten, alone, reference, options);
+  return measure(recipeFor, reference, options);
+
+  function recipeFor({ linears }: Analysis): Recipe {
+    const others = linears.filter(({ name }) => !layers.sites.includes(name));
+    return {
+      ...recipe,
+      weight: { ...recipe.weight, rounding: 'rtn' },
+      lorc: { rank: 0 },
+      kv: { ...recipe.kv, bits: 0 },
+      overrides: [
+        ...others.map(({ name }) => ({ match: { name }, keep: 'measured on its own' })),
+        ...recipe.overrides.map(simplyRounded),
+      ],
+    };
+  }
 }
 
 /** What the quantized cache of a recipe costs when all layers stay float, in the same measure. */
 export async function measureCache(recipe: Recipe, reference: Reference, options: MeasureOptions): Promise<number> {
   const alone: Recipe = { ...recipe, overrides: [{ match: { name: '*' }, keep: 'the cache is measured on its own' }] };
-  return measure(options.load(), alone, reference, options);
+  return measure(() => alone, reference, options);
 }
 
 async function measure(
-  model: Model,
-  recipe: Recipe,
+  recipeFor: (analysis: Analysis) => Recipe,
   reference: Reference,
-  { stats, createSession, signal }: MeasureOptions,
+  { load, stats, createSession, signal }: MeasureOptions,
 ): Promise<number> {
   throwIfAborted(signal, 'sensitivity');
+  const model = load();
   const analysis = analyze(model);
-  applyPlan(model, await inTurns(planSteps(analysis, stats, recipe, model), { signal }), analysis);
+  applyPlan(model, await inTurns(planSteps(analysis, stats, recipeFor(analysis), model), { signal }), analysis);
   const session = await openModel(model, createSession);
   try {
     return await reference.divergence(session, quantizedFeeds(model), signal);
