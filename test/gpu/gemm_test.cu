@@ -2,153 +2,21 @@
 //
 // Two kinds of data. "unit": all scales 1 and float32 out, so with integer codes y is the integer sum itself and must
 // be equal. "random": random scales, checked against the README's error bound.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cmath>
+#include <string>
+#include <vector>
 
 #include "ops/quant-gemm/cuda/launch.h"
 #include "ops/quant-gemm/cuda/sign_magnitude.h"
 #include "test/gpu/check.h"
 #include "test/gpu/formats.h"
+#include "test/gpu/gemm_data.cuh"
+#include "test/gpu/gemm_reference.cuh"
 
 namespace lowbit::test {
 namespace {
 
-using cuda::DType;
-using cuda::Format;
-using cuda::GemmArgs;
-
-__device__ double LoadFloat(DType type, const void* p, int64_t i) {
-  if (type == DType::kF32) return static_cast<const float*>(p)[i];
-  if (type == DType::kF16) return __half2float(static_cast<const __half*>(p)[i]);
-  return __bfloat162float(static_cast<const __nv_bfloat16*>(p)[i]);
-}
-
-// y and how far a kernel may be from it, for rows first, first + step, ...; rough_bound for FP8 tensor cores and for
-// scales multiplied into 16-bit weights.
-__global__ void ReferenceKernel(const GemmArgs args, int64_t first, int64_t step, double* y, double* bound,
-                                double* rough_bound) {
-  const int n = blockIdx.x * blockDim.x + threadIdx.x;
-  const int64_t m = first + blockIdx.y * step;
-  if (n >= args.n) return;
-  const __half* b_scale = reinterpret_cast<const __half*>(args.b_scale);
-  const int body = args.k - args.outliers;
-  double total = 0, magnitude = 0, body_magnitude = 0, activations = 0;
-  int segments = 0;
-  for (int start = 0; start < args.k;) {
-    const bool outlier = start >= body;
-    const int size = args.group_size ? args.group_size : args.a_group_size ? args.a_group_size : body;
-    const int length = outlier ? args.outliers : size;
-    double sum = 0, absolute = 0, part = 0, parts = 0;
-    for (int k = start; k < start + length; ++k) {
-      const uint8_t* b = static_cast<const uint8_t*>(args.b);
-      double w;
-      if (outlier) {
-        w = args.b_outlier[static_cast<int64_t>(n) * args.outliers + (k - body)];
-      } else if (!IsNibble(args.weight_format)) {
-        w = ValueOf(args.weight_format, b[static_cast<int64_t>(n) * body + k]);
-      } else {
-        w = ValueOf(args.weight_format, b[static_cast<int64_t>(n) * ((body + 1) / 2) + k / 2] >> 4 * (k % 2) & 15);
-      }
-      const int64_t at = m * args.k + k;
-      const double a = args.a_format == Format::kNone
-                           ? LoadFloat(args.type, args.a, at)
-                           : ValueOf(outlier ? Format::kS8 : args.a_format, static_cast<const uint8_t*>(args.a)[at]);
-      sum += a * w, part += a * w, absolute += fabs(a * w), activations += fabs(a);
-      if ((k - start) % 32 == 31 || k + 1 == start + length) parts += fabs(part), part = 0, ++segments;
-    }
-    double scale =
-        outlier
-            ? __half2float(reinterpret_cast<const __half*>(args.b_outlier_scale)[n])
-            : __half2float(
-                  b_scale[n * static_cast<int64_t>(args.b_scales()) + (args.group_size ? start / args.group_size : 0)]);
-    if (args.a_scale) {
-      const int index = outlier ? args.a_scales() - 1 : args.a_group_size ? start / args.a_group_size : 0;
-      scale *= args.a_scale[m * args.a_scales() + index];
-    }
-    total += sum * scale;
-    magnitude += fabs((args.integers() ? parts : absolute) * scale);
-    if (!outlier) body_magnitude += fabs(absolute * scale);
-    start += length;
-  }
-  if (args.bias) {
-    const double v = LoadFloat(args.type, args.bias, n);
-    total += v, magnitude += fabs(v);
-  }
-  if (args.residual) {
-    const double v = LoadFloat(args.type, args.residual, m * args.n + n);
-    total += v, magnitude += fabs(v);
-  }
-  double error = ((args.integers() ? 0 : args.k) + segments + 4) * 0x1p-24 * magnitude + 0x1p-120;
-  double rough_error = args.integers() ? 0 : (args.powers_of_two ? 0x1p-8 : 0x1p-10) * body_magnitude;
-  if (args.a_format == Format::kNone) {
-    const bool half = args.type == DType::kF16;
-    double most = 0;
-    for (int i = 0; i < args.b_scales(); ++i) {
-      most = fmax(most, __half2float(b_scale[n * static_cast<int64_t>(args.b_scales()) + i]));
-    }
-    rough_error = (half ? 0x1p-11 : 0x1.02p-9) * body_magnitude + (half ? 0x1p-15 * most * activations : 0);
-  }
-  const int64_t at = blockIdx.y * static_cast<int64_t>(args.n) + n;
-  y[at] = total;
-  for (int rough = 0; rough < 2; ++rough) {
-    double e = error + rough * rough_error;
-    if (args.type == DType::kF16) e += (fabs(total) + e) * 0x1p-11 + 0x1p-25;
-    if (args.type == DType::kBF16) e += (fabs(total) + e) * 0x1p-8;
-    (rough ? rough_bound : bound)[at] = e;
-  }
-}
-
-__device__ uint32_t Hash(uint64_t seed, uint64_t i) {
-  uint64_t z = seed * 0x9e3779b97f4a7c15ull + i * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-  return static_cast<uint32_t>(z >> 32);
-}
-
-// Rows of k codes, finite ones; those from `body` on are s8. Weights in nibbles are filled as s8: any pattern is a
-// code.
-__global__ void FillCodes(uint8_t* p, size_t n, uint64_t seed, Format format, int k, int body) {
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
-       i += gridDim.x * static_cast<size_t>(blockDim.x)) {
-    const uint32_t h = Hash(seed, i);
-    const int q = static_cast<int>(h % 16) - 8;
-    uint8_t code = static_cast<uint8_t>(h >> 8);
-    if (static_cast<int>(i % k) < body) {
-      if (format == Format::kS4) code = static_cast<uint8_t>(q);
-      if (format == Format::kS4E4M3) code = static_cast<uint8_t>(q < 0 ? 0x80 - q : q);
-      if (format == Format::kE4M3 && (code & 0x7f) == 0x7f) code ^= 1;
-      if (format == Format::kE5M2) code &= 0xbf;  // below 2: the results fit binary16
-    }
-    p[i] = code;
-  }
-}
-
-template <class T>
-__global__ void FillFloats(T* p, size_t n, uint64_t seed, float low, float high) {
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
-       i += gridDim.x * static_cast<size_t>(blockDim.x)) {
-    p[i] = static_cast<T>(low + (high - low) * (Hash(seed, i) * 0x1p-32f));
-  }
-}
-
-// Scales of rows of `groups`: one of the row's times 2^0 ... 2^-14, one group with 2^0. M1: powers of two.
-__global__ void FillPowers(__half* p, size_t n, uint64_t seed, int groups, bool m1) {
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
-       i += gridDim.x * static_cast<size_t>(blockDim.x)) {
-    const size_t row = i / groups;
-    const float base = m1 ? 1.0f : 1.0f + Hash(seed, row) * 0x1p-33f;
-    const uint32_t k = i % groups == row % groups ? 0 : Hash(seed + 1, i) % 15;
-    p[i] = __float2half(ldexpf(__half2float(__float2half(base)), -static_cast<int>(k)));
-  }
-}
-
-void FillTyped(DType type, void* p, size_t n, uint64_t seed, float low, float high) {
-  if (type == DType::kF32) FillFloats<<<256, 256>>>(static_cast<float*>(p), n, seed, low, high);
-  if (type == DType::kF16) FillFloats<<<256, 256>>>(static_cast<__half*>(p), n, seed, low, high);
-  if (type == DType::kBF16) FillFloats<<<256, 256>>>(static_cast<__nv_bfloat16*>(p), n, seed, low, high);
-}
+using namespace gemm;
 
 struct Case {
   int64_t m;
@@ -166,24 +34,6 @@ std::string Describe(const Case& c, const char* kernel) {
                 static_cast<int>(c.type), c.bias ? " bias" : "", c.residual ? " residual" : "", c.unit ? " unit" : "",
                 c.powers ? " powers" : "");
   return text;
-}
-
-float Typed(DType type, const uint8_t* p, size_t i) {
-  if (type == DType::kF32) {
-    float f;
-    std::memcpy(&f, p + i * 4, 4);
-    return f;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, p + i * 2, 2);
-  if (type == DType::kF16) {
-    __half h;
-    std::memcpy(&h, &bits, 2);
-    return __half2float(h);
-  }
-  __nv_bfloat16 h;
-  std::memcpy(&h, &bits, 2);
-  return __bfloat162float(h);
 }
 
 void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
