@@ -5,6 +5,7 @@ usage: report.py BENCH.json COMMIT DATE > docs/performance-gemm.md
 """
 import json
 import sys
+import textwrap
 
 path, commit, date = sys.argv[1:]
 with open(path) as file:
@@ -71,15 +72,28 @@ def ratios(method, peer, least):
     return [s["us"][peer] / s["us"][method] for s in shapes if s["M"] >= least and method in s["us"] and peer in s["us"]]
 
 
+def paragraph(text):
+    print("\n".join(textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)) + "\n")
+
+
+def bullet(text):
+    print("\n".join(textwrap.wrap("* " + text, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)))
+
+
 methods = {**PEERS, **OURS}
-print(f"""# Products on CUDA, every shape
-
-One {result['device']}, {date}, PyTorch {result['torch']}, one process, medians of interleaved repeats, commit {commit}. Every method is a CUDA graph of many calls that rotate
-through copies of the weights (220 MB and more). Device-to-device copy in the same run: {copy:.0f} GB/s, bytes read plus bytes written. Measured by `npm run bench:gpu`, this page written by `bench/gpu/report.py`.
-What it means, and what bounds it: [performance.md](performance.md).
-
-"atom": 4-bit weights in groups of 128 with 128 outlier channels; its activations are stored as FP8 codes (s4_e4m3, `--target sm90`) or as any chip reads them (s4). The Triton kernel multiplies codes that are 8 bits
-wide already (`bench/gpu/triton_group.py`, best of five tile shapes).
+print("# Products on CUDA, every shape\n")
+paragraph(
+    f"One {result['device']}, {date}, PyTorch {result['torch']}, one process, medians of interleaved repeats, commit {commit}. Every "
+    "method is a CUDA graph of many calls that rotate through copies of the weights (220 MB and more). Device-to-device copy in the "
+    f"same run: {copy:.0f} GB/s, bytes read plus bytes written. Measured by `npm run bench:gpu`, this page written by "
+    "`bench/gpu/report.py`. What it means, and what bounds it: [performance.md](performance.md)."
+)
+paragraph(
+    '"atom": 4-bit weights in groups of 128 with 128 outlier channels; its activations are stored as FP8 codes (s4_e4m3, '
+    "`--target sm90`) or as any chip reads them (s4). The Triton kernel multiplies codes that are 8 bits wide already "
+    "(`bench/gpu/triton_group.py`, best of five tile shapes)."
+)
+print("""![Speed of products relative to cuBLAS in float16, by number of tokens](img/products-speedup.svg)
 
 ## Time
 
@@ -101,23 +115,25 @@ table(
 
 print(f"""## Beside the peers
 
-From {MANY} tokens on, and where a product is slower than cuBLAS in float16:
+From {MANY} tokens on:
 """)
 table(
-    ["", "TOPS or TFLOP/s", "× cuBLAS fp16", "× cuBLAS fp8", "× Triton", "slower than cuBLAS fp16 at M, K, N (×)"],
+    ["", "TOPS or TFLOP/s", "× cuBLAS fp16", "× cuBLAS fp8", "× Triton"],
     [
         [
             title,
             span([tops(m, s) for s in shapes if s["M"] >= MANY and m in s["us"]]),
             *(span(ratios(m, peer, MANY), "{:.2f}") for peer in ("cublas_fp16", "cublas_fp8", "triton_fp8_g128")),
-            "; ".join(
-                f"{name(s)} ({s['us']['cublas_fp16'] / s['us'][m]:.2f})" for s in shapes if m in s["us"] and s["us"]["cublas_fp16"] < s["us"][m]
-            )
-            or "nowhere",
         ]
         for m, title in OURS.items()
     ],
 )
+print(f"Slower than cuBLAS in float16, of all {len(shapes)} shapes, at M×K×N (times as fast):\n")
+for m, title in OURS.items():
+    slower = [s for s in shapes if m in s["us"] and s["us"]["cublas_fp16"] < s["us"][m]]
+    found = ", ".join(f"{s['M']}×{s['K']}×{s['N']} ({s['us']['cublas_fp16'] / s['us'][m]:.2f})" for s in slower)
+    bullet(f"**{title}**, at {len(slower)}: {found}" if slower else f"**{title}**: nowhere")
+print()
 
 
 def rows_table(title, about, entries):

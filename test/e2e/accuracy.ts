@@ -96,6 +96,8 @@ function document(rows: readonly Row[]): string {
     '"Expected" is an independent simulation in PyTorch; "injected" is the same function with outlier channels 32 times as large as the rest.',
     '"Bits" counts codes, scales and outlier channels per weight of the rewritten layers. Written by `npm run test:accuracy`.',
     '',
+    '![Perplexity of bookworm-11m under each recipe, as trained and with outlier channels](img/perplexity.svg)',
+    '',
     line(head()),
     line(head().map((_, i) => (i === 0 ? '---' : '---:'))),
     ...rows.map((row) => line(cells(row))),

@@ -1,26 +1,12 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import {
-  copyFileSync,
-  existsSync,
-  mkdtempSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  symlinkSync,
-} from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { copyFileSync, mkdtempSync, mkdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import { Generator } from '../../native/js/index.js';
 import { root } from '../cli/run-cli.js';
 import { ModelFolder, rewriteModel, tokenizer } from './bookworm.js';
 
 const read = (file: string): string => readFileSync(join(root, file), 'utf8');
-const documents = [
-  'README.md',
-  'models/README.md',
-  ...readdirSync(join(root, 'docs')).map((file) => `docs/${file}`),
-].filter((file) => file.endsWith('.md'));
 
 describe('e2e: what the README says is so', function () {
   this.timeout(120_000);
@@ -64,17 +50,4 @@ describe('e2e: what the README says is so', function () {
     assert.deepEqual(JSON.parse(python), [1, 15, 9, ...texts[0]!.ids]);
     return undefined;
   });
-
-  for (const file of documents) {
-    it(`${file}: links lead somewhere, scripts exist`, () => {
-      const text = read(file);
-      for (const [, link] of text.matchAll(/\]\(([^)#]+)[^)]*\)/g)) {
-        if (/^https?:/.test(link!)) continue;
-        const target = join(root, dirname(file), link!);
-        assert.ok(existsSync(target), `${link} (${relative(root, target)})`);
-      }
-      const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
-      for (const [, script] of text.matchAll(/npm run ([a-z:-]+)/g)) assert.ok(script! in scripts, `npm run ${script}`);
-    });
-  }
 });
