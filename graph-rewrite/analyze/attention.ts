@@ -152,13 +152,13 @@ function decomposedAttention(softmax: Node, index: LinearIndex, shapes: Shapes):
   };
 }
 
-/** MatMul(probabilities, values) after a Softmax. */
+/** MatMul(probabilities, values) after a Softmax, through what may become of probabilities in between. */
 export function probabilityProduct(softmax: Node): Node | undefined {
   for (let at = softmax.output(0), hops = 0; at && hops < 6; hops++) {
     const nodes: Node[] = at.uses.map((use) => use.node);
     const product = nodes.find((node) => node.is('MatMul') && node.input(0) === at);
     if (product) return product;
-    at = nodes.find((node) => /^(Cast|Where|Dropout|Identity)$/.test(node.opType))?.output(0);
+    at = nodes.find((node) => /^(Cast|Where|Dropout|Identity|Mul|Slice)$/.test(node.opType))?.output(0);
   }
   return undefined;
 }
@@ -171,7 +171,7 @@ function scoreProduct(softmax: Node, index: LinearIndex): Node | undefined {
     const node = value?.producer;
     if (!node || index.byOutput.has(value)) continue;
     if (node.is('MatMul')) return node;
-    if (/^(Add|Mul|Div|Sub|Where|Cast|Tanh|Max|Clip|Identity)$/.test(node.opType)) queue.push(...node.inputs);
+    if (/^(Add|Mul|Div|Sub|Where|Cast|Tanh|Max|Clip|Identity|Concat)$/.test(node.opType)) queue.push(...node.inputs);
   }
   return undefined;
 }
@@ -213,6 +213,8 @@ function valuePath(
       if (sizes.some((size) => size === undefined)) return `Split "${node.name}" has sizes that are not known`;
       valueRow = sizes.slice(0, outputs).reduce<number>((all, size) => all + size!, 0);
       rows = sizes[outputs]!;
+    } else if (node.is('Expand') && shapes.dims(node.input(0))?.[2] !== 1) {
+      return `Expand "${node.name}" does not repeat heads along axis 2`;
     } else if (!/^(Reshape|Expand|Identity)$/.test(node.opType)) {
       return `values pass through ${node.opType} "${node.name}"`;
     }

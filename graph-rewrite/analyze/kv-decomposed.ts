@@ -2,8 +2,9 @@
 import { attrInt, type Node, type Value } from '../ir/index.js';
 import { scalarOf } from '../match/constants.js';
 import { probabilityProduct } from './attention.js';
-import { assemble } from './kv-assemble.js';
+import { assembleEither } from './kv-assemble.js';
 import { followHeads, outputRows, scalarFactor, type HeadPath } from './kv-heads.js';
+import { hidden } from './kv-mask.js';
 import type { Shapes } from './shapes.js';
 import type { AttentionSite, CachedAttention } from './sites.js';
 
@@ -16,10 +17,22 @@ export function findDecomposedCache(
   const product = probabilityProduct(softmax);
   const scores = readScores(softmax, shapes);
   if (!product) return { found: 'no product with values follows its Softmax', hasCache: false };
-  const values = followHeads(product.input(1), shapes);
-  if (typeof values === 'string') return { found: values, hasCache: readsCache(product.input(1)) };
-  if (!values.cache) return { found: noCache, hasCache: false };
-  return { found: typeof scores === 'string' ? scores : putTogether(product, scores, values, shapes), hasCache: true };
+  if (!readsCache(product.input(1))) return { found: noCache, hasCache: false };
+  const found =
+    typeof scores === 'string' ? scores : (changed(softmax, product) ?? putTogether(product, scores, shapes));
+  return { found, hasCache: true };
+}
+
+/** What changes probabilities on their way to the product; rows without any key (NaN) may become zeros. */
+function changed(softmax: Node, product: Node): string | undefined {
+  for (let at = product.input(0); at?.producer && at.producer !== softmax;) {
+    const node: Node = at.producer;
+    const zeroed = node.is('Where') && node.input(0)?.producer?.is('IsNaN');
+    if (!zeroed && !/^(Cast|Dropout|Identity)$/.test(node.opType))
+      return `${node.opType} "${node.name}" changes the probabilities`;
+    at = node.input(zeroed ? 2 : 0);
+  }
+  return undefined;
 }
 
 export const noCache = 'it keeps no cache';
@@ -40,8 +53,9 @@ interface Scores {
 
 /** The chain between the product of queries and keys and the Softmax, read backwards. */
 function readScores(softmax: Node, shapes: Shapes): Scores | string {
-  if (attrInt(softmax, 'axis', -1) !== -1 && attrInt(softmax, 'axis', -1) !== 3)
-    return `Softmax "${softmax.name}" is not over the last axis`;
+  const opset = softmax.graph.model.opsetImports.get('') ?? 0;
+  const axis = attrInt(softmax, 'axis', opset < 13 ? 1 : -1);
+  if (axis !== -1 && axis !== 3) return `Softmax "${softmax.name}" is not over the last axis`;
   let at = softmax.input(0);
   let scale = 1;
   let softcap = 0;
@@ -76,17 +90,28 @@ type MaskRead = { mask: NonNullable<CachedAttention['mask']>; scores: Value | un
 function addedMask(node: Node, shapes: Shapes): MaskRead {
   const [a, b] = [node.input(0), node.input(1)];
   const [scores, value] = leadsToProduct(a) ? [a, b] : [b, a];
-  if (!value || shapes.dims(value)?.length !== 4) return `the mask in Add "${node.name}" has no known rank of 4`;
-  return { mask: { kind: 'added', value }, scores };
+  const axes = missingAxes(value, shapes);
+  if (!value || !axes) return `the mask in Add "${node.name}" has no known rank up to 4`;
+  return { mask: { kind: 'added', value, axes }, scores };
 }
 
 function whereMask(node: Node, shapes: Shapes): MaskRead {
-  const [condition, scores, lowest] = node.inputs;
-  const lowestScore = scalarOf(lowest);
-  if (!condition || lowestScore === undefined || !leadsToProduct(scores))
+  const [condition, yes, no] = node.inputs;
+  const hides = scalarOf(yes) !== undefined;
+  const [scores, lowest] = hides ? [no, scalarOf(yes)] : [yes, scalarOf(no)];
+  if (!condition || lowest === undefined || !leadsToProduct(scores))
     return `Where "${node.name}" does not choose between scores and one number`;
-  if (shapes.dims(condition)?.length !== 4) return `the mask in Where "${node.name}" has no known rank of 4`;
-  return { mask: { kind: 'where', value: condition, lowest: lowestScore }, scores };
+  // The operator adds masks: what remains of a score must not matter.
+  if (lowest > hidden) return `Where "${node.name}" puts ${lowest} in place of scores, expected at most ${hidden}`;
+  const axes = missingAxes(condition, shapes);
+  if (!axes) return `the mask in Where "${node.name}" has no known rank up to 4`;
+  return { mask: { kind: 'where', value: condition, lowest, axes, ...(hides ? { hides } : {}) }, scores };
+}
+
+/** The axes of size 1 that broadcasting puts in front. */
+function missingAxes(mask: Value | undefined, shapes: Shapes): number[] | undefined {
+  const rank = shapes.dims(mask)?.length;
+  return rank === undefined || rank > 4 || rank < 2 ? undefined : Array.from({ length: 4 - rank }, (_, axis) => axis);
 }
 
 function leadsToProduct(value: Value | undefined, depth = 6): boolean {
@@ -98,16 +123,20 @@ function leadsToProduct(value: Value | undefined, depth = 6): boolean {
     : false;
 }
 
-function putTogether(product: Node, scores: Scores, values: HeadPath, shapes: Shapes): Found {
+function putTogether(product: Node, scores: Scores, shapes: Shapes): Found {
   const { scale, softcap, mask } = scores;
-  const queries = followHeads(scores.product.input(0), shapes);
-  const keys = followHeads(scores.product.input(1), shapes);
-  if (typeof queries === 'string') return queries;
-  if (typeof keys === 'string') return keys;
-  if (!keys.swapped || queries.swapped || values.swapped)
-    return 'heads are not laid out as batch, head, token, channel';
   const y = outputRows(product);
-  // What a query sees is in the mask.
-  const seen = { ...(mask ? { mask } : {}), causal: false, window: 0 };
-  return assemble({ queries, keys, values, readers: [scores.product, product], y, scale, softcap, ...seen }, shapes);
+  return assembleEither((rotations) => {
+    const [queries, keys, values] = [scores.product.input(0), scores.product.input(1), product.input(1)].map((end, i) =>
+      followHeads(end, { shapes, joins: i > 0, rotations }),
+    ) as [HeadPath | string, HeadPath | string, HeadPath | string];
+    if (typeof values === 'string') return values;
+    if (typeof queries === 'string') return queries;
+    if (typeof keys === 'string') return keys;
+    if (!keys.swapped || queries.swapped || values.swapped)
+      return 'heads are not laid out as batch, head, token, channel';
+    // What a query sees is in the mask.
+    const seen = { ...(mask ? { mask } : {}), causal: false, window: 0 };
+    return { queries, keys, values, readers: [scores.product, product], y, scale, softcap, ...seen };
+  }, shapes);
 }

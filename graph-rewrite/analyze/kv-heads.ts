@@ -1,9 +1,9 @@
 /** The way from the rows of a layer to the heads that attention multiplies, and back. */
 import { attrInts, attrInt, type Node, type Value } from '../ir/index.js';
-import { integersOf, scalarOf } from '../match/constants.js';
+import { scalarOf } from '../match/constants.js';
 import { matchRotation, readRotaryEmbedding, type Rotation } from './kv-rotation.js';
 import type { Shapes } from './shapes.js';
-import type { CacheTensor } from './sites.js';
+import type { CacheTensor, RowLayout } from './sites.js';
 
 /** Mul or Div by a number. */
 export function scalarFactor(node: Node): { x: Value; factor: number } | undefined {
@@ -17,80 +17,141 @@ export function scalarFactor(node: Node): { x: Value; factor: number } | undefin
 
 /** What lies between the rows of a layer and a product: heads taken apart, scaled, rotated, joined to a cache, repeated. */
 export interface HeadPath {
-  /** `[B, S, heads · head size]`. */
+  /** Where it ends: what is multiplied. */
+  readonly end: Value;
   readonly rows: Value;
+  readonly layout: RowLayout;
   readonly scale: number;
+  /** The part of `scale` that is multiplied behind the cache. */
+  readonly read: number;
   readonly rotation?: Rotation | undefined;
   readonly cache?: CacheTensor | undefined;
   readonly swapped: boolean;
   readonly nodes: ReadonlySet<Node>;
 }
 
-export function followHeads(value: Value | undefined, shapes: Shapes): HeadPath | string {
+/** Nodes that repeat heads for the queries that share them, or move them about for that; `repeatsHeads` checks what they do. */
+const repeaters = /^(Reshape|Unsqueeze|Expand|Tile|Gather|Concat|Identity)$/;
+
+export interface Follow {
+  readonly shapes: Shapes;
+  /** Whether a cache is joined on the way. */
+  readonly joins: boolean;
+  /** Whether rotations are taken over; otherwise they stay where they are. */
+  readonly rotations: boolean;
+}
+
+/**
+ * Follows heads back, through the cache if there is one, to the rows of a layer; or to the first value whose making is not understood:
+ * that stays in the graph.
+ */
+export function followHeads(end: Value | undefined, { shapes, joins, rotations }: Follow): HeadPath | string {
+  if (!end) return 'an input is missing';
   const nodes = new Set<Node>();
-  let at = value;
+  let at = end;
   let scale = 1;
   let rotation: Rotation | undefined;
+  /** Of what is read from the cache. */
+  let read = 1;
   let cache: CacheTensor | undefined;
   let swapped = false;
   let split = false;
-  for (let hops = 0; at && hops < 24; hops++) {
+  let reshaped = false;
+  // Where the path can end if it goes no further: until heads are reshaped, their layout is certain.
+  let stop: HeadPath | undefined;
+  const path = (rows: Value, layout: RowLayout) => ({
+    end,
+    rows,
+    layout,
+    scale,
+    read,
+    rotation,
+    cache,
+    swapped,
+    nodes,
+  });
+  for (let hops = 0; hops < 24; hops++) {
     if (split && shapes.dims(at)?.length === 3) {
-      const turned = rotation ? undefined : rotationOfRows(at, shapes);
+      const turned = rotation || !rotations ? undefined : rotationOfRows(at, shapes);
       for (const each of turned?.nodes ?? []) nodes.add(each);
-      return { rows: turned?.x ?? at, scale, rotation: rotation ?? turned, cache, swapped, nodes };
+      return { ...path(turned?.x ?? at, 'rows'), rotation: rotation ?? turned };
     }
+    const reading = joins && !cache;
+    if (!reading && !reshaped) stop = path(at, split ? 'wide' : 'heads');
     const node: Node | undefined = at.producer;
-    if (!node) return `"${at.name}" comes from no node`;
-    nodes.add(node);
+    if (!node) return stop ?? `"${at.name}" comes from no node`;
     const where = `${node.opType} "${node.name}"`;
     const factor = scalarFactor(node);
+    const perm = node.is('Transpose') ? attrInts(node, 'perm', []).join() : '';
+    const joined = reading ? cacheJoin(node, at) : undefined;
+    const turned = rotation || !rotations ? undefined : rotationOf(node, shapes);
+    if (typeof joined === 'string') return joined;
+    let next: Value | undefined;
     if (factor) {
       scale *= factor.factor;
-      at = factor.x;
-    } else if (node.is('Transpose')) {
-      const perm = attrInts(node, 'perm', []).join();
-      if (perm === '0,2,1,3' && !split) split = true;
-      else if (perm === '0,1,3,2' && !swapped && !split && !cache) swapped = true;
-      else return `${where} has perm ${perm}`;
-      at = node.input(0);
-    } else if (node.is('Concat')) {
-      const [read, fresh] = node.inputs;
-      const past = read && original(read);
-      const axis = attrInt(node, 'axis', 0);
-      if (cache || node.inputs.length !== 2 || (axis !== 2 && axis !== -2) || split)
-        return `${where} joins more than a cache and new tokens`;
-      if (!past?.isGraphInput || !at.isGraphOutput) return `the cache at ${where} is not an input and an output`;
-      cache = { past, present: at, ...(read === past ? {} : { copy: read! }) };
-      at = fresh;
-    } else if (node.is('Add') || node.opType === 'RotaryEmbedding') {
-      const read = node.is('Add') ? matchRotation : readRotaryEmbedding;
-      rotation = rotation ? undefined : read(node, shapes);
-      if (!rotation) return `${where} is no RoPE of whole heads`;
-      for (const each of rotation.nodes) nodes.add(each);
-      at = rotation.x;
-    } else if (node.is('Unsqueeze') && shapes.dims(node.input(0))?.length === 4) {
-      if (integersOf(node.input(1))?.[0] !== 2) return `${where} repeats heads along another axis than 2`;
-      at = node.input(0);
-    } else if (/^(Reshape|Expand|Identity)$/.test(node.opType) && node.domain === '') {
-      at = node.input(0);
-    } else return `${where} stands between a layer and its heads`;
+      next = factor.x;
+    } else if (perm === '0,2,1,3' && !split && !reading) {
+      split = true;
+      next = node.input(0);
+    } else if (perm === '0,1,3,2' && !swapped && reading) {
+      swapped = true;
+      next = node.input(0);
+    } else if (joined) {
+      cache = joined.cache;
+      read = scale;
+      next = joined.fresh;
+    } else if (turned) {
+      rotation = turned;
+      for (const each of turned.nodes) nodes.add(each);
+      next = turned.x;
+    } else if (node.domain === '' && (reading ? repeaters : /^(Reshape|Identity)$/).test(node.opType)) {
+      reshaped = !reading;
+      next = node.input(0);
+    }
+    if (!next) return stop ?? `${where} ${perm ? `has perm ${perm}` : 'stands between a layer and its heads'}`;
+    nodes.add(node);
+    at = next;
   }
-  return 'heads do not come from rows of a layer';
+  return stop ?? 'heads do not come from rows of a layer';
+}
+
+/** How many heads a value has; undefined if that is not known. */
+export function headsOf(value: Value, layout: RowLayout, shapes: Shapes, headSize: number): number | undefined {
+  const count = shapes.dims(value)?.[layout === 'heads' ? 1 : 2];
+  return typeof count !== 'number' ? undefined : layout === 'rows' ? count / headSize : count;
+}
+
+/** A Concat of a cache input and new tokens that gives a cache output; a reason if it is not quite that. */
+function cacheJoin(node: Node, joined: Value): { cache: CacheTensor; fresh: Value } | string | undefined {
+  const [read, fresh] = node.inputs;
+  const past = read && original(read);
+  if (!node.is('Concat') || !read || !past?.isGraphInput) return undefined;
+  const where = `${node.opType} "${node.name}"`;
+  const axis = attrInt(node, 'axis', 0);
+  if (node.inputs.length !== 2 || !fresh || (axis !== 2 && axis !== -2))
+    return `${where} joins more than a cache and new tokens`;
+  if (!joined.isGraphOutput) return `the cache at ${where} is not an input and an output`;
+  return { cache: { past, present: joined, ...(read === past ? {} : { copy: read }) }, fresh };
+}
+
+function rotationOf(node: Node, shapes: Shapes): Rotation | undefined {
+  if (node.is('Add')) return matchRotation(node, shapes);
+  return node.opType === 'RotaryEmbedding' ? readRotaryEmbedding(node, shapes) : undefined;
 }
 
 /** Likewise for operators that take rows `[B, S, heads · head size]`, perhaps rotated, or put together from heads again. */
-export function followRows(value: Value | undefined, shapes: Shapes): HeadPath | string {
+export function followRows(value: Value | undefined, follow: Follow): HeadPath | string {
   const node = value?.producer;
   if (!value || !node) return value ? plainRows(value) : 'an input is missing';
   if (node.is('Reshape') && node.input(0)?.producer?.is('Transpose')) {
     const transpose = node.input(0)!.producer!;
-    const path = followHeads(transpose.input(0), shapes);
+    const path = followHeads(transpose.input(0), follow);
     if (attrInts(transpose, 'perm', []).join() !== '0,2,1,3' || typeof path === 'string') return path;
-    return { ...path, nodes: new Set([...path.nodes, node, transpose]) };
+    return { ...path, end: value, nodes: new Set([...path.nodes, node, transpose]) };
   }
-  const rotation = rotationOfRows(value, shapes);
-  return rotation ? { ...plainRows(rotation.x), rotation, nodes: new Set(rotation.nodes) } : plainRows(value);
+  const rotation = follow.rotations ? rotationOfRows(value, follow.shapes) : undefined;
+  const plain = { ...plainRows(rotation?.x ?? value), end: value };
+  return rotation ? { ...plain, rotation, nodes: new Set(rotation.nodes) } : plain;
 }
 
 /** RoPE of rows in which heads lie side by side. */
@@ -99,7 +160,10 @@ function rotationOfRows(rows: Value, shapes: Shapes): Rotation | undefined {
   return node?.opType === 'RotaryEmbedding' ? readRotaryEmbedding(node, shapes) : undefined;
 }
 
-const plainRows = (rows: Value): HeadPath => ({ rows, scale: 1, swapped: false, nodes: new Set() });
+const plainRows = (rows: Value): HeadPath => ({
+  ...{ end: rows, rows, layout: 'rows', scale: 1, read: 1 },
+  ...{ swapped: false, nodes: new Set() },
+});
 
 /** What a value is a copy of: through Identity, and Concat of one input. */
 function original(value: Value): Value {

@@ -23,7 +23,7 @@ interface Sample {
 }
 
 /** Everything up to here is hidden after a Softmax. */
-const hidden = -1e4;
+export const hidden = -1e4;
 /** Longer windows than this would not be noticed, so masks with larger numbers are not read. */
 const longest = 1 << 17;
 
@@ -55,7 +55,7 @@ export class MaskReader {
     const agrees = (padded: boolean) =>
       samples.every((sample) => {
         const result = sample.evaluator.run(value);
-        return result !== undefined && saysSo(withAxes(result, axes), sample, mask.kind, padded);
+        return result !== undefined && saysSo(withAxes(result, axes), sample, mask, padded);
       });
     if (agrees(false)) return 'causal';
     return this.#attentionMask && agrees(true) ? 'causal and padding' : undefined;
@@ -102,7 +102,7 @@ function withAxes({ dims, values }: Numbers, axes: readonly number[]): Numbers {
 function saysSo(
   { dims, values }: Numbers,
   { tokens, past, marks }: Sample,
-  kind: AttentionMask['kind'],
+  mask: AttentionMask,
   padded: boolean,
 ): boolean {
   const [batch, heads, rows, columns] = dims;
@@ -116,7 +116,8 @@ function saysSo(
         const from = (((batch === 1 ? 0 : b) * heads! + head) * rows! + (rows === 1 ? 0 : s)) * columns!;
         return sees.every((visible, j) => {
           const value = values[from + j]!;
-          return kind === 'where' ? (value !== 0) === visible : visible ? value === 0 : value <= hidden;
+          if (mask.kind === 'where') return (value !== 0) === (visible !== (mask.hides ?? false));
+          return visible ? value === 0 : value <= hidden;
         });
       }),
     ),

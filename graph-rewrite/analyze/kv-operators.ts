@@ -1,8 +1,8 @@
 /** The cache of attention that is one operator: GroupQueryAttention, MultiHeadAttention, Attention of opset 23. */
 import { attrFloat, attrInt, attrString, type Node, type Value } from '../ir/index.js';
-import { assemble } from './kv-assemble.js';
+import { assembleEither, strayUser } from './kv-assemble.js';
 import { noCache, readsCache } from './kv-decomposed.js';
-import { followHeads, followRows, outputRows, type HeadPath } from './kv-heads.js';
+import { followHeads, followRows, outputRows, type Follow, type HeadPath } from './kv-heads.js';
 import { strangePositions } from './kv-rotation.js';
 import type { Shapes } from './shapes.js';
 import type { AttentionMask, AttentionSite, CachedAttention, CacheTensor } from './sites.js';
@@ -42,7 +42,8 @@ function unknownPort(node: Node, inputs: readonly number[], outputs: number): st
 
 /** What the operators have in common: caches at given inputs, or on the way of keys and values. */
 interface Parts {
-  readonly paths: readonly (HeadPath | string)[];
+  /** How queries, keys and values are followed. */
+  readonly follow: (value: Value | undefined, follow: Follow) => HeadPath | string;
   readonly past: readonly [number, number];
   readonly y: Value | undefined;
   readonly mask?: AttentionMask | undefined;
@@ -51,16 +52,20 @@ interface Parts {
   readonly causal: boolean;
 }
 
-function fromParts(node: Node, at: string, { paths, past, y, mask, ...settings }: Parts, shapes: Shapes): Found {
-  const wrong = paths.find((path) => typeof path === 'string');
-  if (typeof wrong === 'string') return wrong;
-  const [queries, keys, values] = paths as [HeadPath, HeadPath, HeadPath];
-  if ([queries, keys, values].some(({ swapped }) => swapped)) return `${at} is given transposed heads`;
+function fromParts(node: Node, at: string, { follow, past, y, mask, ...settings }: Parts, shapes: Shapes): Found {
   const [key, value] = past.map((input, i) => cacheTensor(node.input(input), node.output(1 + i)));
   if (past.some((input, i) => node.input(input) && ![key, value][i]))
     return `the cache of ${at} is not an input and an output of the model`;
-  const both = { queries, keys, values, key, value, readers: [node, node] as const };
-  return assemble({ ...both, y, ...settings, ...(mask ? { mask } : {}), window: 0 }, shapes);
+  return assembleEither((rotations) => {
+    const joined = [false, !key, !value];
+    const paths = joined.map((joins, i) => follow(node.input(i), { shapes, joins, rotations }));
+    const wrong = paths.find((path) => typeof path === 'string');
+    if (typeof wrong === 'string') return wrong;
+    const [queries, keys, values] = paths as [HeadPath, HeadPath, HeadPath];
+    if ([queries, keys, values].some(({ swapped }) => swapped)) return `${at} is given transposed heads`;
+    const both = { queries, keys, values, key, value, readers: [node, node] as const };
+    return { ...both, y, ...settings, ...(mask ? { mask } : {}), window: 0 };
+  }, shapes);
 }
 
 enum MultiHead {
@@ -96,7 +101,7 @@ function multiHeadCache(node: Node, at: string, shapes: Shapes): Found {
     node,
     at,
     {
-      paths: [Query, Key, Value].map((i) => followRows(node.input(i), shapes)),
+      follow: followRows,
       past: [PastKey, PastValue],
       y: node.output(0),
       mask: padding ? { kind: 'where', value: padding, lowest, axes: [1, 2] } : bias && { kind: 'added', value: bias },
@@ -124,7 +129,7 @@ function attentionCache(node: Node, at: string, shapes: Shapes): Found {
     node,
     at,
     {
-      paths: [0, 1, 2].map((i) => (rank === 3 ? followRows : followHeads)(node.input(i), shapes)),
+      follow: rank === 3 ? followRows : followHeads,
       past: [4, 5],
       y: rank === 3 ? node.output(0) : outputRows(node),
       mask: mask && { ...(isCondition ? { kind: 'where', lowest: -Infinity } : { kind: 'added' }), value: mask, axes },
@@ -154,8 +159,9 @@ function groupQueryCache({ node, headSize, heads, kvHeads }: AttentionSite, shap
   const value = cacheTensor(node.input(GroupQuery.PastValue), node.output(2));
   if (!key || !value) return `the cache of ${at} is not an input and an output of the model`;
   if (!headSize || !heads || !kvHeads) return 'the size of a head is not known';
-  const shared = [key, value].map(({ past }) => past.uses.find((use) => use.node !== node && !use.node.is('Shape')));
-  if (shared.some(Boolean)) return `the cache of ${at} is also read by "${shared.find(Boolean)!.node.name}"`;
+  const ends = [node.output(0)!, key.present, value.present];
+  const stray = [key, value].map((cache) => strayUser(cache, new Set(), node, ends)).find(Boolean);
+  if (stray) return stray;
   const known = Array.from({ length: GroupQuery.Bias + 1 }, (_, i) => i);
   const port = unknownPort(node, known, 3);
   if (port) return `${at} has ${port}, which is not taken over`;

@@ -109,7 +109,7 @@ function withoutHeadAxis(value: Value | undefined): Value | undefined {
 
 /** Why positions may be others than those of the tokens: they follow from inputs that are not known to hold positions. */
 export function strangePositions(positions: Value): string | undefined {
-  const strange = [...sourceInputs(positions)].find(({ name }) => !/position|attention_mask/.test(name));
+  const strange = [...inputsAmong(valuesBehind(positions))].find(({ name }) => !/position|attention_mask/.test(name));
   return strange && `positions for RoPE follow from "${strange.name}"`;
 }
 
@@ -121,23 +121,28 @@ export function sourceOfAngles({ cos, sin, columns, positions: rows }: Rotation)
     const isTable = cos.constant()?.dims.length === 2 && sin.constant()?.dims.length === 2;
     return isTable ? { kind: 'tables', cos, sin } : `RoPE table "${cos.name}" is no constant of rank 2`;
   }
-  const inputs = new Set([...sourceInputs(cos), ...sourceInputs(sin)]);
+  const behind = new Set([...valuesBehind(cos), ...valuesBehind(sin)]);
+  // A table holds the angles of each position for itself.
+  const joint = [...behind].find(({ producer }) => producer && ofAllPositions.test(producer.opType))?.producer;
+  if (joint) return `RoPE angles "${cos.name}" follow from ${joint.opType} "${joint.name}" of all positions`;
+  const inputs = inputsAmong(behind);
   const [positions] = inputs;
-  if (inputs.size !== 1 || !positions || !/^int(32|64)$/.test(positions.dtype ?? '') || positions.shape?.length !== 2)
+  const holdsPositions =
+    inputs.size === 1 && /pos/i.test(positions?.name ?? '') && /^int(32|64)$/.test(positions?.dtype ?? '');
+  if (!positions || !holdsPositions || positions.shape?.length !== 2)
     return `RoPE angles "${cos.name}" follow from ${[...inputs].map(({ name }) => name).join(', ') || 'no input'}, expected positions [batch, tokens] alone`;
   return { kind: 'computed', cos, sin, columns, positions };
 }
 
-/** Graph inputs whose contents (not only shapes) a value follows from. */
-function sourceInputs(value: Value): Set<Value> {
-  const found = new Set<Value>();
-  const seen = new Set<Value>();
-  const queue = [value];
-  for (let at = queue.pop(); at; at = queue.pop()) {
-    if (seen.has(at)) continue;
-    seen.add(at);
-    if (at.isGraphInput && !at.initializer) found.add(at);
-    if (at.producer?.is('Shape') === false) queue.push(...at.producer.inputs.filter((input) => input !== undefined));
-  }
+const ofAllPositions = /^(Reduce.*|Arg.*|CumSum|TopK|If|Loop|Scan)$/;
+
+/** Values whose contents (not only shapes) a value follows from. */
+function valuesBehind(value: Value): Set<Value> {
+  const found = new Set([value]);
+  for (const { producer } of found)
+    if (producer?.is('Shape') === false) for (const input of producer.inputs) if (input) found.add(input);
   return found;
 }
+
+const inputsAmong = (values: ReadonlySet<Value>): Set<Value> =>
+  new Set([...values].filter((value) => value.isGraphInput && !value.initializer));

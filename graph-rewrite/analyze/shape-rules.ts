@@ -61,12 +61,25 @@ const reshape: ShapeRule = (node, shapes) => {
   const target = shapes.data(node.input(1));
   if (!target) return [];
   const keepsZero = attrInt(node, 'allowzero', 0) !== 0;
-  const dims = target.map((dim, axis): Dim | undefined => (dim === 0 && !keepsZero ? input?.[axis] : dim));
+  const unknown = (axis: number) => `${node.output(0)?.name}#${axis}`;
+  const dims = target.map((dim, axis) => (dim === 0 && !keepsZero ? (input?.[axis] ?? unknown(axis)) : dim));
   const open = dims.indexOf(-1);
   const others = dims.filter((_, axis) => axis !== open);
-  if (others.some((dim) => dim === undefined)) return [];
-  const rest = open >= 0 && input ? remaining(input, others as Dims) : undefined;
-  return [dims.map((dim, axis) => (axis === open ? (rest ?? `${node.output(0)?.name}#${axis}`) : dim!))];
+  const rest = open >= 0 && input ? remaining(input, others) : undefined;
+  return [dims.map((dim, axis) => (axis === open ? (rest ?? unknown(axis)) : dim))];
+};
+
+const tile: ShapeRule = (node, shapes) => {
+  const dims = shapes.dims(node.input(0));
+  const repeats = shapes.data(node.input(1));
+  if (dims?.length === undefined || repeats?.length !== dims.length) return [];
+  return [
+    dims.map((dim, axis) => {
+      const times = repeats[axis]!;
+      if (times === 1) return dim;
+      return typeof dim === 'number' && typeof times === 'number' ? dim * times : `${node.output(0)?.name}#${axis}`;
+    }),
+  ];
 };
 
 const axesOf = (node: Node, shapes: Shapes, index: number): readonly number[] | undefined => {
@@ -211,6 +224,7 @@ export const shapeRules: ReadonlyMap<string, ShapeRule> = new Map<string, ShapeR
   ['GatherElements', (node, shapes) => [shapes.dims(node.input(1))]],
   ['Slice', slice],
   ['Expand', expand],
+  ['Tile', tile],
   [
     'Shape',
     (node, shapes) => {

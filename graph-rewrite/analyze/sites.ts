@@ -154,14 +154,17 @@ export type Angles =
       readonly positions: Value;
     };
 
+/** How heads lie in a value: `[B, S, heads · head size]`, `[B, S, heads, head size]`, `[B, heads, S, head size]`. */
+export type RowLayout = 'rows' | 'wide' | 'heads';
+
 /** What hides keys from queries: `[B, heads, S, T + S]`, or broadcast to it once axes of size 1 are put in. */
 export type AttentionMask = {
   /** Where the axes of size 1 go; none for a tensor of rank 4. */
   readonly axes?: readonly number[];
 } & (
   | { readonly kind: 'added'; readonly value: Value }
-  /** Where it is false, the scores are `lowest`. */
-  | { readonly kind: 'where'; readonly value: Value; readonly lowest: number }
+  /** Where it is false (true if it `hides`), the scores are `lowest`. */
+  | { readonly kind: 'where'; readonly value: Value; readonly lowest: number; readonly hides?: boolean }
 );
 
 /** Attention with a cache, from the rows of its q, k, v layers to the rows of its output, as one operator can do it. */
@@ -173,6 +176,8 @@ export interface CachedAttention {
   readonly q: Value;
   readonly k?: Value;
   readonly v?: Value;
+  /** How heads lie in `q`, `k` and `v`; absent where all are rows. */
+  readonly layouts?: Readonly<Record<'q' | 'k' | 'v', RowLayout>>;
   /** Rows like `q`'s, or flattened to rank 2. */
   readonly y: Value;
   readonly key: CacheTensor;

@@ -147,6 +147,22 @@ const flatten: Rule = ({ node, inputs: [x] }) => {
   return { dims: [count(x.dims.slice(0, axis)), count(x.dims.slice(axis))], values: x.values };
 };
 
+const tile: Rule = ({ inputs: [x, repeats] }) => {
+  if (!x || repeats?.values.length !== x.dims.length) return undefined;
+  const times = Array.from(repeats.values);
+  if (count(x.dims) * count(times) > maxElements) return undefined;
+  return times.reduce<Numbers>((tiled, n, axis) => {
+    const size = x.dims[axis]!;
+    return n === 1
+      ? tiled
+      : take(
+          tiled,
+          axis,
+          Array.from({ length: n * size }, (_, i) => i % size),
+        );
+  }, x);
+};
+
 const range: Rule = ({ inputs: [start, limit, delta] }) => {
   const [from, to, step] = [start, limit, delta].map((input) => input?.values[0]);
   if (from === undefined || to === undefined || !step) return undefined;
@@ -230,6 +246,7 @@ export const arrayRules: readonly (readonly [string, Rule])[] = [
   ['Squeeze', squeeze],
   ['Flatten', flatten],
   ['Expand', ({ inputs: [x, shape] }) => x && shape && expandTo(x, Array.from(shape.values))],
+  ['Tile', tile],
   ['Range', range],
   ['ConstantOfShape', constantOfShape],
   ['Trilu', trilu],

@@ -105,7 +105,7 @@ export function mask(
     const [visible, lowest] = [0, given.lowest].map((value) =>
       context.constant('lowbit/kv_score', number(type, value)),
     );
-    made = add('Where', [made, visible!, lowest!]);
+    made = add('Where', given.hides ? [made, lowest!, visible!] : [made, visible!, lowest!]);
   } else if (dtype !== undefined && dtype !== type) made = add('Cast', [made], { to: int(dtypeToOnnx(type)) });
   if (given.axes?.length) made = withAxes(add, 'Unsqueeze', made, given.axes, context);
   shared.masks.set(given.value, made);

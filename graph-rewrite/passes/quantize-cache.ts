@@ -3,8 +3,8 @@ import { internalError } from '../../ops/common/errors.js';
 import { kvRowBytes } from '../../ops/formats/kv.js';
 import { QuantKvAttention } from '../../ops/quant-kv-attention/contract.js';
 import { attentionRows } from '../analyze/attention-rows.js';
-import type { AttentionSite, CachedAttention, CacheTensor } from '../analyze/sites.js';
-import { tensorOf, type Node, type Value } from '../ir/index.js';
+import type { AttentionSite, CachedAttention, CacheTensor, RowLayout } from '../analyze/sites.js';
+import { ints, tensorOf, type Node, type Value } from '../ir/index.js';
 import { decodeOrder, type PlanCache, type PlanInput } from '../plan/plan.js';
 import { cachesKey, type CacheEntry } from './cache-metadata.js';
 import { moveShapeUses, type PassContext } from './context.js';
@@ -48,14 +48,15 @@ function outputFormat(input: PlanInput) {
 type Planned = Extract<PlanCache, { decision: 'quantize' }>;
 
 function takeOver(
-  cached: CachedAttention,
+  found: CachedAttention,
   attention: AttentionSite,
   planned: Planned,
   context: PassContext,
   shared: SharedInputs,
 ): CacheEntry[] {
-  const { heads, kvHeads, headSize, q, k, v } = cached;
   const before = attention.node;
+  const cached = withRows(found, before, context);
+  const { heads, kvHeads, headSize, q, k, v } = cached;
   const rows = attentionRows(attention, cached);
   const packed = rows !== undefined && context.pack(rows);
   const { name } = before;
@@ -109,6 +110,29 @@ function takeOver(
     quantizeOutput('key', cached.key, key, node, Output.PresentKey, planned, context),
     quantizeOutput('value', cached.value, value, node, Output.PresentValue, planned, context),
   ];
+}
+
+/** The same attention with queries, keys and values as rows. */
+function withRows(cached: CachedAttention, before: Node, context: PassContext): CachedAttention {
+  const { layouts, headSize } = cached;
+  const rows = (value: Value | undefined, layout: RowLayout = 'rows', part: string, count: number) => {
+    if (!value || layout === 'rows') return value;
+    const at = `${before.name}/${part}`;
+    const add = (opType: string, inputs: Value[]) =>
+      context.add({ opType, domain: '', inputs }, `${at}/${opType}`, [`${at}/${opType}_y`], before);
+    let wide = context.current(value);
+    if (layout === 'heads') {
+      const turned = add('Transpose', [wide]);
+      turned.attributes.set('perm', ints([0, 2, 1, 3]));
+      wide = turned.output(0)!;
+    }
+    const shape = context.constant(`${at}/rows`, tensorOf([0, 0, count * headSize]));
+    return add('Reshape', [wide, shape]).output(0)!;
+  };
+  if (!layouts) return cached;
+  const { heads, kvHeads } = cached;
+  const [k, v] = [rows(cached.k, layouts.k, 'k', kvHeads), rows(cached.v, layouts.v, 'v', kvHeads)];
+  return { ...cached, q: rows(cached.q, layouts.q, 'q', heads)!, ...(k && v ? { k, v } : {}) };
 }
 
 /** The operator's output in the rank that its reader wants. */

@@ -28,6 +28,9 @@ function decide(cache: CacheSite, settings: KvSettings, analysis: Analysis): Pla
     ...bytes(cached, bits, analysis),
     notes: [
       ...(rope === 'none' ? [] : [`keys ${rope === 'pre' ? 'before' : 'after'} RoPE`]),
+      ...(rope === 'none' && cached.layouts && cached.layouts.k !== 'rows'
+        ? [`keys as "${cached.k!.name}" has them`]
+        : []),
       ...(settings.form === 'in_place' ? ['in place'] : []),
     ],
   };
