@@ -45,7 +45,7 @@ const dark: Readonly<Record<keyof typeof colours, string>> = {
   grey: '#7d8590',
 };
 
-const fontFamily = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif";
+export const fontFamily = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif";
 
 /** A chart as it is drawn: `about` is what a reader hears who cannot see it. */
 export interface Picture {

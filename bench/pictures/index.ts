@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { perplexity } from './accuracy.js';
 import { decodeAttention } from './attention.js';
+import { block } from './block.js';
 import { svgOf, type Picture } from './chart.js';
 import { wholeModel } from './models.js';
 import { timesFaster, tops } from './products.js';
@@ -17,6 +18,7 @@ import { readResults, root, storeResults } from './results.js';
 export function drawPictures(): Map<string, string> {
   const { accuracy, attention, models, products } = readResults();
   const pictures: [string, Picture][] = [
+    ['block.svg', block()],
     ['perplexity.svg', perplexity(accuracy)],
     ['whole-model.svg', wholeModel(models)],
     ['products-tops.svg', tops(products)],
