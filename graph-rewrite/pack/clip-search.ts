@@ -47,12 +47,13 @@ export function searchScale(
 /** Adding and subtracting it rounds a double below 2^51 to an integer, half to even. */
 const magic = 1.5 * 2 ** 52;
 
-function squaredError(
+/** What rounding a segment with a scale loses: the sum of squares, weighted by `energy`, [length], if there is one. */
+export function squaredError(
   values: Float32Array,
   { rows, stride, start, length }: Segment,
   format: WeightFormat,
   energy: Float32Array | undefined,
-  { bits, inverse }: SegmentScale,
+  { bits, inverse }: Readonly<SegmentScale>,
 ): number {
   if (inverse === 0) return 0;
   const scale = fromFloat16Bits(bits);

@@ -4,7 +4,8 @@ import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { lazyTensor, type Tensor } from '../ir/tensor.js';
 import type { DType } from '../onnx/dtype.js';
 import { searchScale } from './clip-search.js';
-import { constrainScales, writeMinifloat } from './minifloat.js';
+import { writeMinifloat } from './minifloat.js';
+import { constrainScales } from './scale-rule.js';
 import { planesOf } from './lorc.js';
 import { type Refusal, segmentScale, writeS4, writeS8 } from './quantize.js';
 import type { ClipSearch, LorcSettings, ScaleRule } from '../recipes/recipe.js';
@@ -236,9 +237,7 @@ function packSource(
       bits[g] = scale.bits;
       inverses[g] = scale.inverse;
     }
-    if (isMinifloat(format)) {
-      constrainScales(values, { rows, stride: K, group, groups }, format, spec, bits, inverses);
-    }
+    constrainScales(values, { rows, stride: K, group, groups }, spec, bits, inverses);
     for (let g = 0; g < groups; g++) {
       for (let r = 0; r < rows; r++) {
         const row = first + n + r;

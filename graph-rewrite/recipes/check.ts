@@ -1,5 +1,4 @@
 import { usageError } from '../../ops/common/errors.js';
-import { isMinifloat } from '../../ops/formats/minifloat.js';
 import { fields, siteFields } from './fields.js';
 import type { Field } from './fields.js';
 import { defaultOutliers, defaultSmooth } from './recipe.js';
@@ -49,13 +48,6 @@ function checkTogether(at: string, { weight, activation, outliers, smooth, lorc 
       at,
       `weight.groupSize is ${groups[0]} and activation.groupSize is ${groups[1]}, expected equal sizes, or 0 for one of them`,
       'One integer sum covers one group of both.',
-    );
-  }
-  if ((weight.scaleConstraint ?? 'none') !== 'none' && !isMinifloat(weight.format)) {
-    throw usageError(
-      at,
-      `weight.scaleConstraint is ${weight.scaleConstraint} and weight.format is ${weight.format} (integers), expected a minifloat format`,
-      'Use weight.scaleConstraint=none.',
     );
   }
   if (activation.format === 'none' && outliers !== null) {

@@ -75,7 +75,7 @@ export const siteFields: readonly Field[] = [
   },
   oneOf('weight.channelGroup', 'adjacent output rows that share a scale', 1, 2),
   {
-    ...oneOf('weight.scaleConstraint', 'powers of two among the scales of minifloat weights', 'none', 'm1', 'm2'),
+    ...oneOf('weight.scaleConstraint', 'powers of two among the group scales of a row', 'none', 'm1', 'm2'),
     fallback: 'none',
   },
   { ...oneOf('weight.scaleRound', 'rounding of their exponents', 'ceil', 'floor', 'best'), fallback: 'best' },

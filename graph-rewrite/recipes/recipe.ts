@@ -1,12 +1,12 @@
 import type { ActivationFormat, WeightFormat } from '../../ops/formats/formats.js';
 
-/** Constraint on the group scales of minifloat weights, see `pack/scale-rule.ts`; none by default. */
+/** Constraint on the group scales of weights, see `pack/scale-rule.ts`; none by default. */
 export interface ScaleRule {
-  /** `m1`: powers of two. `m2`: powers of two below the row's largest. Default: `none`. */
+  /** `m1`: powers of two. `m2`: the row's largest times powers of two. Default: `none`. */
   readonly scaleConstraint?: 'none' | 'm1' | 'm2';
   /**
    * How the exponent is rounded: of log2(scale) for M1, of log2(largest / scale) for M2. M1 with `ceil` and M2 with `floor` never saturate.
-   * `best` (default) takes the one of both with the smaller squared error, group by group.
+   * `best` (default) takes the one of both with the smaller squared error, group by group, and for M2 the best of four largest scales.
    */
   readonly scaleRound?: 'ceil' | 'floor' | 'best';
 }

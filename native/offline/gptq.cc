@@ -163,40 +163,51 @@ class RowChunk {
     }
   }
 
+  // Rows [begin, end) of the chunk that share scales.
+  struct Rows {
+    int64_t begin, end;
+  };
+
   // The scale of each row for channels [first, first + length), from the weights as they are now: float16, shared by
   // channel_group rows.
   void FitScale(int64_t first, int64_t length, int64_t count, float* scale, uint16_t* out, int64_t stride) const {
-    float amax[kChunk] = {};
-    for (int64_t c = first; c < first + length; c++) {
-      const float* value = &w_[slot_[c] * kChunk];
-      for (int64_t n = 0; n < count; n++) amax[n] = std::max(amax[n], std::fabs(value[n]));
-    }
     for (int64_t n = 0; n < count; n += spec_.channel_group) {
-      const int64_t end = std::min(count, n + spec_.channel_group);
-      const float most = *std::max_element(amax + n, amax + end);
-      uint16_t bits = spec_.clip_search == ClipSearch::kNone || most == 0.0f
-                          ? StoredScale(most * (spec_.clip / spec_.range_max), most)
-                          : SearchedScale(most, first, length, n, end);
-      if (spec_.scale_rule.constraint != ScaleConstraint::kNone) {
-        const float own = most == 0.0f ? largest_[n] : HalfToFloat(bits);
-        bits = FloatToHalf(Constrained(own, first, length, n, end));
-      }
-      for (int64_t row = n; row < end; row++) {
+      const Rows rows{n, std::min(count, n + spec_.channel_group)};
+      const bool weighted = spec_.clip_search == ClipSearch::kHessian;
+      bool zeros = false;
+      uint16_t bits = FreeScale(first, length, rows, &zeros);
+      if (spec_.scale_rule.constraint != ScaleConstraint::kNone)
+        bits = FloatToHalf(
+            NearestAllowed(zeros ? 0.0f : HalfToFloat(bits), largest_[n], first, length, rows, weighted).scale);
+      for (int64_t row = n; row < rows.end; row++) {
         scale[row] = HalfToFloat(bits);
         out[row * stride] = bits;
       }
     }
   }
 
+  // The stored scale that rows take for channels [first, first + length) where no rule holds; whether they are zeros.
+  uint16_t FreeScale(int64_t first, int64_t length, Rows rows, bool* zeros) const {
+    float most = 0.0f;
+    for (int64_t c = first; c < first + length; c++) {
+      const float* value = &w_[slot_[c] * kChunk];
+      for (int64_t n = rows.begin; n < rows.end; n++) most = std::max(most, std::fabs(value[n]));
+    }
+    *zeros = most == 0.0f;
+    return spec_.clip_search == ClipSearch::kNone || *zeros ? StoredScale(most * (spec_.clip / spec_.range_max), most)
+                                                            : SearchedScale(most, first, length, rows);
+  }
+
   // The stored scale with the smallest squared error over rows [n, end); the ratios of
   // graph-rewrite/pack/clip-search.ts.
-  uint16_t SearchedScale(float most, int64_t first, int64_t length, int64_t n, int64_t end) const {
+  uint16_t SearchedScale(float most, int64_t first, int64_t length, Rows rows) const {
+    const bool weighted = spec_.clip_search == ClipSearch::kHessian;
     uint16_t best = 0;
     double least = std::numeric_limits<double>::infinity();
     for (int i = 0; i <= 12; i++) {
       const float ratio = 1.0f - static_cast<float>(i) / 25.0f;
       const uint16_t bits = StoredScale(most * (ratio / spec_.range_max), most);
-      const double error = SquaredError(HalfToFloat(bits), first, length, n, end);
+      const double error = SquaredError(HalfToFloat(bits), first, length, rows, weighted);
       if (error >= least) continue;
       least = error;
       best = bits;
@@ -204,42 +215,66 @@ class RowChunk {
     return best;
   }
 
-  double SquaredError(float scale, int64_t first, int64_t length, int64_t n, int64_t end) const {
+  // What rounding with a scale loses; weighted: each channel's share by its entry on the Hessian's diagonal.
+  double SquaredError(float scale, int64_t first, int64_t length, Rows rows, bool weighted) const {
     double error = 0.0;
     for (int64_t c = first; c < first + length; c++) {
       const float* value = &w_[slot_[c] * kChunk];
       double sum = 0.0;
-      for (int64_t row = n; row < end; row++) {
+      for (int64_t row = rows.begin; row < rows.end; row++) {
         const double off = value[row] - RoundToGrid(value[row] / scale, spec_.grid) * scale;
         sum += off * off;
       }
-      error += spec_.clip_search == ClipSearch::kHessian ? energy_[c] * sum : sum;
+      error += weighted ? energy_[c] * sum : sum;
     }
     return error;
   }
 
-  // The scale that each row would have without groups, from the weights as they came: what M2 takes ratios to.
+  // What M2 takes ratios to, for each row, from the weights as they came: the largest of its free scales, or with kBest
+  // the one of kRowFactors times it with which the row loses least, by the Hessian's diagonal.
   void FitLargest(int64_t count) {
-    if (spec_.scale_rule.constraint == ScaleConstraint::kNone) return;
-    std::fill_n(largest_, kChunk, 0.0f);
-    for (int64_t c = 0; c < body_; c++) {
-      const float* value = &w_[slot_[c] * kChunk];
-      for (int64_t n = 0; n < count; n++) largest_[n] = std::max(largest_[n], std::fabs(value[n]));
-    }
+    const ScaleRule& rule = spec_.scale_rule;
+    if (rule.constraint == ScaleConstraint::kNone) return;
+    const int64_t group = spec_.group_size ? spec_.group_size : body_, groups = body_ / group;
+    const bool search = rule.constraint == ScaleConstraint::kM2 && rule.round == ScaleRound::kBest;
+    std::vector<float> free(groups);
     for (int64_t n = 0; n < count; n += spec_.channel_group) {
-      const int64_t end = std::min(count, n + spec_.channel_group);
-      const float most = *std::max_element(largest_ + n, largest_ + end);
-      std::fill(largest_ + n, largest_ + end, HalfToFloat(StoredScale(most * (spec_.clip / spec_.range_max), most)));
+      const Rows rows{n, std::min(count, n + spec_.channel_group)};
+      for (int64_t g = 0; g < groups; g++) {
+        bool zeros = false;
+        const uint16_t bits = FreeScale(g * group, group, rows, &zeros);
+        free[g] = zeros ? 0.0f : HalfToFloat(bits);
+      }
+      const float own = *std::max_element(free.begin(), free.end());
+      float best = own == 0.0f ? 1.0f : own;
+      double least = std::numeric_limits<double>::infinity();
+      for (const float factor : kRowFactors) {
+        const float largest = HalfToFloat(FloatToHalf(own * factor));
+        if (!search || own == 0.0f || std::isinf(largest)) break;
+        double error = 0.0;
+        for (int64_t g = 0; g < groups; g++)
+          error += NearestAllowed(free[g], largest, g * group, group, rows, true).error;
+        if (error >= least) continue;
+        least = error;
+        best = largest;
+      }
+      std::fill(largest_ + rows.begin, largest_ + rows.end, best);
     }
   }
 
-  // The allowed scale nearest to `own`; of two, the one with the smaller squared error over rows [n, end).
-  float Constrained(float own, int64_t first, int64_t length, int64_t n, int64_t end) const {
-    float allowed[2];
-    const int count = AllowedScales(spec_.scale_rule, own, largest_[n], allowed);
-    if (count == 1 || allowed[0] == allowed[1]) return allowed[0];
-    const double floor_error = SquaredError(allowed[0], first, length, n, end);
-    return SquaredError(allowed[1], first, length, n, end) < floor_error ? allowed[1] : allowed[0];
+  struct Choice {
+    float scale;
+    double error;
+  };
+
+  // Of the scales allowed beside a row's `largest` the one that loses least; `own` is the free one, 0 for zeros.
+  Choice NearestAllowed(float own, float largest, int64_t first, int64_t length, Rows rows, bool weighted) const {
+    float allowed[2] = {};
+    const int count = AllowedScales(spec_.scale_rule, own == 0.0f ? largest : own, largest, allowed);
+    const Choice one{allowed[0], SquaredError(allowed[0], first, length, rows, weighted)};
+    if (count == 1 || allowed[0] == allowed[1]) return one;
+    const Choice other{allowed[1], SquaredError(allowed[1], first, length, rows, weighted)};
+    return other.error < one.error ? other : one;
   }
 
   // As ops/formats/README.md: an all-zero segment has scale 1, an underflow the smallest float16.

@@ -24,7 +24,7 @@ struct GptqSpec {
   int64_t group_size = 0;        // body channels sharing a scale; 0: the whole body
   int64_t channel_group = 1;     // adjacent rows sharing a scale (Atom: 2)
   Grid grid = Grid::kS4;
-  ScaleRule scale_rule;    // for minifloat grids
+  ScaleRule scale_rule;
   float range_max = 7.0f;  // scale = clip · absmax / range_max (Atom divides by 7.5 under GPTQ: 2·absmax/15)
   float clip = 1.0f;
   ClipSearch clip_search = ClipSearch::kNone;  // in place of clip

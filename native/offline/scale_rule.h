@@ -11,6 +11,9 @@ enum class ScaleConstraint { kNone, kM1, kM2 };
 /// How the exponent is rounded: of log2(scale) for M1, of log2(largest / scale) for M2. kBest tries both.
 enum class ScaleRound { kCeil, kFloor, kBest };
 
+/// What M2 with kBest tries for a row: its largest scale becomes its largest free one times one of these.
+inline constexpr float kRowFactors[] = {1.0f, 1.1892071f, 1.4142135f, 1.6817929f};
+
 struct ScaleRule {
   ScaleConstraint constraint = ScaleConstraint::kNone;
   ScaleRound round = ScaleRound::kBest;
