@@ -14,11 +14,12 @@ provider=${SMALL:+cpu}
 provider=${provider:-cuda}
 target=${TARGET-sm90}
 four_bit=atom-w4a4${target:+@$target}
+powers=weight.scaleConstraint=m2
 in_place=atom-w4a4kv4${target:+@$target},kv.form=in_place
 in_place_post=$in_place,kv.rope=post
 # Recipes of the layer stack and of the whole model (with settings).
-stacks="float16 $four_bit w8a8 w4a16 zeroquant-fp-w4a8"
-wholes="float16 $four_bit $in_place $in_place_post"
+stacks="float16 $four_bit $four_bit,$powers w8a8 w4a16 zeroquant-fp-w4a8"
+wholes="float16 $four_bit $four_bit,$powers $in_place $in_place_post $in_place,$powers"
 jobs_known="host stack stack-threads stack-graph attention gemm whole generate limit perplexity pieces profile"
 
 # The file that write-stack gives a recipe.

@@ -9,13 +9,16 @@ import sys
 
 folder = sys.argv[1]
 IN_PLACE = "atom-w4a4kv4_sm90_kv.form_in_place"
+POWERS = "weight.scaleConstraint_m2"
 NAMES = {
     "float16": "float16",
     "w8a8": "w8a8",
     "w4a16": "w4a16",
     "atom-w4a4_sm90": "atom-w4a4",
+    f"atom-w4a4_sm90_{POWERS}": "atom-w4a4, scales in powers of two",
     "zeroquant-fp-w4a8": "zeroquant-fp-w4a8",
     IN_PLACE: "atom-w4a4kv4",
+    f"{IN_PLACE}_{POWERS}": "atom-w4a4kv4, scales in powers of two",
     f"{IN_PLACE}_kv.rope_post": "atom-w4a4kv4, keys after RoPE",
 }
 

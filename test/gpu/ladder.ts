@@ -24,6 +24,7 @@ const rtn = ['weight.rounding=rtn'];
 const more: readonly Step[] = [
   { recipe: 'atom-w4a4', set: rtn, target: 'sm90' },
   { recipe: 'atom-w4a4', set: [], target: 'sm90' },
+  { recipe: 'atom-w4a4', set: ['weight.scaleConstraint=m2'], target: 'sm90' },
   { recipe: 'zeroquant-fp-w4a8', set: ['weight.scaleConstraint=m2'] },
   { recipe: 'zeroquant-fp-w8a8', set: [] },
   { recipe: 'smoothquant-w8a8', set: [] },
