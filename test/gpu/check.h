@@ -95,7 +95,12 @@ class Random {
 
 struct Tally {
   int passed = 0, failed = 0;
-  int every = 1;  // under a sanitizer, which is slow: only every n-th case
+  // Under a sanitizer, which is slow: only every n-th case.
+  int every = 1;
+  // Products: each kernel once, in the case that takes it round its rings most often; names what has been run. And only
+  // kernels whose name contains this.
+  bool each_kernel = false;
+  std::string kernel;
 
   // To be asked once at the head of a case.
   bool Skips() { return ++cases_ % every != 0; }
@@ -103,6 +108,7 @@ struct Tally {
   void Add(bool ok, const std::string& what) {
     if (ok) {
       ++passed;
+      if (each_kernel) std::printf("ok   %s\n", what.c_str()), std::fflush(stdout);  // what has been covered
     } else if (++failed <= 40) {
       std::printf("FAIL %s\n", what.c_str());
       std::fflush(stdout);

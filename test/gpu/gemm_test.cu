@@ -2,8 +2,12 @@
 //
 // Two kinds of data. "unit": all scales 1 and float32 out, so with integer codes y is the integer sum itself and must
 // be equal. "random": random scales, checked against the README's error bound.
+#include <algorithm>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ops/quant-gemm/cuda/launch.h"
@@ -36,14 +40,81 @@ std::string Describe(const Case& c, const char* kernel) {
   return text;
 }
 
-void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
-  if (tally.Skips()) return;
-  const size_t element = c.type == DType::kF32 ? 4 : 2;
-  const int body = c.k - c.outliers;
+// One way to compute a case.
+struct Way {
+  std::string name;
+  bool rough;  // held to rough_bound
+  std::function<cudaError_t(const GemmArgs& args, void* scratch)> run;
+  size_t scratch_bytes = 0;
+};
+
+// Every kernel that takes these facts, in every shape that can be asked for; of pointers only the alignment matters.
+std::vector<Way> WaysOf(const GemmArgs& args, int arch) {
+  std::vector<Way> ways;
+  for (int i = 0; i < cuda::kGemmKernelCount; ++i) {
+    const cuda::GemmKernel& kernel = cuda::kGemmKernels[i];
+    if (cuda::ChooseGemmKernel(args, arch, kernel.name) != &kernel) continue;
+    const bool rough = kernel.run == cuda::LaunchFp8Sm90 || kernel.run == cuda::LaunchFp8FoldedSm90 ||
+                       kernel.run == cuda::LaunchBatchMinifloat || kernel.run == cuda::LaunchWeightOnlySm90;
+    ways.push_back({kernel.name, rough, [&kernel](const GemmArgs& all, void*) { return kernel.run(all, nullptr); }});
+  }
+  if (const size_t bytes = cuda::SignMagnitudeBytes(args, arch)) {
+    const auto run = [arch](const GemmArgs& all, void* scratch) {
+      GemmArgs converted = all;
+      const cudaError_t launched = cuda::LaunchSignMagnitude(&converted, scratch, nullptr);
+      return launched ? launched : cuda::ChooseGemmKernel(converted, arch, nullptr)->run(converted, nullptr);
+    };
+    ways.push_back({"as sign and magnitude", true, run, bytes});
+  }
+  if (arch != 90) return ways;
+  const auto named = [](const char* kernel, int tokens, int split) {
+    return kernel + (" " + std::to_string(tokens)) + " x " + std::to_string(split);
+  };
+  for (const cuda::WideShape& shape : cuda::kWideShapes) {
+    if (cuda::AcceptsS8Sm90(args)) {
+      ways.push_back({named("s8", shape.tokens, shape.split), false,
+                      [shape](const GemmArgs& all, void*) { return cuda::LaunchS8Sm90With(all, shape, nullptr); }});
+    }
+    if (cuda::AcceptsWeightOnlySm90(args)) {
+      ways.push_back({named("f16s4", shape.tokens, shape.split), true, [shape](const GemmArgs& all, void*) {
+                        return cuda::LaunchWeightOnlySm90With(all, shape, nullptr);
+                      }});
+    }
+  }
+  if (!cuda::AcceptsFp8Sm90(args)) return ways;
+  for (const cuda::Fp8Shape& shape : cuda::kFp8Shapes) {
+    const std::string channels = shape.channels == 128 ? "" : " of " + std::to_string(shape.channels) + " channels";
+    ways.push_back({named("fp8", shape.tokens, shape.split) + channels, true,
+                    [shape](const GemmArgs& all, void*) { return cuda::LaunchFp8Sm90With(all, shape, nullptr); }});
+  }
+  return ways;
+}
+
+// What a case asks of the kernels, without its data.
+GemmArgs ArgsOf(const Case& c) {
   GemmArgs args;
   args.type = c.type, args.weight_format = c.weight, args.a_format = c.a;
   args.m = c.m, args.n = c.n, args.k = c.k, args.outliers = c.outliers;
   args.group_size = c.group, args.a_group_size = c.a_group;
+  args.powers_of_two = c.powers, args.constant_weights = true;
+  return args;
+}
+
+// What makes a kernel another one: its name and the facts that its templates may depend on, which for kernels without
+// tiles of a fixed size are also the tokens.
+std::string KernelOf(const Way& way, const Case& c) {
+  const auto groups = [](int size) {
+    return size == 0 ? std::string(" row") : " " + std::to_string(std::min(size, 128));
+  };
+  const bool tiled = way.name.find("wgmma") != std::string::npos || way.name.find(" x ") != std::string::npos;
+  return way.name + " w" + NameOf(c.weight) + groups(c.group) + " a" + NameOf(c.a) + groups(c.a_group) +
+         (c.type == DType::kF32 ? " f32" : "") + (tiled ? "" : " m " + std::to_string(c.m));
+}
+
+void RunCase(Tally& tally, const Case& c, const std::vector<Way>& ways, uint64_t seed) {
+  const size_t element = c.type == DType::kF32 ? 4 : 2;
+  const int body = c.k - c.outliers;
+  GemmArgs args = ArgsOf(c);
   const bool codes = c.a != Format::kNone;
   DeviceArray<uint8_t> a(c.m * c.k * (codes ? 1 : element));
   DeviceArray<float> a_scale(c.m * args.a_scales());
@@ -63,7 +134,6 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   if (c.powers && !c.unit) {
     FillPowers<<<256, 256>>>(b_scale.get(), b_scale.size(), seed + 4, args.b_scales(), seed % 2);
   }
-  args.powers_of_two = c.powers;
   FillCodes<<<256, 256>>>(b_outlier.get(), b_outlier.size(), seed + 5, Format::kS8, 1, 1);
   FillFloats<<<256, 256>>>(b_outlier_scale.get(), b_outlier_scale.size(), seed + 6, c.unit ? 1.0f : 0.0001f,
                            c.unit ? 1.0f : 0.002f);
@@ -77,7 +147,6 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   args.b_outlier_scale = reinterpret_cast<uint16_t*>(b_outlier_scale.get());
   args.bias = c.bias ? bias.get() : nullptr;
   args.residual = c.residual ? residual.get() : nullptr;
-  args.constant_weights = true;
 
   // Rows checked: all of a small product, at most 48 spread ones of a large.
   const int64_t step = c.m <= 160 ? 1 : c.m / 48 | 1;
@@ -88,18 +157,18 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
   CHECK_CUDA(cudaDeviceSynchronize());
   const auto y_want = want.host(), y_bound = bound.host(), y_rough_bound = rough_bound.host();
 
-  const auto check = [&](const char* name, const std::vector<double>& allowed, auto&& run) {
-    DeviceArray<uint8_t> y(c.m * c.n * element);
+  for (const Way& way : ways) {
+    DeviceArray<uint8_t> y(c.m * c.n * element), scratch(way.scratch_bytes);
     args.y = y.get();
-    const cudaError_t launched = run();
+    const cudaError_t launched = way.run(args, scratch.get());
     const cudaError_t done = cudaDeviceSynchronize();
-    std::string where = Describe(c, name);
+    std::string where = Describe(c, way.name.c_str());
     if (launched != cudaSuccess || done != cudaSuccess) {
       std::printf("FAIL %s: launch %s, run %s\n", where.c_str(), cudaGetErrorString(launched),
                   cudaGetErrorString(done));
       if (done != cudaSuccess) std::exit(70);  // the context is lost
       tally.Add(false, where);
-      return;
+      continue;
     }
     const auto got = y.pieces(c.n * element, step * c.n * element, checked);
     int64_t wrong = 0;
@@ -109,7 +178,7 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
         const bool exact =
             args.integers() && c.unit && c.type == DType::kF32 && !c.bias && !c.residual && std::fabs(w) < 0x1p24;
         const double error = std::fabs(g - w);
-        if (exact ? error == 0 : error <= allowed[r * c.n + n]) continue;
+        if (exact ? error == 0 : error <= (way.rough ? y_rough_bound : y_bound)[r * c.n + n]) continue;
         if (++wrong > 1) continue;
         where += " at m " + std::to_string(r * step) + " n " + std::to_string(n) + ": " + std::to_string(g) +
                  ", expected " + std::to_string(w);
@@ -117,47 +186,11 @@ void RunCase(Tally& tally, const Case& c, int arch, uint64_t seed) {
     }
     if (wrong) where += " (" + std::to_string(wrong) + " wrong)";
     tally.Add(wrong == 0 && y.guard_intact(), where);
-  };
-  for (int i = 0; i < cuda::kGemmKernelCount; ++i) {
-    const cuda::GemmKernel& kernel = cuda::kGemmKernels[i];
-    if (cuda::ChooseGemmKernel(args, arch, kernel.name) != &kernel) continue;
-    const bool rough = kernel.run == cuda::LaunchFp8Sm90 || kernel.run == cuda::LaunchFp8FoldedSm90 ||
-                       kernel.run == cuda::LaunchBatchMinifloat || kernel.run == cuda::LaunchWeightOnlySm90;
-    check(kernel.name, rough ? y_rough_bound : y_bound, [&] { return kernel.run(args, nullptr); });
-  }
-  if (const size_t bytes = cuda::SignMagnitudeBytes(args, arch)) {
-    DeviceArray<uint8_t> scratch(bytes);
-    check("as sign and magnitude", y_rough_bound, [&] {
-      cuda::GemmArgs converted = args;
-      const cudaError_t launched = cuda::LaunchSignMagnitude(&converted, scratch.get(), nullptr);
-      return launched ? launched : cuda::ChooseGemmKernel(converted, arch, nullptr)->run(converted, nullptr);
-    });
-  }
-  if (arch != 90) return;
-  for (const cuda::WideShape& shape : cuda::kWideShapes) {
-    const std::string name = " " + std::to_string(shape.tokens) + " x " + std::to_string(shape.split);
-    if (cuda::AcceptsS8Sm90(args)) {
-      check(("s8" + name).c_str(), y_bound, [&] { return cuda::LaunchS8Sm90With(args, shape, nullptr); });
-    }
-    if (cuda::AcceptsWeightOnlySm90(args)) {
-      check(("f16s4" + name).c_str(), y_rough_bound,
-            [&] { return cuda::LaunchWeightOnlySm90With(args, shape, nullptr); });
-    }
-  }
-  if (!cuda::AcceptsFp8Sm90(args)) return;
-  for (const cuda::Fp8Shape& shape : cuda::kFp8Shapes) {
-    const std::string name = "fp8 " + std::to_string(shape.tokens) + " x " + std::to_string(shape.split);
-    check(name.c_str(), y_rough_bound, [&] { return cuda::LaunchFp8Sm90With(args, shape, nullptr); });
   }
 }
 
-}  // namespace
-
-void TestGemm(Tally& tally, bool quick) {
-  int major = 0, minor = 0;
-  CHECK_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-  CHECK_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
-  const int arch = major * 10 + minor;
+std::vector<Case> Cases(bool quick) {
+  std::vector<Case> cases;
   const Format s4 = Format::kS4, s8 = Format::kS8, none = Format::kNone, x4 = Format::kS4E4M3;
   const Format e2m1 = Format::kE2M1, e3m0 = Format::kE3M0, bnb = Format::kBnbFp4, e4m3 = Format::kE4M3,
                e5m2 = Format::kE5M2;
@@ -217,17 +250,17 @@ void TestGemm(Tally& tally, bool quick) {
                           {64, 512, 0, 128, 128, e2m1, s4},
                           {40, 256, 0, 64, 0, s8, e4m3},
                           {24, 128, 0, 0, 0, e4m3, none}};
-  uint64_t seed = 1000;
   for (const Shape& s : shapes) {
     for (const int64_t m : {1, 2, 4, 7, 16, 17, 64, 65, 129, 300}) {
       if (quick && m != 1 && m != 17 && m != 129) continue;
       Case c{m, s.n, s.k, s.outliers, s.group, s.a_group, s.weight, s.a, DType::kF32, false, false, true, s.powers};
-      RunCase(tally, c, arch, ++seed);
+      cases.push_back(c);
       c.unit = false;
       for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
         c.type = type;
+        const size_t seed = 1000 + cases.size();
         c.bias = seed % 2, c.residual = seed % 3 == 0;
-        RunCase(tally, c, arch, ++seed);
+        cases.push_back(c);
       }
     }
   }
@@ -237,17 +270,50 @@ void TestGemm(Tally& tally, bool quick) {
                             {11008, 4096}, {4096, 11008}, {28672, 8192}, {8192, 28672}};
     for (const auto& size : sizes) {
       for (const int64_t m : {1, 16, 64, 200, 2048}) {
-        RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF32, false, false, true}, arch, ++seed);
-        RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF16, true, true, false}, arch, ++seed);
-        RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF32, false, false, true}, arch, ++seed);
-        RunCase(tally, {m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF16, true, true, false}, arch, ++seed);
-        RunCase(tally, {m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false}, arch, ++seed);
-        RunCase(tally, {m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false, true}, arch,
-                ++seed);
-        RunCase(tally, {m, size[0], size[1], 0, 0, 0, s8, s8, DType::kF16, true, true, false}, arch, ++seed);
-        RunCase(tally, {m, size[0], size[1], 0, 128, 0, s4, none, DType::kF16, true, false, false}, arch, ++seed);
+        cases.push_back({m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF32, false, false, true});
+        cases.push_back({m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF16, true, true, false});
+        cases.push_back({m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF32, false, false, true});
+        cases.push_back({m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF16, true, true, false});
+        cases.push_back({m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false});
+        cases.push_back({m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false, true});
+        cases.push_back({m, size[0], size[1], 0, 0, 0, s8, s8, DType::kF16, true, true, false});
+        cases.push_back({m, size[0], size[1], 0, 128, 0, s4, none, DType::kF16, true, false, false});
       }
     }
+  }
+  return cases;
+}
+
+}  // namespace
+
+void TestGemm(Tally& tally, bool quick) {
+  int major = 0, minor = 0;
+  CHECK_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  CHECK_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
+  const int arch = major * 10 + minor;
+  const std::vector<Case> cases = Cases(quick);
+  std::vector<std::vector<Way>> ways;
+  for (const Case& c : cases) {
+    ways.push_back(WaysOf(ArgsOf(c), arch));
+    const auto other = [&](const Way& way) { return KernelOf(way, c).find(tally.kernel) == std::string::npos; };
+    ways.back().erase(std::remove_if(ways.back().begin(), ways.back().end(), other), ways.back().end());
+  }
+  if (tally.each_kernel) {
+    std::map<std::string, size_t> longest;  // the case of each kernel: most steps along K, of those the fewest results
+    const auto order = [&](size_t i) { return std::pair(cases[i].k, -cases[i].m * cases[i].n); };
+    for (size_t i = 0; i < cases.size(); ++i) {
+      for (const Way& way : ways[i]) {
+        size_t& at = longest.try_emplace(KernelOf(way, cases[i]), i).first->second;
+        if (order(i) > order(at)) at = i;
+      }
+    }
+    for (size_t i = 0; i < cases.size(); ++i) {
+      const auto other = [&](const Way& way) { return longest[KernelOf(way, cases[i])] != i; };
+      ways[i].erase(std::remove_if(ways[i].begin(), ways[i].end(), other), ways[i].end());
+    }
+  }
+  for (size_t i = 0; i < cases.size(); ++i) {
+    if (!ways[i].empty() && !tally.Skips()) RunCase(tally, cases[i], ways[i], 1001 + i);
   }
   std::printf("QuantGemm and before: %d passed, %d failed\n", tally.passed, tally.failed);
 }

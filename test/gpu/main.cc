@@ -1,4 +1,5 @@
-// Runs the kernels' checks on the GPU. usage: gpu_test [--quick] [--every N] [--rows|--gemm|--kv|--lorc]
+// Runs the kernels' checks on the GPU.
+// usage: gpu_test [--quick] [--every N] [--each-kernel] [--kernel NAME] [--rows|--gemm|--kv|--lorc]
 #include <algorithm>
 
 #include "test/gpu/check.h"
@@ -8,6 +9,8 @@ int main(int argc, char** argv) {
   lowbit::test::Tally tally;
   for (int i = 1; i < argc; ++i) {
     if (!std::strcmp(argv[i], "--quick")) quick = true;
+    if (!std::strcmp(argv[i], "--each-kernel")) tally.each_kernel = true;
+    if (!std::strcmp(argv[i], "--kernel") && i + 1 < argc) tally.kernel = argv[++i];
     if (!std::strcmp(argv[i], "--every") && i + 1 < argc) tally.every = std::max(1, std::atoi(argv[++i]));
     if (!std::strcmp(argv[i], "--rows")) gemm = kv = lorc = false;
     if (!std::strcmp(argv[i], "--gemm")) rows = kv = lorc = false;
