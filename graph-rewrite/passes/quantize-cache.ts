@@ -127,7 +127,9 @@ function withRows(cached: CachedAttention, before: Node, context: PassContext): 
       wide = turned.output(0)!;
     }
     const shape = context.constant(`${at}/rows`, tensorOf([0, 0, count * headSize]));
-    return add('Reshape', [wide, shape]).output(0)!;
+    const made = add('Reshape', [wide, shape]).output(0)!;
+    made.dtype = context.typeOf(value);
+    return made;
   };
   if (!layouts) return cached;
   const { heads, kvHeads } = cached;

@@ -31,6 +31,8 @@ export interface PlainAttention {
   readonly scores?: Step;
   readonly softmax?: Step;
   readonly probabilities?: Step;
+  /** Heads and cache in float16; scores in float32. */
+  readonly halves?: boolean;
   /** Also an output of the model. */
   readonly output?: 'scores' | 'probabilities' | 'repeated' | 'attended';
 }
@@ -39,7 +41,7 @@ export class PlainGraph extends TestGraph {
   readonly x = this.input('x', ['batch', 'tokens', hidden]);
   readonly #shared = new Map<string, Value>();
 
-  constructor() {
+  constructor(readonly cacheType: 'float32' | 'float16') {
     super(18);
   }
   /** A value that is made once. */
@@ -85,7 +87,11 @@ export class PlainGraph extends TestGraph {
     return this.transpose(this.reshape(rows, 0, 0, count, headSize), 0, 2, 1, 3);
   }
   past(kind: 'key' | 'value', count: number): Value {
-    return this.once(kind, () => this.input(`past_key_values.0.${kind}`, ['batch', count, 'past', headSize]));
+    const shape = ['batch', count, 'past', headSize];
+    return this.once(kind, () => this.input(`past_key_values.0.${kind}`, shape, this.cacheType));
+  }
+  cast(x: Value, type: 'float32' | 'float16'): Value {
+    return this.op('Cast', [x], { attributes: { to: int(type === 'float32' ? 1 : 10) } });
   }
   /** bool [S, T]: each query sees the keys up to its own. */
   seen(): Value {
@@ -137,7 +143,9 @@ const keep: Step = (_, x) => x;
 
 /** The whole model: rows to rows, with a cache of one layer. */
 export function plainAttention(parts: PlainAttention): Model {
-  const graph = new PlainGraph();
+  const graph = new PlainGraph(parts.halves ? 'float16' : 'float32');
+  const half = (x: Value) => (parts.halves ? graph.cast(x, 'float16') : x);
+  const single = (x: Value) => (parts.halves ? graph.cast(x, 'float32') : x);
   const count = parts.kvHeads ?? kvHeads;
   const split = parts.heads ?? ((g, part, n) => g.split(g.linear(part, n * headSize), n));
   const rotate = parts.rotate ?? ((g, x) => g.rotate(x));
@@ -150,21 +158,21 @@ export function plainAttention(parts: PlainAttention): Model {
     const name = `present.0.${kind}`;
     const past = graph.past(kind, count);
     const joined = graph.op('Concat', [past, fresh], { outputs: [name], attributes: { axis: int(2) } });
-    graph.output(joined, ['batch', count, 'total', headSize]);
+    graph.output(joined, ['batch', count, 'total', headSize], graph.cacheType);
     return joined;
   };
-  const query = (parts.query ?? keep)(graph, rotate(graph, split(graph, 'q', heads), 'q'));
-  const key = (parts.key ?? keep)(graph, rotate(graph, split(graph, 'k', count), 'k'));
-  const value = (parts.value ?? keep)(graph, split(graph, 'v', count));
+  const query = half((parts.query ?? keep)(graph, rotate(graph, split(graph, 'q', heads), 'q')));
+  const key = half((parts.key ?? keep)(graph, rotate(graph, split(graph, 'k', count), 'k')));
+  const value = half((parts.value ?? keep)(graph, split(graph, 'v', count)));
   const keys = repeat(graph, join(key, 'key'));
   const repeated = repeat(graph, (parts.cachedValue ?? keep)(graph, join(value, 'value')));
   const swapped = (parts.swapped ?? keep)(graph, graph.transpose(keys, 0, 1, 3, 2));
   const product = graph.op('MatMul', [query, swapped]);
-  const scores = (parts.scores ?? ((g, x) => g.add(g.mul(x, g.number(0.25)), g.causal())))(graph, product);
+  const scores = (parts.scores ?? ((g, x) => g.add(g.mul(x, g.number(0.25)), g.causal())))(graph, single(product));
   const softmax = parts.softmax ?? ((g, x) => g.op('Softmax', [x], { attributes: { axis: int(-1) } }));
-  const probabilities = (parts.probabilities ?? keep)(graph, softmax(graph, scores));
+  const probabilities = half((parts.probabilities ?? keep)(graph, softmax(graph, scores)));
   const attended = graph.op('MatMul', [probabilities, repeated]);
-  const rows = graph.reshape(graph.transpose(attended, 0, 2, 1, 3), 0, 0, hidden);
+  const rows = single(graph.reshape(graph.transpose(attended, 0, 2, 1, 3), 0, 0, hidden));
   graph.output(
     graph.op('MatMul', [rows, graph.weight('o.weight', [hidden, hidden])], { name: 'o_proj', outputs: ['y'] }),
   );

@@ -206,7 +206,46 @@ describe('generate', () => {
       { prompts: [[1]], capacity: NaN },
       /^LowbitError: capacity: is NaN, expected at least 1/,
     ],
-    ['no new tokens', { prompts: [[1]], maxNewTokens: 0 }, /^LowbitError: maxNewTokens: is 0, expected at least 1/],
+    [
+      'no new tokens',
+      { prompts: [[1]], maxNewTokens: 0 },
+      /^LowbitError: maxNewTokens: is 0, expected an integer of at least 1/,
+    ],
+    [
+      'ids of 64 bits',
+      wrong({ prompts: [[1n]] }),
+      /^LowbitError: prompts\[0\]: has token id 1n, .*integers from 0 to 9/,
+    ],
+    [
+      'a prompt that is no list',
+      wrong({ prompts: [5] }),
+      /^LowbitError: prompts\[0\]: is 5, expected an array of token/,
+    ],
+    [
+      'a stop id that is no list',
+      wrong({ prompts: [[1]], stopIds: 2 }),
+      /^LowbitError: stopIds: is 2, expected an array/,
+    ],
+    [
+      'a stop id that is no number',
+      wrong({ prompts: [[1]], stopIds: ['2'] }),
+      /^LowbitError: stopIds: has token id 2, exp/,
+    ],
+    [
+      'a stop sequence that is no list',
+      wrong({ prompts: [[1]], stopSequences: [2] }),
+      /^LowbitError: stopSequences\[0\]: is 2, expected an array of token ids/,
+    ],
+    [
+      'a stop text for ids',
+      wrong({ prompts: [[1]], stopSequences: ['ab'] }),
+      /^LowbitError: stopSequences\[0\]: is "ab", expected an array of token ids/,
+    ],
+    [
+      'a callback that is none',
+      wrong({ prompts: [[1]], onToken: 'x' }),
+      /^LowbitError: onToken: is "x", expected a fun/,
+    ],
     ['a setting without a meaning', { prompts: [[1]], topP: 2 }, /^LowbitError: topP: is 2, expected/],
   ];
   for (const [what, options, message] of refused) {
@@ -214,6 +253,11 @@ describe('generate', () => {
       rejects(run(countingSession(10), options, { positions: 5, padding: 'right' }), message));
   }
 });
+
+/** Options as plain JavaScript may give them. */
+function wrong(options: object): Pick<GenerateOptions, 'prompts'> {
+  return options as GenerateOptions;
+}
 
 describe('generate: what cannot go on', () => {
   it('a cache that is larger than any memory', async () => {

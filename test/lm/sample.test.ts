@@ -77,6 +77,14 @@ describe('sampling', () => {
     for (let i = 0; i < 100; i++) equal(sample(row), 1);
   });
 
+  it('draws among infinite scores, and from nothing that is no number', () => {
+    for (const options of [{ temperature: 1 }, { temperature: 1, topP: 0.9 }, { temperature: 1, topK: 2 }]) {
+      const sample = createSampler(options);
+      for (let i = 0; i < 20; i++) equal(sample(Float32Array.of(0, Infinity, 3)), 1);
+      if (!options.topK) throws(() => sample(Float32Array.of(1, 2, NaN)), /scores: are NaN, expected numbers/);
+    }
+  });
+
   it('draws uniform numbers', () => {
     const random = randomNumbers(1);
     let sum = 0;

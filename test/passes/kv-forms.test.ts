@@ -138,6 +138,7 @@ const taken: Readonly<Record<string, PlainAttention>> = {
       return g.ungrouped(g.op('Expand', [split, g.integers(1, 1, 2, 1, 1)]));
     },
   },
+  'heads in float16, scores and mask in float32': { halves: true },
   'zeros for rows without a key': { probabilities: (g, x) => g.op('Where', [g.op('IsNaN', [x]), g.number(0), x]) },
 };
 

@@ -1,5 +1,6 @@
 import { inputError, usageError } from '../../../ops/common/errors.js';
 import { Decoding } from './decoding.js';
+import { checkIds, checkIsList } from './ids.js';
 import { checkPrompt } from './prompts.js';
 import { createSampler, scoresNeeded, type SampleOptions, type Sampler } from './sample.js';
 import type { Scores } from './scores.js';
@@ -57,9 +58,8 @@ export interface Generation {
  * @throws usage error for options without a meaning, input error for prompts that do not fit the model
  */
 export async function generate(text: TextSession, options: GenerateOptions): Promise<Generation> {
-  const { prompts, maxNewTokens = 128, seed = 0 } = options;
-  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
-    throw usageError('maxNewTokens', `is ${maxNewTokens}, expected at least 1`);
+  const { prompts, seed = 0 } = options;
+  checkWords(options);
   if (prompts.length === 0) throw inputError('prompts', 'has no texts, expected at least one');
   prompts.forEach((prompt, i) => checkPrompt(text.model, prompt, `prompts[${i}]`));
   const texts = prompts.map((prompt, i) => new Text(i, prompt, createSampler({ ...options, seed: seed + i }), options));
@@ -81,6 +81,22 @@ export async function generate(text: TextSession, options: GenerateOptions): Pro
     prefillTokensPerSecond: times.prompts > 0 ? times.prompts / times.prefill : 0,
     decodeTokensPerSecond: decoded > 0 ? decoded / times.decode : 0,
   };
+}
+
+/** Types too: what is no id never ends a text. */
+function checkWords({ prompts, maxNewTokens = 128, stopIds = [], stopSequences = [], onToken }: GenerateOptions): void {
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
+    throw usageError('maxNewTokens', `is ${JSON.stringify(maxNewTokens)}, expected an integer of at least 1`);
+  checkIsList(prompts, 'prompts', 'texts, each an array of token ids');
+  checkIsList(stopIds, 'stopIds', 'token ids');
+  checkIds(stopIds, undefined, 'stopIds');
+  checkIsList(stopSequences, 'stopSequences', 'arrays of token ids');
+  stopSequences.forEach((ids, i) => {
+    checkIsList(ids, `stopSequences[${i}]`, 'token ids');
+    checkIds(ids, undefined, `stopSequences[${i}]`);
+  });
+  if (onToken !== undefined && typeof onToken !== 'function')
+    throw usageError('onToken', `is ${JSON.stringify(onToken)}, expected a function`);
 }
 
 /** One text on its way. */

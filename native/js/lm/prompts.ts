@@ -1,6 +1,6 @@
 /** Prompts of a batch: what they must be, and the runs that they are cut into. */
 import { inputError, usageError, type LowbitError } from '../../../ops/common/errors.js';
-import { checkIds } from './ids.js';
+import { checkIds, checkIsList } from './ids.js';
 import type { TextModel } from './text-model.js';
 
 /** Whether a batch may take several tokens behind others in one run. */
@@ -29,6 +29,7 @@ export function cutPrompts(
 
 /** @throws input error for a text that no run of the model can begin with */
 export function checkPrompt(model: TextModel, prompt: readonly number[], at: string): void {
+  checkIsList(prompt, at, 'token ids');
   if (prompt.length === 0) throw inputError(at, 'has no tokens, expected at least one');
   checkIds(prompt, model.vocabulary, at);
   const { positions } = model;
@@ -38,6 +39,7 @@ export function checkPrompt(model: TextModel, prompt: readonly number[], at: str
 
 /** @throws input error for prompts that cannot be one batch */
 export function checkPrompts(model: TextModel, prompts: readonly (readonly number[])[]): void {
+  checkIsList(prompts, 'prompts', 'texts, each an array of token ids');
   if (prompts.length === 0) throw inputError('prompts', 'has no texts, expected at least one');
   const fixed = model.ids.shape[0];
   if (typeof fixed === 'number' && fixed >= 0 && fixed !== prompts.length)

@@ -74,8 +74,7 @@ export function createSampler(options: SampleOptions = {}): Sampler {
     const scores = ids || repetitionPenalty === 1 ? given : penalized(given, text, repetitionPenalty);
     const best = ids ? 0 : argmax(scores);
     // What is not a number is never above another, so it is found as the first only where no choice has a meaning.
-    if (Number.isNaN(scores[best]))
-      throw inputError('scores', 'are NaN, expected numbers', 'See "The result is NaN" in docs/troubleshooting.md.');
+    if (Number.isNaN(scores[best])) throw notNumbers();
     if (ids) return ids[temperature === 0 ? 0 : draw(candidates(scores, 0, true, temperature, topP), random())]!;
     if (temperature === 0) return best;
     if (topK === 0) return draw(candidates(scores, best, false, temperature, topP), random());
@@ -108,6 +107,9 @@ export function largest(scores: Float32Array, k: number): number[] {
   return ids;
 }
 
+const notNumbers = () =>
+  inputError('scores', 'are NaN, expected numbers', 'See "The result is NaN" in docs/troubleshooting.md.');
+
 interface Candidates {
   /** Which of the scores; undefined: candidate i is score i. */
   readonly indices: ArrayLike<number> | undefined;
@@ -124,9 +126,13 @@ function candidates(
   topP: number,
 ): Candidates {
   const highest = scores[best]!;
-  const weights = Float64Array.from(scores, (score) => Math.exp((score - highest) / temperature));
-  if (topP === 1) return { indices: undefined, weights };
+  // Infinite scores have no difference: equal ones are equally probable.
+  const weights = Float64Array.from(scores, (score) =>
+    score === highest ? 1 : Math.exp((score - highest) / temperature),
+  );
   const total = sum(weights);
+  if (Number.isNaN(total)) throw notNumbers();
+  if (topP === 1) return { indices: undefined, weights };
   // Tokens below this share are together less than 1 − topP, so only the others need to be sorted.
   const least = ((1 - topP) * total) / weights.length;
   const kept: number[] = [];
