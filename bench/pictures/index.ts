@@ -28,6 +28,14 @@ export function drawPictures(): Map<string, string> {
   return new Map(pictures.map(([file, picture]) => [file, svgOf(picture)]));
 }
 
+/** Writes docs/img; the names of its files. */
+export function writePictures(): string[] {
+  const pictures = drawPictures();
+  mkdirSync(join(root, 'docs/img'), { recursive: true });
+  for (const [file, svg] of pictures) writeFileSync(join(root, 'docs/img', file), svg);
+  return [...pictures.keys()];
+}
+
 function main(words: readonly string[]): number {
   if (words.length !== 0 && words.length !== 3) {
     console.error(`pictures: ${words.length} arguments, expected none or BENCH.json ATTENTION.json MODELS_FOLDER.`);
@@ -35,11 +43,7 @@ function main(words: readonly string[]): number {
   }
   const [bench, attention, models] = words;
   if (bench && attention && models) storeResults(bench, attention, models);
-  mkdirSync(join(root, 'docs/img'), { recursive: true });
-  for (const [file, svg] of drawPictures()) {
-    writeFileSync(join(root, 'docs/img', file), svg);
-    console.log(`docs/img/${file}`);
-  }
+  for (const file of writePictures()) console.log(`docs/img/${file}`);
   return 0;
 }
 

@@ -1,4 +1,4 @@
-/** A whole model of LLaMA-7B's shape: tokens a second by batch. */
+/** A whole model of LLaMA-7B's shape: tokens a second by batch, for those models that were measured. */
 import { axis, colours, heading, label, type Picture } from './chart.js';
 import type { Models } from './results.js';
 
@@ -7,6 +7,7 @@ const series = [
   { file: 'float16', name: 'float16, ONNX Runtime', colour: colours.grey },
   { file: 'atom-w4a4_sm90', name: 'atom-w4a4', colour: colours.green },
   { file: inPlace, name: 'atom-w4a4kv4', colour: colours.orange },
+  { file: `${inPlace}_weight.scaleConstraint_m2`, name: 'atom-w4a4kv4, powers of two', colour: colours.pink },
   { file: `${inPlace}_kv.rope_post`, name: 'atom-w4a4kv4, keys after RoPE', colour: colours.blue },
 ] as const;
 
@@ -14,12 +15,12 @@ const series = [
 const batchOf = (name = ''): number => Number(/^decode:(\d+)x/.exec(name)?.[1]);
 
 export function wholeModel(models: Models): Picture {
-  const lines = series.map((each) => {
+  const lines = series.flatMap((each) => {
     const points = (models[`whole-${each.file}-32`]?.results ?? []).flatMap(
       ({ case: name, tokensPerSecond, peakMiB }) =>
         tokensPerSecond === undefined ? [] : [{ batch: batchOf(name), tokensPerSecond, gib: peakMiB / 1024 }],
     );
-    return { ...each, points };
+    return points.length === 0 ? [] : [{ ...each, points }];
   });
   const most = Math.max(...lines.flatMap(({ points }) => points.map(({ tokensPerSecond }) => tokensPerSecond)));
   return {
@@ -67,6 +68,6 @@ export function wholeModel(models: Models): Picture {
 }
 
 function endOf(points: readonly { tokensPerSecond: number; gib: number }[]): string {
-  const last = points.at(-1);
-  return last === undefined ? 'not measured' : `${Math.round(last.tokensPerSecond)}, ${Math.round(last.gib)} GiB`;
+  const { tokensPerSecond, gib } = points.at(-1)!;
+  return `${Math.round(tokensPerSecond)}, ${Math.round(gib)} GiB`;
 }

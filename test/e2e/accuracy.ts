@@ -1,11 +1,12 @@
 /**
  * npm run test:accuracy: every graph, plain and injected, every step of the ladder, 100 windows each; the table goes to
- * docs/accuracy.md. `npm test` runs a part of it (accuracy.test.ts).
+ * docs/accuracy.md and into its picture. `npm test` runs a part of it (accuracy.test.ts).
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { table } from '../../graph-rewrite/cli/ui/table.js';
+import { writePictures } from '../../bench/pictures/index.js';
 import type { BookwormKind } from '../../models/bookworm.js';
 import { root } from '../cli/run-cli.js';
 import { evaluate, ModelFolder, rewriteModel, type RewriteReport, type Weights } from './bookworm.js';
@@ -56,6 +57,7 @@ async function main(): Promise<number> {
   console.log(table(head(), rows.map(cells)));
   for (const failure of failures) console.log(failure);
   writeFileSync(join(root, 'docs/accuracy.md'), document(rows));
+  writePictures();
   return failures.length === 0 ? 0 : 1;
 }
 
