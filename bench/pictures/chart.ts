@@ -97,7 +97,7 @@ export function legend(entries: readonly { name: string; icon?: string }[], top:
     data: entries,
     top,
     left: 12,
-    itemGap: 30,
+    itemGap: 18,
     itemHeight: 11,
     ...(entries.every(({ icon }) => icon) ? { itemWidth: 11 } : { itemWidth: 24, itemStyle: { opacity: 0 } }),
     textStyle: { color: colours.ink, fontSize: 12, fontFamily },

@@ -8,10 +8,11 @@ type Shape = Products['gemm'][number];
 const methods = [
   { key: 'cublas_fp16', name: 'cuBLAS fp16', colour: colours.grey, type: 'solid' },
   { key: 'cublas_fp8', name: 'cuBLAS fp8', colour: colours.grey, type: 'dashed' },
-  { key: 'triton_fp8_g128', name: 'Triton fp8 g128', colour: colours.grey, type: 'dotted' },
+  { key: 'triton_fp8_g128', name: 'Triton fp8', colour: colours.grey, type: 'dotted' },
   { key: 'w8a8', name: 'w8a8', colour: colours.blue, type: 'solid' },
-  { key: 'e2m1_pow2', name: 'e2m1 × e4m3', colour: colours.purple, type: 'solid' },
+  { key: 'e2m1_pow2', name: 'e2m1 2ⁿ × e4m3', colour: colours.purple, type: 'solid' },
   { key: 'atom_w4a4', name: 'atom', colour: colours.orange, type: 'solid' },
+  { key: 'atom_pow2', name: 'atom 2ⁿ', colour: colours.pink, type: 'solid' },
   { key: 'w4a16', name: 'w4a16', colour: colours.green, type: 'solid' },
 ] as const;
 
@@ -25,7 +26,7 @@ function panels(
   subtext: string,
   about: string,
   value: (shape: Shape, method: string) => number | undefined,
-  yAxis: object,
+  interval: number,
 ): Picture {
   const layers = [...new Map(shapes.map((s) => [`${s.K}×${s.N}`, s] as const)).values()];
   const place = (i: number): { left: number; top: number } => ({
@@ -34,6 +35,8 @@ function panels(
   });
   const tokens = [...new Set(shapes.map((s) => s.M))].sort((a, b) => a - b);
   const drawn = methods.filter(({ key }) => shapes.some((s) => value(s, key) !== undefined));
+  const highest = Math.max(...shapes.flatMap((s) => drawn.map(({ key }) => value(s, key) ?? 0)));
+  const max = Math.ceil(highest / interval) * interval;
   return {
     width,
     height: 650,
@@ -61,7 +64,7 @@ function panels(
           false,
         ),
       ),
-      yAxis: layers.map((_, i) => axis({ type: 'value', gridIndex: i, ...yAxis }, true)),
+      yAxis: layers.map((_, i) => axis({ type: 'value', gridIndex: i, min: 0, max, interval }, true)),
       series: layers.flatMap(({ K, N }, i) =>
         drawn.map(({ key, name, colour, type }) => ({
           name,
@@ -87,10 +90,10 @@ export function tops({ gemm }: Products): Picture {
   return panels(
     gemm.filter(({ M }) => M >= from),
     'Products on one H200: TOPS by number of tokens',
-    `TOPS or TFLOP/s from ${from} tokens on; higher is better. e2m1 has scales in powers of two, atom is stored for sm90.`,
+    `TOPS or TFLOP/s from ${from} tokens on; higher is better. 2ⁿ: group scales are powers of two. atom is stored for sm90.`,
     'Line charts of TOPS against tokens, one for each layer: w8a8 runs with cuBLAS fp8, atom and w4a16 with cuBLAS fp16.',
     ({ M, K, N, us }, method) => (us[method] === undefined ? undefined : (2e-6 * M * N * K) / us[method]),
-    { min: 0, max: 1500, interval: 500 },
+    500,
   );
 }
 
@@ -99,10 +102,10 @@ export function timesFaster({ gemm }: Products): Picture {
   return panels(
     gemm,
     'Products on one H200: times as fast as cuBLAS in float16',
-    'Above 1: faster than a float16 product of the same shape. Weights come from memory, not from the cache.',
+    'Above 1: faster. Weights come from memory, not from the cache. 2ⁿ: group scales are powers of two. atom is stored for sm90.',
     'Line charts of speed relative to cuBLAS float16, one for each layer: 4-bit weights are fastest with few tokens, w8a8 with many.',
     ({ us }, method) =>
       us[method] === undefined || us['cublas_fp16'] === undefined ? undefined : us['cublas_fp16'] / us[method],
-    { min: 0, max: 4, interval: 1 },
+    1,
   );
 }
