@@ -95,7 +95,7 @@ function document(rows: readonly Row[]): string {
     '# Accuracy',
     '',
     'Perplexity of bookworm-11m over 100 windows of 512 tokens of held-out books (`models/bookworm-11m/eval-tokens.npy`), rewritten and really run on the CPU.',
-    '"Expected" is an independent simulation in PyTorch; "injected" is the same function with outlier channels 32 times as large as the rest.',
+    '"Expected" is an independent simulation in PyTorch (of free scales for Atom with scales in powers of two); "injected" is the same function with outlier channels 32 times as large as the rest.',
     '"Bits" counts codes, scales and outlier channels per weight of the rewritten layers. Written by `npm run test:accuracy`.',
     '',
     '![Perplexity of bookworm-11m under each recipe, as trained and with outlier channels](img/perplexity.svg)',
