@@ -20,6 +20,7 @@ export interface CalibrationOptions {
   readonly calibration?: string;
   readonly tokenizer?: string;
   readonly calibrationWindows?: number;
+  readonly calibrationLength?: number;
   readonly threads?: number;
 }
 
@@ -27,11 +28,8 @@ export interface CalibrationOptions {
  * Refuses a recipe that sorts channels, or rounds by GPTQ, without data for that; says what to give.
  * @param budget the loss is measured on the data too
  */
-export function requireCalibration(
-  recipe: Recipe,
-  { calibration, tokenizer }: CalibrationOptions,
-  budget: boolean,
-): void {
+export function requireCalibration(recipe: Recipe, options: CalibrationOptions, budget: boolean): void {
+  const { calibration, tokenizer } = options;
   if (calibration === undefined) {
     if (!needsCalibration(recipe) && !budget) return;
     if (budget) throw usageError('--calibration', 'none given, expected data to measure the loss on for --budget');
@@ -46,6 +44,16 @@ export function requireCalibration(
   }
   if (isText(calibration) && tokenizer === undefined) {
     throw usageError('--tokenizer', 'none given, expected the tokenizer.json of the model for calibration on text');
+  }
+  if (isRecorded(calibration)) refuseWindows(options);
+}
+
+/** Recorded feeds are run as they are. */
+function refuseWindows({ calibrationWindows, calibrationLength }: CalibrationOptions): void {
+  const given = { '--calibration-windows': calibrationWindows, '--calibration-length': calibrationLength };
+  for (const [option, value] of Object.entries(given)) {
+    if (value !== undefined)
+      throw usageError(option, 'given with recorded feeds, which are run as they are, expected text or token ids');
   }
 }
 
@@ -79,11 +87,14 @@ export async function calibrationStats(
 /** The data that `--calibration` names. */
 export function openFeeds(model: Model, options: CalibrationOptions): FeedList {
   const at = options.calibration!;
-  const windows = options.calibrationWindows === undefined ? {} : { count: options.calibrationWindows };
-  if (at.endsWith('.npz')) return recordedFeeds(model, [at]);
+  const { calibrationWindows: count, calibrationLength: length } = options;
+  const windows = { ...(count === undefined ? {} : { count }), ...(length === undefined ? {} : { length }) };
+  if (isRecorded(at)) return recordedFeeds(model, [at]);
   if (at.endsWith('.npy')) return tokenFeeds(model, readTokens(at), { ...windows, at });
   return textFeeds(model, at, loadTokenizer(options.tokenizer!), windows);
 }
+
+const isRecorded = (file: string): boolean => file.endsWith('.npz');
 
 function isText(file: string): boolean {
   return !/\.np[yz]$/.test(file);

@@ -85,8 +85,13 @@ function buildProgram(state: { exitCode: number }): Command {
     .option('-t, --tokenizer <file>', 'tokenizer.json of the model')
     .option(
       '--calibration-windows <n>',
-      'windows of 512 tokens to calibrate on (default: 64, or what the text holds)',
+      'windows of text to calibrate on (default: 64, or what the text holds)',
       wholeNumber('--calibration-windows', 1),
+    )
+    .option(
+      '--calibration-length <n>',
+      'tokens in such a window (default: 512, or what the model takes)',
+      wholeNumber('--calibration-length', 1),
     )
     .option(
       '--budget <nats>',
