@@ -1,5 +1,5 @@
 /** Where the result goes, and whether it may: asked before any work is done. */
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, closeSync, constants, openSync, readSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { inputError, usageError } from '../../ops/common/errors.js';
 import type { Recipe } from '../recipes/index.js';
@@ -30,5 +30,33 @@ export function checkOutput(files: readonly string[], force: boolean): void {
     accessSync(folder, constants.W_OK);
   } catch (cause) {
     throw inputError(files[0]!, `no permission to write in ${folder}`, 'Choose another output with -o.', cause);
+  }
+}
+
+/**
+ * Refuses an output of a dry run, which writes a plan: where a plan cannot be written, under the name of a model, and in place of what is no plan.
+ * @throws usage error
+ */
+export function checkPlanOutput(file: string, force: boolean): void {
+  if (/\.onnx(_data)?$/.test(file))
+    throw usageError(
+      file,
+      'is the name of a model, expected one for the plan that --dry-run writes',
+      'Choose a name such as plan.json with -o, or leave --dry-run out.',
+    );
+  checkOutput([file], force);
+  if (statSync(file, { throwIfNoEntry: false })?.isFile() && !startsAsJson(file))
+    throw usageError(file, 'holds something else, expected a plan to replace', 'Choose another output with -o.');
+}
+
+/** Whether the first character that is not blank opens an object. */
+function startsAsJson(file: string): boolean {
+  const begin = Buffer.alloc(64);
+  const open = openSync(file, 'r');
+  try {
+    const text = begin.toString('latin1', 0, readSync(open, begin));
+    return text.trimStart().startsWith('{');
+  } finally {
+    closeSync(open);
   }
 }

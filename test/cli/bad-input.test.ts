@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
+  copyFileSync,
   cpSync,
   mkdirSync,
   readFileSync,
@@ -199,7 +200,16 @@ const cases: readonly BadCase[] = [
     name: 'output of a dry run is the input',
     args: (folder) => inFolder(folder, [...good, '--dry-run', '-o', 'model.onnx', '--force']),
     code: 2,
-    says: /model\.onnx: is a file of the input model, which is never changed/,
+    says: /model\.onnx: is the name of a model, expected one for the plan that --dry-run writes/,
+  },
+  {
+    name: 'output of a dry run is another model, whatever its name',
+    args: (folder) => {
+      copyFileSync(folder.file('model.onnx'), folder.file('precious'));
+      return inFolder(folder, [...good, '--dry-run', '-o', folder.file('precious'), '--force']);
+    },
+    code: 2,
+    says: /precious: holds something else, expected a plan to replace/,
   },
   {
     name: 'output is a pipe',

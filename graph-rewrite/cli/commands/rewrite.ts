@@ -16,7 +16,7 @@ import type { Context } from '../context.js';
 import { linearSize } from '../linear-size.js';
 import type { CommonOptions } from '../main.js';
 import { modelBytes } from '../model-bytes.js';
-import { checkOutput, defaultOutput } from '../output.js';
+import { checkOutput, checkPlanOutput, defaultOutput } from '../output.js';
 import { describePlan, describeResult, keptLayers, strictSentence, type RewriteSummary } from '../report.js';
 import { withinBudget } from '../budget.js';
 import { removeRounded, roundedWeights } from '../rounding.js';
@@ -44,7 +44,9 @@ export async function run(context: Context, args: readonly string[], options: Op
   const recipe = reviewed?.recipe ?? forTarget(named(), target(options));
   requireModel(path);
   const output = options.output ?? (options.dryRun ? undefined : defaultOutput(path, recipe));
-  if (output !== undefined) checkOutput(options.dryRun ? [output] : [output, `${output}_data`], options.force ?? false);
+  const force = options.force ?? false;
+  if (output !== undefined && options.dryRun) checkPlanOutput(output, force);
+  else if (output !== undefined) checkOutput([output, `${output}_data`], force);
   // A plan has its channel orders; what GPTQ needs is too large for it.
   const { budget } = options;
   if (!reviewed || reviewed.predicted.rounding) requireCalibration(recipe, options, budget !== undefined);
@@ -52,7 +54,7 @@ export async function run(context: Context, args: readonly string[], options: Op
   if (budget === undefined) noteUnusedCalibration(context, recipe, options);
   const release = options.dryRun ? undefined : claimOutput(output!);
   const { plan, model, saved, rounded } = await rewrite({
-    ...{ input: path, recipe, force: options.force ?? false },
+    ...{ input: path, recipe, force },
     ...(options.dryRun ? {} : { output: output! }),
     ...(reviewed ? { plan: reviewed } : {}),
     ...(budget === undefined ? {} : { refine: withinBudget(context, path, budget, options) }),
@@ -68,7 +70,7 @@ export async function run(context: Context, args: readonly string[], options: Op
     })
     .finally(release);
   if (!saved) {
-    if (output !== undefined) await checkTargets([output], model, options.force ?? false);
+    if (output !== undefined) await checkTargets([output], model, force);
     return dryRun(context, plan, output);
   }
   const size = linearSize(model);
