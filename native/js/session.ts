@@ -143,9 +143,11 @@ export class InferenceSession implements OrtSession {
       return Object.fromEntries(entries);
     } catch (error) {
       signal?.throwIfAborted();
-      throw error instanceof LowbitError
-        ? error
-        : inputError('run', textOf(error).trim().replace(/\.$/, ''), '', error);
+      if (error instanceof LowbitError) throw error;
+      const message = textOf(error).trim().replace(/\.$/, '');
+      // Code for another architecture and a full memory show in runs only.
+      const causes = this.device === 'cuda' ? explainCuda(message, this.deviceId) : [];
+      throw inputError('run', message, causes.join(' '), error);
     } finally {
       signal?.removeEventListener('abort', abort);
       this.#running.delete(running);

@@ -1,5 +1,7 @@
 #include <sstream>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "native/core/cpu_features.h"
 #include "native/core/kernel_choice.h"
@@ -26,14 +28,19 @@ const char* PortTypeName(PortType type, const OpDefinition& op) {
   }
 }
 
-/// Names and availability of the CUDA kernels of operators that choose; the row operators have one each, for any
-/// device.
-std::vector<std::pair<const char*, bool>> CudaKernels() {
-  std::vector<std::pair<const char*, bool>> kernels;
+struct NamedKernel {
+  std::string_view op;
+  const char* name;
+  bool available;
+};
+
+/// The CUDA kernels of operators that choose; the row operators have one each, for any device.
+std::vector<NamedKernel> CudaKernels() {
+  std::vector<NamedKernel> kernels;
 #if LOWBIT_CUDA
-  for (const auto& rows : {QuantGemmCudaKernels(), QuantKvAttentionCudaKernels()}) {
-    for (const CudaKernelRow& row : rows) kernels.emplace_back(row.name, row.available);
-  }
+  for (const CudaKernelRow& row : QuantGemmCudaKernels()) kernels.push_back({"QuantGemm", row.name, row.available});
+  for (const CudaKernelRow& row : QuantKvAttentionCudaKernels())
+    kernels.push_back({"QuantKvAttention", row.name, row.available});
 #endif
   return kernels;
 }
@@ -86,18 +93,13 @@ std::string Describe() {
   }
   out << ",\"cpu\":{";
   List(out, "features", features, [&](const char* name) { out << '"' << name << '"'; });
-  struct Named {
-    const char* op;
-    const char* name;
-    bool available;
-  };
-  std::vector<Named> kernels;
+  std::vector<NamedKernel> kernels;
   for (const OpDefinition* op : AllOps()) {
     for (const KernelRow& row : op->kernels()) kernels.push_back({op->name, row.name, Available(row)});
   }
-  for (const auto& [name, available] : CudaKernels()) kernels.push_back({"QuantGemm", name, available});
+  for (const NamedKernel& kernel : CudaKernels()) kernels.push_back(kernel);
   out << "},";
-  List(out, "kernels", kernels, [&](const Named& kernel) {
+  List(out, "kernels", kernels, [&](const NamedKernel& kernel) {
     out << "{\"op\":\"" << kernel.op << "\",\"name\":\"" << kernel.name
         << "\",\"available\":" << (kernel.available ? "true" : "false") << '}';
   });
@@ -119,10 +121,10 @@ int Force(const std::string& op_name, const char* name) {
       known = true;
       available |= Available(row);
     }
-    for (const auto& [cuda_name, runs] : CudaKernels()) {
-      if (name == nullptr || op_name != "QuantGemm" || !NameMatches(name, cuda_name)) continue;
+    for (const NamedKernel& kernel : CudaKernels()) {
+      if (name == nullptr || op_name != kernel.op || !NameMatches(name, kernel.name)) continue;
       known = true;
-      available |= runs;
+      available |= kernel.available;
     }
     if (known && available) ForceKernel(op_name, name);
     return !known ? 2 : !available ? 3 : 0;
