@@ -2,12 +2,13 @@
  * What all pictures of the documentation share: colours that turn with the reader's light or dark mode, axes, and how a chart becomes
  * an SVG file. Text stays text, so that it is sharp, can be searched and needs no font of ours.
  */
-import { CustomChart, LineChart, ScatterChart } from 'echarts/charts';
+import { BarChart, CustomChart, LineChart, ScatterChart } from 'echarts/charts';
 import { GraphicComponent, GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
 import { init, use, type EChartsCoreOption } from 'echarts/core';
 import { SVGRenderer } from 'echarts/renderers';
 
 use([
+  BarChart,
   CustomChart,
   LineChart,
   ScatterChart,

@@ -1,5 +1,5 @@
 /**
- * npm run pictures: draws docs/img/*.svg from docs/data and docs/accuracy.md.
+ * npm run pictures: draws docs/img/*.svg from docs/data and the tables of docs/accuracy.md and docs/performance-cpu.md.
  * npm run pictures -- BENCH.json ATTENTION.json MODELS: first puts new measurements into docs/data: the two files that
  * `npm run bench:gpu` writes, and the folder that scripts/gpu-models.sh filled.
  */
@@ -10,16 +10,18 @@ import { perplexity } from './accuracy.js';
 import { decodeAttention } from './attention.js';
 import { block } from './block.js';
 import { svgOf, type Picture } from './chart.js';
+import { onTheCpu } from './cpu.js';
 import { wholeModel } from './models.js';
 import { timesFaster, tops } from './products.js';
 import { readResults, root, storeResults } from './results.js';
 
 /** File names in docs/img with what they hold. */
 export function drawPictures(): Map<string, string> {
-  const { accuracy, attention, models, products } = readResults();
+  const { accuracy, attention, generation, models, products } = readResults();
   const pictures: [string, Picture][] = [
     ['block.svg', block()],
     ['perplexity.svg', perplexity(accuracy)],
+    ['cpu.svg', onTheCpu(generation)],
     ['whole-model.svg', wholeModel(models)],
     ['products-tops.svg', tops(products)],
     ['products-speedup.svg', timesFaster(products)],

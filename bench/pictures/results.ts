@@ -1,4 +1,4 @@
-/** The measurements behind the pictures, as docs/data and docs/accuracy.md hold them. */
+/** The measurements behind the pictures, as docs/data and tables of the documentation hold them. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -33,13 +33,22 @@ export interface Accuracy {
   readonly columns: Readonly<Record<string, number>>;
 }
 
+/** A row of the first table under "Generation" in docs/performance-cpu.md: the text of its columns by name. */
+export interface Generation {
+  readonly model: string;
+  readonly recipe: string;
+  readonly columns: Readonly<Record<string, string>>;
+}
+
 export interface Results {
+  readonly generation: readonly Generation[];
   readonly products: Products;
   readonly attention: Attention;
   readonly models: Models;
   readonly accuracy: readonly Accuracy[];
 }
 
+const page = (name: string): string => readFileSync(join(root, 'docs', name), 'utf8');
 const data = (name: string): string => join(root, 'docs/data', name);
 
 function readJson(path: string): unknown {
@@ -51,7 +60,8 @@ export function readResults(): Results {
     products: readJson(data('bench.json')) as Products,
     attention: readJson(data('attention.json')) as Attention,
     models: readJson(data('models.json')) as Models,
-    accuracy: accuracyRows(readFileSync(join(root, 'docs/accuracy.md'), 'utf8')),
+    accuracy: accuracyRows(page('accuracy.md')),
+    generation: generationRows(page('performance-cpu.md')),
   };
 }
 
@@ -75,18 +85,34 @@ function store(name: string, value: unknown): void {
   writeFileSync(data(name), JSON.stringify(value, null, 1) + '\n');
 }
 
+/** The first table of a text, without the line below its head. */
+function table(markdown: string): string[][] {
+  const [first = ''] = /^\|.*(\n\|.*)*/m.exec(markdown) ?? [];
+  return first
+    .split('\n')
+    .filter((_, i) => i !== 1)
+    .map((line) =>
+      line
+        .split('|')
+        .slice(1, -1)
+        .map((cell) => cell.trim()),
+    );
+}
+
 function accuracyRows(markdown: string): Accuracy[] {
-  const [head, , ...lines] = markdown.split('\n').filter((line) => line.startsWith('|'));
-  const cells = (line: string): string[] =>
-    line
-      .split('|')
-      .slice(1, -1)
-      .map((cell) => cell.trim());
-  const names = cells(head ?? '');
+  const [names = [], ...rows] = table(markdown);
   let base = '';
-  return lines.map((line) => {
-    const [scheme = '', ...values] = cells(line);
+  return rows.map(([scheme = '', ...values]) => {
     if (!scheme.startsWith('…')) base = scheme;
     return { scheme, base, columns: Object.fromEntries(values.map((value, i) => [names[i + 1]!, Number(value)])) };
+  });
+}
+
+function generationRows(markdown: string): Generation[] {
+  const [names = [], ...rows] = table(markdown.slice(markdown.indexOf('\n## Generation\n')));
+  let model = '';
+  return rows.map(([named = '', recipe = '', ...values]) => {
+    model = named || model;
+    return { model, recipe, columns: Object.fromEntries(values.map((value, i) => [names[i + 2]!, value])) };
   });
 }
