@@ -6,7 +6,7 @@ import type { Node } from '../ir/node.js';
 import type { Value } from '../ir/value.js';
 import type { TextFacts } from '../../native/js/lm/facts.js';
 import { cacheFacts } from './cache-facts.js';
-import { positionRows, rowsOf } from './positions.js';
+import { positionFacts, rowsOf } from './positions.js';
 import type { ModelIo } from './session.js';
 
 /** Reads the facts of a model, rewritten or not. */
@@ -17,7 +17,7 @@ export function textFacts(model: Model): TextFacts {
     ...known('vocabulary', embeddingRows(model)),
     ...(Object.keys(dims).length > 0 ? { dims } : {}),
     ...cacheFacts(model),
-    ...known('positions', positionRows(model)),
+    ...positionFacts(model),
   };
 }
 

@@ -7,13 +7,22 @@ import type { Node } from '../ir/node.js';
 import type { Value } from '../ir/value.js';
 import { Evaluator } from '../match/evaluate.js';
 import type { Numbers } from '../match/numbers.js';
+import type { TextFacts } from '../../native/js/lm/facts.js';
 
-/** Rows of the smallest table that positions index; undefined where there is none, or none that can be told from others. */
-export function positionRows(model: Model): number | undefined {
+/** Rows of the smallest table that positions index, and what these count; nothing where there is none, or none that can be told from others. */
+export function positionFacts(model: Model): Pick<TextFacts, 'positions' | 'positionsOf'> {
   // Decoders with and without a past may be the branches of an If.
   const nodes = [...model.walkGraphs()].flatMap((graph) => graph.nodes);
   const rows = [...nodes.map(rotaryRows), ...learnedRows(model, nodes)].filter((count) => count !== undefined);
-  return rows.length > 0 ? Math.min(...rows) : undefined;
+  if (rows.length === 0) return {};
+  return { positions: Math.min(...rows), ...(nodes.some(hasRowsOfColumns) ? {} : { positionsOf: 'texts' }) };
+}
+
+/** Whether a table has a row for each column of the cache: QuantKvAttention's rotation, and causal masks that are sliced out of a square. */
+function hasRowsOfColumns(node: Node): boolean {
+  if (node.opType === 'QuantKvAttention') return node.input(8) !== undefined;
+  const dims = node.is('Slice') ? (node.input(0)?.constant()?.dims ?? []) : [];
+  return dims.length >= 2 && dims.at(-1) === dims.at(-2);
 }
 
 /** First dimension of a constant, also of a transposed one (a tied embedding). */

@@ -28,7 +28,7 @@ describe('layout of a batch', () => {
     deepEqual(shown(layout.append([[1], [0]], [false, true])), {
       ids: ['1', '0'],
       positions: ['3', '3'],
-      mask: ['01111', '11111'],
+      mask: ['01111', '11110'], // the finished one has no more positions
     });
     deepEqual([layout.lengths, layout.used(0), layout.used(1)], [[4, 4], 5, 5]);
   });

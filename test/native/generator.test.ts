@@ -325,6 +325,33 @@ describe('native/generator', () => {
       await generator.release();
     });
 
+    for (const name of ['gpt2_kv_dynamo18', 'gpt2_kv_ts17', 'opt_kv_ts17'])
+      it(`${name}: a text beyond the position table, which padding on the left does not shorten`, async () => {
+        const generator = await open(zoo(name));
+        const { positions } = textFacts(loadModel(zooPath(name)));
+        const batch = [Array.from({ length: positions! - 5 }, (_, i) => i % 50), prompts[0]!];
+        const { texts } = await generator.generate({ prompts: batch, maxNewTokens: 12 });
+        deepEqual([texts[0]!.ids.length, texts[0]!.stopped], [6, 'context']);
+        const one = await generator.generate({ prompts: [prompts[0]!], maxNewTokens: 12 });
+        deepEqual([texts[1]!.ids, texts[1]!.stopped], [one.texts[0]!.ids, 'length']);
+        await generator.release();
+      });
+
+    it('columns beyond the rotation of a quantized cache, padding among them', async () => {
+      const { maxPositions } = presets['tiny']!;
+      const generator = await open(() => rewritten(decomposed, 'kv4'));
+      const batch = [Array<number>(maxPositions - 2).fill(1), prompts[0]!];
+      const { texts } = await generator.generate({ prompts: batch, maxNewTokens: 9 });
+      deepEqual(
+        texts.map(({ ids, stopped }) => [ids.length, stopped]),
+        [
+          [3, 'context'],
+          [3, 'context'],
+        ],
+      );
+      await generator.release();
+    });
+
     it('a text beyond the capacity of the cache', async () => {
       const generator = await open(gqa);
       const long = Array<number>(40).fill(1);

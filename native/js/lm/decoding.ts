@@ -1,5 +1,5 @@
 import type { Tensor } from 'onnxruntime-common';
-import { inputError, usageError } from '../../../ops/common/errors.js';
+import { inputError, usageError, type LowbitError } from '../../../ops/common/errors.js';
 import { Scratch, stepInputs, type Step } from './feeds.js';
 import { checkIds } from './ids.js';
 import { Layout } from './layout.js';
@@ -23,8 +23,6 @@ export interface DecodingOptions {
 
 /** A batch of texts that a model continues: the cache, the lengths, and what each run is fed. */
 export class Decoding {
-  /** The longest that a sequence can become: by the position table and the cache's capacity. */
-  readonly limit: number;
   readonly #text: TextSession;
   readonly #layout: Layout;
   readonly #buffers: Buffers;
@@ -41,7 +39,6 @@ export class Decoding {
     this.#buffers = buffers;
     this.#texts = prompts.map((prompt) => [...prompt]);
     this.#layout = new Layout(text.model.padding ?? 'right', prompts.length);
-    this.limit = Math.min(text.model.positions ?? Infinity, buffers.cache.capacity ?? Infinity);
   }
 
   /**
@@ -86,7 +83,7 @@ export class Decoding {
 
   /** Whether one more token of a sequence fits. */
   hasRoom(sequence: number): boolean {
-    return this.#layout.used(sequence) < this.limit;
+    return this.#shortage('', sequence, 1) === undefined;
   }
 
   /**
@@ -160,8 +157,8 @@ export class Decoding {
       checkIds(ids, this.#text.model.vocabulary, 'ids');
       if (ids.length !== count || count === 0)
         throw inputError(`ids[${b}]`, `has ${ids.length} tokens, expected at least one and as many as ids[0]`);
-      const used = this.#layout.used(b) + count;
-      if (!held[b] && used > this.limit) throw roomError(`sequence ${b}`, used, this.#limits());
+      const problem = held[b] ? undefined : this.#shortage(`sequence ${b}`, b, count);
+      if (problem) throw problem;
     });
   }
 
@@ -228,14 +225,21 @@ export class Decoding {
   }
 
   #checkRoom(prompts: readonly (readonly number[])[]): void {
-    const used = this.#text.model.padding === 'left' ? Math.max(...prompts.map(({ length }) => length)) : 0;
+    const padded = this.#text.model.padding === 'left' ? Math.max(...prompts.map(({ length }) => length)) : 0;
     prompts.forEach(({ length }, i) => {
-      const needed = Math.max(length, used);
-      if (needed > this.limit) throw roomError(`prompts[${i}]`, needed, this.#limits());
+      const problem = this.#roomError(`prompts[${i}]`, length, Math.max(length, padded));
+      if (problem) throw problem;
     });
   }
 
-  #limits(): { capacity: number | undefined; positions: number | undefined } {
-    return { capacity: this.#buffers.cache.capacity, positions: this.#text.model.positions };
+  /** What is said if `more` tokens of a sequence do not fit. */
+  #shortage(at: string, sequence: number, more: number): LowbitError | undefined {
+    return this.#roomError(at, this.#layout.lengths[sequence]! + more, this.#layout.used(sequence) + more);
+  }
+
+  #roomError(at: string, tokens: number, columns: number): LowbitError | undefined {
+    const { positions, positionsOf } = this.#text.model;
+    const taken = { positions: positionsOf === 'texts' ? tokens : columns, columns };
+    return roomError(at, taken, { positions, capacity: this.#buffers.cache.capacity });
   }
 }

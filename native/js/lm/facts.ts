@@ -33,6 +33,11 @@ export interface TextFacts {
   readonly pieces?: 'any' | 'one';
   /** Rows of the position table: the longest text. */
   readonly positions?: number;
+  /**
+   * What takes a row of that table each where prompts are padded on the left: tokens of `texts` alone, or (absent) columns of the cache, padding among
+   * them.
+   */
+  readonly positionsOf?: 'texts';
 }
 
 /** Metadata key of a model: its `TextFacts`, JSON. */

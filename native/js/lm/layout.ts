@@ -93,13 +93,15 @@ export class Layout {
     return this.#last.map((row) => (tokens === 1 ? 0 : row));
   }
 
-  /** [batch, columns]; with more columns than there are tokens, zeros behind. */
+  /**
+   * [batch, columns]; with more columns than there are tokens, zeros behind. Tokens behind the end of a finished sequence are hidden too: a graph that
+   * counts positions from the mask would run out of its table.
+   */
   #mask(columns = this.#columns): Uint8Array {
     const mask = new Uint8Array(this.batch * columns);
     for (let row = 0; row < this.batch; row++) {
       const first = row * columns + this.#before[row]!;
-      const last = this.#padding === 'left' ? row * columns + this.#columns : first + this.#lengths[row]!;
-      mask.fill(1, first, last);
+      mask.fill(1, first, first + this.#lengths[row]!);
     }
     return mask;
   }

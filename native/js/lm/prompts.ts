@@ -32,9 +32,9 @@ export function checkPrompt(model: TextModel, prompt: readonly number[], at: str
   checkIsList(prompt, at, 'token ids');
   if (prompt.length === 0) throw inputError(at, 'has no tokens, expected at least one');
   checkIds(prompt, model.vocabulary, at);
-  const { positions } = model;
-  if (positions !== undefined && prompt.length > positions)
-    throw roomError(at, prompt.length, { positions, capacity: undefined });
+  const taken = { positions: prompt.length, columns: prompt.length };
+  const problem = roomError(at, taken, { positions: model.positions, capacity: undefined });
+  if (problem) throw problem;
 }
 
 /** @throws input error for prompts that cannot be one batch */
@@ -56,17 +56,32 @@ export function checkPrompts(model: TextModel, prompts: readonly (readonly numbe
   });
 }
 
-/** What is said of a text that is longer than what there is room for. */
+/** Tokens, or columns of the cache that they take up. */
+export interface Room {
+  /** Of the position table. */
+  readonly positions: number | undefined;
+  /** Of the cache. */
+  readonly capacity: number | undefined;
+}
+
+/** What is said of a text that takes up more than there is; undefined if it fits. */
 export function roomError(
   at: string,
-  needed: number,
-  { capacity = Infinity, positions = Infinity }: { capacity: number | undefined; positions: number | undefined },
-): LowbitError {
-  const byTable = positions <= capacity;
-  const what = byTable ? "the rows of the model's position table" : 'the capacity of the cache';
+  taken: { readonly positions: number; readonly columns: number },
+  { positions = Infinity, capacity = Infinity }: Room,
+): LowbitError | undefined {
+  const beyondTable = taken.positions > positions;
+  const beyondCache = taken.columns > capacity;
+  if (!beyondTable && !beyondCache) return undefined;
+  if (beyondCache && (!beyondTable || capacity < positions))
+    return inputError(
+      at,
+      `has ${taken.columns} tokens, expected at most ${capacity}, the capacity of the cache`,
+      'Give a larger capacity.',
+    );
   return inputError(
     at,
-    `has ${needed} tokens, expected at most ${byTable ? positions : capacity}, ${what}`,
-    byTable ? 'Shorten the text.' : 'Give a larger capacity.',
+    `has ${taken.positions} tokens, expected at most ${positions}, the rows of the model's position table`,
+    'Shorten the text.',
   );
 }

@@ -33,6 +33,7 @@ export interface TextModel {
   readonly pieces: TextFacts['pieces'];
   /** The longest text, as far as known. */
   readonly positions: number | undefined;
+  readonly positionsOf: TextFacts['positionsOf'];
 }
 
 export type ExtraKind = 'mask' | 'positions' | 'types' | 'use-cache' | 'keep-logits' | 'cache-positions';
@@ -106,6 +107,7 @@ export function describeTextModel(io: ModelIo, facts: TextFacts = readTextFacts(
     cache: facts.cache ?? 'growing',
     pieces: facts.pieces,
     positions: facts.positions,
+    positionsOf: facts.positionsOf,
   };
 }
 
