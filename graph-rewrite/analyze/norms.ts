@@ -67,6 +67,7 @@ function fusedNorm(node: Node, shapes: Shapes): MatchResult<NormSite> | undefine
   }
   const K = vectorLength(weight);
   if (K === undefined) return miss(`scale "${weight.name}" is not a constant vector`);
+  if (!hasChannels(x, K, shapes)) return miss(otherChannels(weight, K));
   if (bias && vectorLength(bias) !== K) return miss(`bias "${bias.name}" is not a constant of ${K} channels`);
   const sum = type.skip ? node.output(3) : undefined;
   const facts: NormSite = {
@@ -86,6 +87,12 @@ function vectorLength(value: Value | undefined): number | undefined {
   const count = elementCount(tensor);
   return (tensor.dims.at(-1) ?? 1) === count ? count : undefined;
 }
+
+/** Whether a scale is one for each channel: a single number may be meant for all. */
+const hasChannels = (x: Value, K: number, shapes: Shapes): boolean => K > 1 && (shapes.lastDim(x) ?? K) === K;
+
+const otherChannels = (weight: Value, K: number): string =>
+  `scale "${weight.name}" has ${K} elements, expected one for each channel`;
 
 const square = (term: Term) => either(op('Pow', [term, number('2', 2)]), op('Mul', [term, term]));
 
@@ -158,6 +165,7 @@ function decomposedNorm(match: MatchFacts, kind: 'rms' | 'layer', shapes: Shapes
   const K = vectorLength(weight);
   if (!x || !weight || epsilon === undefined) return reject('input, scale or epsilon is absent', match.root);
   if (K === undefined) return reject(`scale "${weight.name}" is not a vector`, match.root);
+  if (!hasChannels(x, K, shapes)) return reject(otherChannels(weight, K), match.root);
   if (bias && vectorLength(bias) !== K) return reject(`bias "${bias.name}" does not have ${K} channels`, match.root);
   for (const node of match.nodes.filter((each) => each.is('ReduceMean'))) {
     const axes = axesOf(node);

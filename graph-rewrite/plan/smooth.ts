@@ -146,6 +146,8 @@ function foldOf(
   const made = producer.kind === 'gate' ? producer.gate.up : producer.act.x;
   const layer = linears.find((each) => each.y === made);
   if (!layer) return `"${made.name}" does not come straight from a linear layer`;
+  if (layer.N !== batch.group.K)
+    return `${layer.name} makes ${layer.N} channels, which are repeated for ${batch.group.K}`;
   if (!quantized.has(layer)) return `${layer.name} stays float`;
   if (!usedOnlyBy(made, site.nodes)) return `"${made.name}" is used outside of ${site.name}`;
   return { layer };

@@ -48,6 +48,21 @@ describe('analyze: norms', () => {
     { weightFirst: false },
     { axes: 'attribute', casts: true, inverse: 'Div' },
   ];
+  it('a scale of one number for all channels is no norm of ours, taken apart or not', () => {
+    const one = tensorOf(Float32Array.of(1.5), [1]);
+    const apart = analysisOf((g, x) => {
+      const root = g.op('Sqrt', [
+        g.op('Add', [g.op('ReduceMean', [g.op('Mul', [x, x]), g.integers(-1)]), g.number(1e-6)]),
+      ]);
+      return g.op('Mul', [g.op('Div', [x, root]), g.graph.addInitializer('one', one)]);
+    });
+    const fused = analysisOf((g, x) => g.op('LayerNormalization', [x, g.graph.addInitializer('one', one)]), 20);
+    for (const { norms, nearMisses } of [apart, fused]) {
+      equal(norms.length, 0);
+      match(nearMisses[0]?.reason ?? '', /^scale "one" has 1 elements, expected one for each channel$/);
+    }
+  });
+
   for (const form of forms) {
     it(`RMSNorm taken apart ${JSON.stringify(form)}`, () => {
       const { norms } = analysisOf((g, x) => rms(g, x, { ...base, ...form }));

@@ -12,6 +12,7 @@ import {
   planSteps,
 } from '../../graph-rewrite/plan/index.js';
 import { smoothingFactors } from '../../graph-rewrite/plan/smooth.js';
+import { TestGraph } from '../helpers/graph.js';
 import { Random } from '../helpers/random.js';
 import { randomStats } from '../helpers/stats.js';
 import { zooPath } from '../helpers/zoo.js';
@@ -114,6 +115,21 @@ describe('smoothing: the plan', () => {
     // Inside one qkv layer only the rows of values change.
     const rows = rowsOf(gpt2, 'qkv_proj')!;
     ok(rows.subarray(0, 128).every((factor) => factor === 1) && rows.subarray(128).some((factor) => factor !== 1));
+  });
+
+  it('leaves a gate alone that multiplies by one number for all channels', () => {
+    const g = new TestGraph();
+    const x = g.rmsNorm(g.input('x', ['B', 'S', 64]), g.weight('norm.weight', [64]));
+    const [gate, up] = [96, 1].map((N) => g.op('MatMul', [x, g.weight(`w${N}`, [64, N])], { name: `to${N}` }));
+    const gated = g.op('Mul', [g.op('Mul', [gate!, g.op('Sigmoid', [gate])]), up!]);
+    g.output(g.op('MatMul', [gated, g.weight('down', [96, 64])], { name: 'down' }));
+    const analysis = analyze(g.model);
+    const plan = makePlan(analysis, randomStats(analysis), everywhere, g.model);
+    match(
+      plan.inputs.flatMap(({ notes }) => notes).join(),
+      /not smoothed: to1 makes 1 channels, which are repeated for 96/,
+    );
+    ok(plan.sites.every((site) => site.decision === 'keep' || site.rowSmooth === undefined));
   });
 
   it('leaves a norm alone that others read', () => {
