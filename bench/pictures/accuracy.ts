@@ -4,8 +4,8 @@ import { dotSeries, rowAxis } from './dots.js';
 import type { Accuracy } from './results.js';
 
 const atom = 'W4A4 + 128 INT8 outliers, per token';
-/** Recipes by their names, and the rows of docs/accuracy.md they are; an optional row need not be measured yet. */
-const recipes: readonly { name: string; base: string; scheme: string; optional?: true }[] = [
+/** Recipes by their names, and the rows of docs/accuracy.md they are. */
+const recipes = [
   { name: 'float32', base: 'float32', scheme: 'float32' },
   { name: 'w8a8', base: 'W8A8, per token / per channel', scheme: 'W8A8, per token / per channel' },
   { name: 'kv4', base: '4-bit cache alone', scheme: '4-bit cache alone' },
@@ -13,7 +13,7 @@ const recipes: readonly { name: string; base: string; scheme: string; optional?:
   { name: 'w4a16, GPTQ', base: 'W4A16 g128, GPTQ', scheme: 'W4A16 g128, GPTQ' },
   { name: 'w4a16', base: 'W4A16 g128', scheme: 'W4A16 g128' },
   { name: 'atom-w4a4', base: atom, scheme: '… + GPTQ' },
-  { name: 'atom-w4a4, scales 2ⁿ', base: atom, scheme: '… + GPTQ, scales in powers of two', optional: true },
+  { name: 'atom-w4a4, scales 2ⁿ', base: atom, scheme: '… + GPTQ, scales in powers of two' },
   { name: 'atom-w4a4kv4', base: atom, scheme: '… + 4-bit cache (Atom in full)' },
   { name: 'w4a4-g128', base: 'W4A4 g128', scheme: 'W4A4 g128' },
   { name: 'w4a4', base: 'W4A4, per token / per channel', scheme: 'W4A4, per token / per channel' },
@@ -23,12 +23,11 @@ const injected = 'genai injected';
 const max = 36;
 
 export function perplexity(rows: readonly Accuracy[]): Picture {
-  const found = recipes.flatMap(({ name, base, scheme, optional }) => {
+  const found = recipes.map(({ name, base, scheme }) => {
     const row = rows.find((each) => each.base === base && each.scheme === scheme);
-    if (row === undefined && optional) return [];
     if (row === undefined)
       throw new Error(`docs/accuracy.md: no row "${scheme}" under "${base}", expected one for ${name}.`);
-    return [{ name, ...row }];
+    return { name, ...row };
   });
   /** A cache alone rewrites no layer, so its row counts no bits of weights. */
   const bits = (row: Accuracy): string => (row.columns['bits'] || 32).toFixed(2).replace(/\.00$/, '');
@@ -51,7 +50,7 @@ export function perplexity(rows: readonly Accuracy[]): Picture {
         ],
         58,
       ),
-      grid: { left: 180, top: 92, width: 490, height: 290 },
+      grid: { left: 196, top: 92, width: 478, height: 290 },
       xAxis: axis({ type: 'value', min: 21, max, interval: 3 }, true),
       yAxis: rowAxis(found.map((row) => `${row.name}  ·  ${bits(row)}`)),
       series: dotSeries(
