@@ -1,5 +1,6 @@
 import type { Tensor } from 'onnxruntime-common';
 import { inputError } from '../../ops/common/errors.js';
+import { canHoist } from '../ir/hoist.js';
 import type { Model } from '../ir/model.js';
 import type { Value } from '../ir/value.js';
 import { openModel } from '../lm/open.js';
@@ -37,13 +38,14 @@ export interface CalibrateOptions {
  * Runs the float model and collects statistics of every value that a quantizable linear layer multiplies.
  *
  * The sums are made inside the graph, so a run hands out vectors of K numbers whatever the number of tokens. Weights stay where they
- * are: the session reads data files in place. The model is as before afterwards. Values inside subgraphs (If, Loop) are left out.
- * @returns statistics by value name
+ * are: the session reads data files in place. The model is as before afterwards. Of the branches of an If those count that run; values of one
+ * name are one, such as those of the branches of a merged decoder. Values inside other subgraphs (Loop) are left out.
+ * @returns statistics by value name; none of values that no run computed
  */
 export async function calibrate(options: CalibrateOptions): Promise<Map<string, ChannelStats>> {
   const { model, analysis, createSession, samples = false, signal } = options;
   const targets = analysis.inputs.filter(
-    ({ input, linears }) => input.graph === model.graph && linears.some((site) => site.quantizable),
+    ({ input, linears }) => canHoist(input) && linears.some((site) => site.quantizable),
   );
   if (targets.length === 0) return new Map();
   throwIfAborted(signal, 'calibration');
@@ -66,7 +68,9 @@ async function collect(
   taps: readonly Tap[],
   { feeds, total = 0, onProgress, signal }: CalibrateOptions,
 ): Promise<Map<string, ChannelStats>> {
-  const sums = taps.map((tap) => new StatsAccumulator(tap.channels));
+  const sums = new Map<string, StatsAccumulator>();
+  for (const { value, channels } of taps)
+    if (!sums.has(value.name)) sums.set(value.name, new StatsAccumulator(channels));
   const fetches = taps.flatMap(({ squares, magnitudes, min, max, shape, samples }) => [
     ...[squares, magnitudes, min, max, shape],
     ...(samples === undefined ? [] : [samples]),
@@ -75,19 +79,24 @@ async function collect(
   for await (const feed of feeds) {
     throwIfAborted(signal, 'calibration');
     const outputs = (await session.run(feed, fetches)) as Record<string, Tensor>;
-    taps.forEach((tap, i) => addRun(sums[i]!, tap, outputs, done));
+    for (const tap of taps) {
+      const sum = sums.get(tap.value.name)!;
+      if (sum.channels === tap.channels) addRun(sum, tap, outputs, done);
+    }
     done++;
     onProgress?.({ stage: 'calibrate', done, total: Math.max(total, done) });
   }
   throwIfAborted(signal, 'calibration');
   if (done === 0) throw inputError('calibration', 'there are no samples, expected at least one');
-  return new Map(taps.map((tap, i) => [tap.value.name, sums[i]!.result(tap.value.name)]));
+  return new Map([...sums].map(([name, sum]) => [name, sum.result(name)] as const).filter(([, { rows }]) => rows > 0));
 }
 
 function addRun(sums: StatsAccumulator, tap: Tap, outputs: Record<string, Tensor>, run: number): void {
+  const shape = outputs[tap.shape]!.data as BigInt64Array;
+  if (shape.length === 0) return; // of a branch that did not run
   const floats = (name: string) => outputs[name]!.data as Float32Array;
   const bad = sums.add({
-    rows: Number((outputs[tap.shape]!.data as BigInt64Array)[0]),
+    rows: Number(shape[0]),
     squares: floats(tap.squares),
     magnitudes: floats(tap.magnitudes),
     min: floats(tap.min),

@@ -3,6 +3,7 @@ import { int, ints, tensor } from '../ir/attributes.js';
 import type { Attribute } from '../ir/attributes.js';
 import type { DType } from '../onnx/dtype.js';
 import type { Graph } from '../ir/graph.js';
+import { hoist } from '../ir/hoist.js';
 import type { Model } from '../ir/model.js';
 import type { Node } from '../ir/node.js';
 import { tensorOf } from '../ir/tensor.js';
@@ -13,6 +14,7 @@ export class TapGraph {
   readonly #opset: number;
   readonly #nodes: Node[] = [];
   readonly #outputs: Value[] = [];
+  readonly #hoists: (() => void)[] = [];
 
   constructor(model: Model) {
     this.#graph = model.graph;
@@ -42,34 +44,31 @@ export class TapGraph {
     return this.add('Slice', name, [rows, ...bounds]);
   }
 
+  /** A node in the graph of its first input. */
   add(opType: string, name: string, inputs: readonly Value[], attributes: Record<string, Attribute> = {}): Value {
-    const node = this.#graph.addNode({
-      opType,
-      name: `${name}/${opType}`,
-      inputs,
-      outputs: [`${name}/${opType}`],
-      attributes,
-    });
+    const graph = inputs[0]?.graph ?? this.#graph;
+    const spec = { opType, name: `${name}/${opType}`, inputs, outputs: [`${name}/${opType}`] };
+    const node = graph.addNode({ ...spec, attributes });
     this.#nodes.push(node);
     return node.output(0)!;
   }
 
-  /** Makes a value a graph output; returns its name. */
+  /** Makes a value a graph output; returns its name. Of a branch of an If that does not run it is empty. */
   output(value: Value, dtype: DType, shape: readonly Dim[]): string {
-    value.dtype = dtype;
-    value.shape = shape;
-    this.#graph.addOutput(value);
-    this.#outputs.push(value);
-    return value.name;
+    const { value: outer, undo } = hoist(value, dtype, shape.length);
+    this.#hoists.push(undo);
+    outer.dtype = dtype;
+    outer.shape = outer === value ? shape : shape.map(() => undefined);
+    this.#graph.addOutput(outer);
+    this.#outputs.push(outer);
+    return outer.name;
   }
 
   /** Restores the graph as it was. */
   remove(): void {
-    for (const value of this.#outputs) {
-      value.isGraphOutput = false;
-      this.#graph.outputs.splice(this.#graph.outputs.indexOf(value), 1);
-    }
-    for (const node of this.#nodes.reverse()) this.#graph.removeNode(node);
+    for (const value of this.#outputs) this.#graph.removeOutput(value);
+    for (const undo of this.#hoists.reverse()) undo();
+    for (const node of this.#nodes.reverse()) node.graph.removeNode(node);
   }
 
   #integers(values: number[]): Value {

@@ -84,6 +84,20 @@ export class Graph {
     this.outputs.push(value);
   }
 
+  /** Takes a value out of the graph's outputs. */
+  removeOutput(value: Value): void {
+    value.isGraphOutput = false;
+    this.outputs.splice(this.outputs.indexOf(value), 1);
+  }
+
+  /** Takes the last output of a node away, which nothing uses. */
+  dropOutput(node: Node, value: Value): void {
+    if (node.outputs.at(-1) !== value || value.uses.length > 0 || value.isGraphOutput)
+      throw internalError(`node "${node.name}" (${node.opType})`, `"${value.name}" is in use, or not its last output`);
+    node.popOutput();
+    this.#dropValue(value);
+  }
+
   /** Adds a constant; the name is made unique. */
   addInitializer(name: string, tensor: Tensor): Value {
     const value = this.createValue(this.model.names.unique(name));

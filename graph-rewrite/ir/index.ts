@@ -1,6 +1,7 @@
 export * from './attributes.js';
 export { checkModel } from './check.js';
 export { Graph } from './graph.js';
+export { canHoist, hoist } from './hoist.js';
 export { Model } from './model.js';
 export { Node, type NodeSpec } from './node.js';
 export { printGraph } from './print.js';

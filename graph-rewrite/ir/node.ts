@@ -80,6 +80,17 @@ export class Node {
     value?.edges.addUse({ node: this, index });
   }
 
+  /** Gives the node one more output, a value of its graph. */
+  appendOutput(value: Value): void {
+    this.#outputs.push(value);
+    value.edges.produce(this);
+  }
+
+  /** Takes the last output away; for Graph, which knows that nothing uses it. */
+  popOutput(): void {
+    this.#outputs.pop();
+  }
+
   /** The graphs in its attributes (If, Loop, Scan). */
   *subgraphs(): Iterable<Graph> {
     for (const attribute of this.attributes.values()) if (attribute.type === 'graph') yield attribute.value;

@@ -56,11 +56,7 @@ function tap(model: Model, graph: TapGraph, name: string, K: number): string {
 }
 
 function keepOnly({ graph }: Model, names: ReadonlySet<string>): void {
-  for (const output of [...graph.outputs]) {
-    if (names.has(output.name)) continue;
-    output.isGraphOutput = false;
-    graph.outputs.splice(graph.outputs.indexOf(output), 1);
-  }
+  for (const output of [...graph.outputs]) if (!names.has(output.name)) graph.removeOutput(output);
   graph.prune();
 }
 

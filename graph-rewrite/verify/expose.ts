@@ -9,9 +9,6 @@ export function exposeValues(model: Model, values: readonly Value[]): () => void
   const added = [...new Set(values)].filter((value) => !value.isGraphOutput);
   for (const value of added) model.graph.addOutput(value);
   return () => {
-    for (const value of added) {
-      value.isGraphOutput = false;
-      model.graph.outputs.splice(model.graph.outputs.indexOf(value), 1);
-    }
+    for (const value of added) model.graph.removeOutput(value);
   };
 }
