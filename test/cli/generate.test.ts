@@ -70,6 +70,15 @@ describe('cli: rewrite generate', function () {
     equal(stopped.stopped, 'stop-text');
   });
 
+  it('prompts that are refused leave no text behind', async () => {
+    const empty = await runCli([...words, '--prompt', '']);
+    deepEqual([empty.code, empty.stdout], [2, '']);
+    match(empty.stderr, /^--prompt: "" given, expected text of at least one token/);
+    const long = await runCli([...words, '--prompt', 'It was so. '.repeat(2000)]);
+    deepEqual([long.code, long.stdout], [3, '']);
+    match(long.stderr, /^prompts\[1\]: has \d+ tokens, expected at most 4096, the rows of the model's position table/);
+  });
+
   it('Ctrl-C ends the text: exit 130', async () => {
     const long = [...words, '--max-tokens', '4000'];
     const result = await runCli(long, { interruptAt: /The sea.{20}/s });

@@ -1,4 +1,5 @@
 /** `rewrite generate`: text as the model writes it, and how fast it was. */
+import { usageError } from '../../../ops/common/errors.js';
 import type { TextTokenizer } from '../../lm/index.js';
 import { Detokenizer, loadTokenizer, StopText } from '../../lm/index.js';
 import type { Context } from '../context.js';
@@ -23,13 +24,17 @@ interface Options extends CommonOptions {
 export async function run(context: Context, args: readonly string[], options: Options): Promise<number> {
   const model = args[0]!;
   const { prompt: prompts, maxTokens, temperature, topK, topP, repetitionPenalty, seed } = options;
-  const generator = await openGenerator(model, options);
   const tokenizer = loadTokenizer(options.tokenizer);
+  const ids = prompts.map((prompt) => tokenizer.encode(prompt));
+  const empty = ids.findIndex(({ length }) => length === 0);
+  if (empty >= 0)
+    throw usageError('--prompt', `${JSON.stringify(prompts[empty])} given, expected text of at least one token`);
+  const generator = await openGenerator(model, options);
   try {
     const view = new TextsView((text) => context.write(text), prompts);
     const writers = prompts.map((_, i) => new Writer(tokenizer, options.stop, (piece) => view.push(i, piece)));
     const { texts, ...measured } = await generator.generate({
-      prompts: prompts.map((prompt) => tokenizer.encode(prompt)),
+      prompts: ids,
       maxNewTokens: maxTokens,
       ...{ temperature, topK, topP, repetitionPenalty, seed },
       stopIds: tokenizer.stopIds,

@@ -1,4 +1,7 @@
-/** Texts that are written at once, shown one after the other: the first as it comes, the others when it is their turn. */
+/**
+ * Texts that are written at once, shown one after the other: the first as it comes, the others when it is their turn. Nothing is shown before
+ * the first piece, so that prompts that are refused leave no text behind.
+ */
 export class TextsView {
   readonly #write: (text: string) => void;
   readonly #waiting: string[];
@@ -10,7 +13,6 @@ export class TextsView {
     this.#write = write;
     this.#waiting = [...beginnings];
     this.#done = beginnings.map(() => false);
-    this.#show();
   }
 
   /** A piece of a text. */
