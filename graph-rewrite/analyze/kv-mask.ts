@@ -26,6 +26,8 @@ interface Sample {
 export const hidden = -1e4;
 /** Longer windows than this would not be noticed, so masks with larger numbers are not read. */
 const longest = 1 << 17;
+/** Elements up to which a constant holds numbers, and above which it is a table. */
+const smallTensor = 8;
 
 export class MaskReader {
   readonly #graph: Graph;
@@ -43,13 +45,14 @@ export class MaskReader {
   meaning(mask: AttentionMask): MaskMeaning | undefined {
     const { value, axes = [] } = mask;
     if (mask.kind === 'where' && mask.lowest > hidden) return undefined;
-    const number = largestNumber(value);
-    if (number > longest) return undefined;
+    const { number, rows } = constantsBehind(value);
+    if (Math.max(number, ...rows) > longest) return undefined;
     const sizes = [
       [3, 0],
       [2, 3],
-      // A window would show where more tokens came before than any number in the mask.
+      // A window would show where more tokens came before than any number in the mask; one in a table, at its last row.
       [1, number + 2],
+      ...rows.map((count) => [1, count - 1] as const),
     ] as const;
     const samples = sizes.map(([tokens, past]) => this.#sample(tokens, past));
     const agrees = (padded: boolean) =>
@@ -124,22 +127,24 @@ function saysSo(
   );
 }
 
-/** The largest whole number among the small constants that a value follows from. */
-function largestNumber(value: Value): number {
+/** Constants that a value follows from: the largest whole number among small ones, and the sizes of tables. */
+function constantsBehind(value: Value): { number: number; rows: readonly number[] } {
   const seen = new Set<Value>();
   const queue: (Value | undefined)[] = [value];
-  let largest = 3;
+  const rows = new Set<number>();
+  let number = 3;
   while (queue.length > 0) {
     const at = queue.pop();
     if (!at || seen.has(at)) continue;
     seen.add(at);
     const constant = at.constant();
-    const small = constant && elementCount(constant) <= 8;
+    const small = constant && elementCount(constant) <= smallTensor;
+    if (constant && !small) for (const dim of constant.dims) if (dim > smallTensor) rows.add(dim);
     // Ends of slices are no sizes, and lowest scores no windows.
     const float = small ? Math.abs(scalarOf(at) ?? 0) : 0;
     const numbers = (small && integersOf(at)?.map(Math.abs)) || (float <= longest ? [float] : []);
-    for (const number of numbers) if (number < 2 ** 30 && Number.isInteger(number)) largest = Math.max(largest, number);
+    for (const each of numbers) if (each < 2 ** 30 && Number.isInteger(each)) number = Math.max(number, each);
     if (at.producer && !at.producer.is('Shape')) queue.push(...at.producer.inputs);
   }
-  return largest;
+  return { number, rows: [...rows] };
 }

@@ -51,6 +51,17 @@ class MaskGraph extends TestGraph {
 
 type Write = (graph: MaskGraph) => Value;
 
+/** Rows past … total and columns 0 … total of a constant of 64 positions, bool [1, 1, s, t]. */
+function fromTable(graph: MaskGraph, sees: (row: number, column: number) => boolean): Value {
+  const size = 64;
+  const values = Int32Array.from({ length: size * size }, (_, i) => Number(sees(Math.floor(i / size), i % size)));
+  const table = graph.graph.addInitializer('table', tensorOf(values, [1, 1, size, size]));
+  const at = (value: Value) => graph.op('Reshape', [value, graph.integers(1)]);
+  const rows = graph.op('Slice', [table, at(graph.past0), at(graph.total), graph.integers(2)]);
+  const columns = graph.op('Slice', [rows, graph.integers(0), at(graph.total), graph.integers(3)]);
+  return graph.op('Cast', [columns], { attributes: { to: int(9) } });
+}
+
 const both: Write = (graph) => graph.added(graph.op('And', [graph.wide(graph.causal()), graph.marked()]));
 
 const masks: readonly [string, Write, string | undefined][] = [
@@ -85,6 +96,12 @@ const masks: readonly [string, Write, string | undefined][] = [
       const recent = graph.op('Greater', [graph.keys(), oldest]);
       return graph.added(graph.wide(graph.op('And', [graph.causal(), recent])));
     },
+    undefined,
+  ],
+  ['a triangle in a constant', (graph) => graph.added(fromTable(graph, (row, column) => column <= row)), 'causal'],
+  [
+    'a sliding window in a constant',
+    (graph) => graph.added(fromTable(graph, (row, column) => column <= row && column > row - 20)),
     undefined,
   ],
   ['no order at all', (graph) => graph.added(graph.marked()), undefined],
