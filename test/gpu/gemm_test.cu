@@ -7,7 +7,7 @@
 #include <functional>
 #include <map>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "ops/quant-gemm/cuda/launch.h"
@@ -100,15 +100,16 @@ GemmArgs ArgsOf(const Case& c) {
   return args;
 }
 
-// What makes a kernel another one: its name and the facts that its templates may depend on, which for kernels without
-// tiles of a fixed size are also the tokens.
-std::string KernelOf(const Way& way, const Case& c) {
-  const auto groups = [](int size) {
-    return size == 0 ? std::string(" row") : " " + std::to_string(std::min(size, 128));
-  };
+// What makes a kernel another one: its name, whether weights are nibbles, the kind of activations, segments, and for
+// kernels without tiles of a fixed size the tokens. The portable kernel is one.
+std::string KernelOf(const Way& way, const GemmArgs& args) {
+  if (way.name == "portable__cuda") return way.name;
   const bool tiled = way.name.find("wgmma") != std::string::npos || way.name.find(" x ") != std::string::npos;
-  return way.name + " w" + NameOf(c.weight) + groups(c.group) + " a" + NameOf(c.a) + groups(c.a_group) +
-         (c.type == DType::kF32 ? " f32" : "") + (tiled ? "" : " m " + std::to_string(c.m));
+  const int segment = way.name == "s8s4_wgmma__sm90" ? std::min(args.segment(), 128) : 1;
+  return way.name + (args.nibbles() ? " nibbles" : " bytes") + " a" +
+         (args.integers() ? "int" : NameOf(args.a_format)) +
+         (args.segments() == 1 ? " whole" : " groups " + std::to_string(segment)) +
+         (tiled ? "" : " m " + std::to_string(args.m));
 }
 
 void RunCase(Tally& tally, const Case& c, const std::vector<Way>& ways, uint64_t seed) {
@@ -295,20 +296,24 @@ void TestGemm(Tally& tally, bool quick) {
   std::vector<std::vector<Way>> ways;
   for (const Case& c : cases) {
     ways.push_back(WaysOf(ArgsOf(c), arch));
-    const auto other = [&](const Way& way) { return KernelOf(way, c).find(tally.kernel) == std::string::npos; };
+    const auto other = [&](const Way& way) { return KernelOf(way, ArgsOf(c)).find(tally.kernel) == std::string::npos; };
     ways.back().erase(std::remove_if(ways.back().begin(), ways.back().end(), other), ways.back().end());
   }
   if (tally.each_kernel) {
-    std::map<std::string, size_t> longest;  // the case of each kernel: most steps along K, of those the fewest results
-    const auto order = [&](size_t i) { return std::pair(cases[i].k, -cases[i].m * cases[i].n); };
+    // The case of each kernel: most steps along K, results by way of shared memory, of those the fewest results.
+    std::map<std::string, size_t> longest;
+    const auto order = [&](size_t i) {
+      const Case& c = cases[i];
+      return std::tuple(c.k, c.type != DType::kF32, c.residual, -c.m * c.n);
+    };
     for (size_t i = 0; i < cases.size(); ++i) {
       for (const Way& way : ways[i]) {
-        size_t& at = longest.try_emplace(KernelOf(way, cases[i]), i).first->second;
+        size_t& at = longest.try_emplace(KernelOf(way, ArgsOf(cases[i])), i).first->second;
         if (order(i) > order(at)) at = i;
       }
     }
     for (size_t i = 0; i < cases.size(); ++i) {
-      const auto other = [&](const Way& way) { return longest[KernelOf(way, cases[i])] != i; };
+      const auto other = [&](const Way& way) { return longest[KernelOf(way, ArgsOf(cases[i]))] != i; };
       ways[i].erase(std::remove_if(ways[i].begin(), ways[i].end(), other), ways[i].end());
     }
   }

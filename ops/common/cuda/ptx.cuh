@@ -25,16 +25,8 @@ __device__ __forceinline__ void BarrierArriveExpect(uint64_t* barrier, uint32_t 
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes)
                : "memory");
 }
-// Arrives at the barrier at the same shared address in another block of the cluster. Not at cluster scope, which would
-// cost a memory barrier: what it reports is that reads are done, and those have returned.
-__device__ __forceinline__ void BarrierArriveRemote(uint64_t* barrier, uint32_t rank) {
-  asm volatile(
-      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(SharedAddress(barrier)),
-      "r"(rank)
-      : "memory");
-}
-// The same at an address from ClusterAddress.
+// Arrives at a barrier of another block of the cluster, at an address from ClusterAddress. Not at cluster scope, which
+// would cost a memory barrier: what it reports is that reads are done, and those have returned.
 __device__ __forceinline__ void BarrierArriveCluster(uint32_t address) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address) : "memory");
 }

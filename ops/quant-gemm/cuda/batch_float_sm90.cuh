@@ -115,7 +115,7 @@ __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_con
     for (int s = 0; s < TokenSlots(kTiles); ++s) {
       BarrierInit(&barriers.tokens_full[s], 1);
       BarrierInit(&barriers.tokens_empty[s], kStreamWarps);
-      BarrierInit(&barriers.tokens_ready[s], kHelpers);
+      BarrierInit(&barriers.tokens_ready[s], 32 * kHelpers);
     }
     BarrierInit(&barriers.received, 1);
     BarrierInitFence();
@@ -138,8 +138,7 @@ __global__ __launch_bounds__(kThreads, 2) void BatchFloatKernel(const __grid_con
         Math::Arrange(token_ring + at.stage * kTokenSlotBytes, warp - kStreamWarps - 2,
                       token_scales + (step - begin) * kTokenScales);
         FenceAsyncProxy();
-        __syncwarp();
-        if (lane == 0) BarrierArrive(&barriers.tokens_ready[at.stage]);
+        BarrierArrive(&barriers.tokens_ready[at.stage]);  // every lane for what it wrote
       }
     }
     __syncwarp();

@@ -44,8 +44,7 @@ class Consumer {
     nibbles_ = Keep(SharedAddress(s.weights[0]) + row * kNibbleRow + (((row >> 1) & 3) << 4) + 2 * (lane % 4));
     const uint4 tables = LoadShared16(SharedAddress(s.tables[lane / 16]));
     tables_ = {{tables.x, tables.y, tables.z, tables.w}};
-    releases_ = lane < (plan.split == 1 ? 2 : 1);
-    empty_ = Keep(ClusterAddress(s.empty, plan.split == 1 ? lane & 1 : rank));
+    reports_ = StageReports(s.empty, plan.split == 1, rank);
     token_scales_ = Keep(SharedAddress(s.token_scale[0] + lane % 4 * kQuarter));
     weight_scales_ = Keep(SharedAddress(s.weight_scale[0] + row));
   }
@@ -146,10 +145,7 @@ class Consumer {
   }
 
   // To every block that writes into this one's stages.
-  __device__ __forceinline__ void Release(int stage) const {
-    __syncwarp();
-    if (releases_) BarrierArriveCluster(empty_ + stage * static_cast<int>(sizeof(uint64_t)));
-  }
+  __device__ __forceinline__ void Release(int stage) const { reports_(stage); }
 
   __device__ __forceinline__ void Body(const Work& work, float (&result)[kResults]) {
     int left = work.body_end - work.first;
@@ -378,8 +374,7 @@ class Consumer {
   const uint64_t first_tokens_, first_weights_;
   NibbleTables tables_;
   uint32_t nibbles_, token_scales_, weight_scales_;  // this thread's in the first stage
-  uint32_t empty_;                                   // of the block that this lane reports to
-  bool releases_;
+  StageReports reports_;
   RingPosition<Shared::kStages> ring_;
 };
 

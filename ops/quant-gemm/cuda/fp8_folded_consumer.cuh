@@ -24,7 +24,7 @@ class Consumer {
     row_ = FirstChannel(warpgroup_);
     nibbles_ = SharedAddress(s.weights[0]) + row_ * kNibbleRow + (((row_ >> 1) & 3) << 4) + 2 * (lane % 4);
     tables_ = SharedAddress(s.tables[0][0]) + row_ * static_cast<int>(sizeof(uint2));
-    empty_ = ClusterAddress(s.empty, lane & 1);
+    reports_ = StageReports(s.empty, true, rank);
   }
 
   __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
@@ -125,16 +125,12 @@ class Consumer {
   }
   __device__ __forceinline__ void ReleaseTables(int step) {
     if (step % kTableSteps != kTableSteps - 1 && step + 1 != plan_.body_steps) return;
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) BarrierArrive(&s_.tables_empty[batch_.stage]);
+    BarrierArrive(&s_.tables_empty[batch_.stage]);  // every lane: see StageReports
     batch_.Advance();
   }
 
   // To both blocks, which write into each other's stages.
-  __device__ __forceinline__ void Release(int stage) const {
-    __syncwarp();
-    if (threadIdx.x % 32 < 2) BarrierArriveCluster(empty_ + stage * static_cast<int>(sizeof(uint64_t)));
-  }
+  __device__ __forceinline__ void Release(int stage) const { reports_(stage); }
 
   // Starts the products of 32 channels.
   __device__ __forceinline__ void Start(int stage, int b, const Slice& a, bool add, Sums& sum) const {
@@ -206,7 +202,7 @@ class Consumer {
   const uint64_t first_tokens_;
   int row_;
   uint32_t nibbles_, tables_;
-  uint32_t empty_;  // of the block that this lane reports to
+  StageReports reports_;
   RingPosition<Shared::kStages> ring_;
   RingPosition<Shared::kTables> batch_;
   RingPosition<Shared::kScales> scales_;

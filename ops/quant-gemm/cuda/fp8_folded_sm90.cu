@@ -25,11 +25,11 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8FoldedKernel(const __grid_cons
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shared::kStages; ++i) {
       BarrierInit(&s.full[i], 1);
-      BarrierInit(&s.empty[i], kMathWarps * 2);
+      BarrierInit(&s.empty[i], StageReports::Arrivals(kMathWarps, true));
     }
     for (int i = 0; i < Shared::kTables; ++i) {
       BarrierInit(&s.tables_full[i], 2 * 32);
-      BarrierInit(&s.tables_empty[i], kMathWarps);
+      BarrierInit(&s.tables_empty[i], kMathWarps * 32);
     }
     for (int i = 0; i < 4; ++i) BarrierInit(&s.residual[i / 2][i % 2], 1);
     BarrierInitFence();

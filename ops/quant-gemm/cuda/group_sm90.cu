@@ -150,7 +150,7 @@ __device__ __forceinline__ void PrepareSteps(const GroupPlan& plan, Shared<kSubs
         }
       }
       FenceAsyncProxy();                    // the copy engine overwrites the stage later
-      BarrierArrive(&s.ready[ring.stage]);  // every lane for its own stores, which is what compute-sanitizer can follow
+      BarrierArrive(&s.ready[ring.stage]);  // every lane for its own stores
     }
   }
 }
@@ -210,6 +210,7 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
   const float* token_scales = s.token_scale[0][0] + lane % 4 * kQuarter;
   const float* weight_scales = s.weight_scale[0][0] + row;
   const int steps = plan.body_steps + plan.outlier_steps;
+  const StageReports report(s.empty, true, rank);
   RingPosition<Shared<kSubs>::kStages> ring;   // of the step that is multiplied
   RingPosition<Shared<kSubs>::kStages> ahead;  // of the step whose weights are loaded next
   int sum[64];
@@ -264,8 +265,7 @@ __device__ __forceinline__ void ConsumeTiles(const GroupPlan& plan, Shared<kSubs
         }
       }
       if (step + 1 == plan.body_steps) segment_steps = plan.outlier_steps;
-      __syncwarp();
-      if (lane < kClusterBlocks) BarrierArriveRemote(&s.empty[stage], lane);
+      report(stage);
       ring.Advance();
     };
 
@@ -297,7 +297,7 @@ __global__ __cluster_dims__(kClusterBlocks, 1, 1)
     for (int i = 0; i < Shared<kSubs>::kStages; ++i) {
       BarrierInit(&s.full[i], 1);
       BarrierInit(&s.ready[i], 32);
-      BarrierInit(&s.empty[i], kMathWarps * kClusterBlocks);
+      BarrierInit(&s.empty[i], StageReports::Arrivals(kMathWarps, true));
     }
     BarrierInitFence();
     PrefetchTensorMap(&token_map);

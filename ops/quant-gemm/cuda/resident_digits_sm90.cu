@@ -77,12 +77,7 @@ __global__ __launch_bounds__(kThreads, 3) void ResidentDigitKernel(const __grid_
   if (lane == 0 && begin < end) {
     AskForWeights<kRows, 1>(plan, &weights, nullptr, ResidentLayout{}, shared, weights_there, begin, end, n0);
   }
-  if (threadIdx.x == 0) {
-    BarrierInit(scales_there, 1);
-    BarrierInitFence();
-  }
-  const int scale_bytes = AskForScales<kRows>(plan, scales_there, scales, nullptr, n0);
-  if (threadIdx.x == 0) BarrierArriveExpect(scales_there, scale_bytes);
+  AskForScales<kRows>(plan, scales_there, 1, scales, nullptr, n0);
   __syncthreads();
   if (args.constant_weights) WaitForPriorKernelsIfAny();
   LetNextKernelStartIfAny();  // not before: resident_sm90.cuh

@@ -115,25 +115,28 @@ __device__ __forceinline__ void AskForWeights(const ResidentPlan& plan, const CU
   }
 }
 
-// The block's weight scales. What the copy engine cannot address the threads copy; returns the bytes under way.
+// The block's weight scales. Makes `barrier`, of which their coming is one of `arrivals`. What the copy engine cannot
+// address the threads copy, for all to see behind the next __syncthreads.
 template <int kRows>
-__device__ __forceinline__ int AskForScales(const ResidentPlan& plan, uint64_t* barrier, uint16_t* scales,
-                                            uint16_t* outlier_scales, int n0) {
+__device__ __forceinline__ void AskForScales(const ResidentPlan& plan, uint64_t* barrier, int arrivals,
+                                             uint16_t* scales, uint16_t* outlier_scales, int n0) {
   const GemmArgs& args = plan.args;
   const int rows = min(kRows, args.n - n0), count = rows * plan.b_scales;
   const uint16_t* const from = args.b_scale + static_cast<int64_t>(n0) * plan.b_scales;
-  if (plan.bulk_weight_scales) {
-    if (threadIdx.x == 0) {
+  if (threadIdx.x == 0) {
+    BarrierInit(barrier, arrivals);
+    BarrierInitFence();
+    BarrierArriveExpect(barrier, plan.bulk_weight_scales ? (count + plan.outlier_steps * rows) * 2 : 0);
+    if (plan.bulk_weight_scales) {
       BulkLoad(barrier, scales, from, count * 2);
       if (plan.outlier_steps) BulkLoad(barrier, outlier_scales, args.b_outlier_scale + n0, rows * 2);
     }
-    return (count + plan.outlier_steps * rows) * 2;
   }
+  if (plan.bulk_weight_scales) return;
   for (int i = threadIdx.x; i < count; i += kThreads) scales[i] = __ldg(from + i);
   if (plan.outlier_steps && static_cast<int>(threadIdx.x) < rows) {
     outlier_scales[threadIdx.x] = __ldg(args.b_outlier_scale + n0 + threadIdx.x);
   }
-  return 0;
 }
 
 // kWhole: one segment and no outliers, whose integer sums stay integers until the warps' have met. Otherwise every step
@@ -165,12 +168,7 @@ __global__ __launch_bounds__(kThreads, 3) void ResidentKernel(const __grid_const
   if (lane == 0 && begin < end) {
     AskForWeights<kRows, kBoxes>(plan, &weights, &outliers, layout, shared, weights_there, begin, end, n0);
   }
-  if (threadIdx.x == 0) {
-    BarrierInit(others_there, 2);
-    BarrierInitFence();
-  }
-  const int scale_bytes = AskForScales<kRows>(plan, others_there, scales, outlier_scales, n0);
-  if (threadIdx.x == 0) BarrierArriveExpect(others_there, scale_bytes);
+  AskForScales<kRows>(plan, others_there, 2, scales, outlier_scales, n0);
   __syncthreads();
   if (args.constant_weights) WaitForPriorKernelsIfAny();
   // Not before: with three kernels on the chip the last one's wait took up to 3 us longer.

@@ -42,6 +42,31 @@ struct RingPosition {
   }
 };
 
+// A warp's reports that it is done with a stage, to every block that writes into this one's stages: both of the cluster
+// where they share an operand, else this one. In its own block every lane arrives for its own reads: faster than one
+// lane behind __syncwarp, and what compute-sanitizer's racecheck follows. To the other block, which only has to know
+// when it may send again, one lane reports for all.
+class StageReports {
+ public:
+  // Arrivals at a stage's barrier, of blocks where `warps` read the stage.
+  __host__ __device__ static constexpr uint32_t Arrivals(int warps, bool both) { return warps * (both ? 33u : 32u); }
+
+  StageReports() = default;
+  // `empty`: the first stage's barrier. `both`: of the cluster's two blocks.
+  __device__ __forceinline__ StageReports(uint64_t* empty, bool both, uint32_t rank)
+      : empty_(empty), other_(ClusterAddress(empty, rank ^ 1)), reports_(both && threadIdx.x % 32 == 0) {}
+  __device__ __forceinline__ void operator()(int stage) const {
+    BarrierArrive(empty_ + stage);
+    __syncwarp();
+    if (reports_) BarrierArriveCluster(other_ + stage * static_cast<int>(sizeof(uint64_t)));
+  }
+
+ private:
+  uint64_t* empty_;
+  uint32_t other_;  // the same in the other block
+  bool reports_;    // there
+};
+
 // f(a value of the graph's type): for kernels that know it at run time only.
 template <class F>
 __device__ __forceinline__ void WithType(DType type, F&& f) {
