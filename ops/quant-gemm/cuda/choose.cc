@@ -6,21 +6,19 @@
 namespace lowbit::cuda {
 namespace {
 
-// Below this many tokens reading the weights takes longer than multiplying them.
-constexpr int64_t kFewTokens = 64;
-// The same where tiles of tokens are narrow and the blocks of a cluster divide the input channels.
+// kReadBoundTokens where tiles of tokens are narrow and the blocks of a cluster divide the input channels.
 constexpr int64_t kFewestTokens = 16;
 
 bool Anything(const GemmArgs&) { return true; }
 bool ManyS8(const GemmArgs& args) { return args.m > kFewestTokens && AcceptsS8Sm90(args); }
-bool ManyGroup(const GemmArgs& args) { return args.m > kFewTokens && AcceptsGroupSm90(args); }
-bool ManyWeightOnly(const GemmArgs& args) { return args.m > kFewTokens / 2 && AcceptsWeightOnlySm90(args); }
+bool ManyGroup(const GemmArgs& args) { return args.m > kReadBoundTokens && AcceptsGroupSm90(args); }
+bool ManyWeightOnly(const GemmArgs& args) { return args.m > kReadBoundTokens / 2 && AcceptsWeightOnlySm90(args); }
 
 // Also few tokens where no kernel for them takes the product, or has to convert too much (s4_e4m3 to int8).
 bool Fp8(const GemmArgs& args) {
-  const int64_t most = args.a_format == Format::kS4E4M3 ? kFewTokens / 2 : kFewTokens;
+  const int64_t most = args.a_format == Format::kS4E4M3 ? kReadBoundTokens / 2 : kReadBoundTokens;
   const bool few = (args.m <= most && (AcceptsBatch(args) || AcceptsBatchMinifloat(args))) ||
-                   (args.m <= kFewTokens / 2 && AcceptsDecode(args));
+                   (args.m <= kReadBoundTokens / 2 && AcceptsDecode(args));
   return AcceptsFp8Sm90(args) && !few;
 }
 

@@ -31,7 +31,7 @@ struct Tokens {
   const uint8_t* a;
   int offset[kTiles];
 
-  __device__ __forceinline__ Tokens(const DecodePlan& plan, int64_t m0) {
+  __device__ __forceinline__ Tokens(const DecodeStepPlan& plan, int64_t m0) {
     const GemmArgs& args = plan.args;
     const int last = static_cast<int>(min(args.m - 1 - m0, int64_t{8 * kTiles - 1}));
     a = static_cast<const uint8_t*>(args.a) + m0 * args.k * Math::kActivationBytes;
@@ -43,7 +43,7 @@ struct Tokens {
 
   // A step's channels of kCount tiles from `first_tile`.
   template <int kCount>
-  __device__ __forceinline__ void Load(const DecodePlan& plan, int step, int first_tile,
+  __device__ __forceinline__ void Load(const DecodeStepPlan& plan, int step, int first_tile,
                                        uint4 (&raw)[kCount][2 * Math::kActivationBytes]) const {
     constexpr int kBytes = Math::kActivationBytes;  // also the pieces of 16 bytes in 16 channels
     const GemmArgs& args = plan.args;
@@ -67,7 +67,8 @@ struct Tokens {
 
 // Copies the token scales of a warp's steps to shared memory, [segment][token].
 template <int kTiles>
-__device__ __forceinline__ void StageTokenScales(const DecodePlan& plan, int64_t m0, int begin, int end, float* to) {
+__device__ __forceinline__ void StageTokenScales(const DecodeStepPlan& plan, int64_t m0, int begin, int end,
+                                                 float* to) {
   const int first = plan.token_segment(begin);
   const int last = static_cast<int>(min(plan.args.m - 1 - m0, int64_t{8 * kTiles - 1}));
   const float* from = plan.args.a_scale + m0 * plan.a_scales + first;
@@ -120,7 +121,7 @@ constexpr int BlocksPerSm(int tiles, Segments s) {
 template <class Math, int kTiles, Segments kSegments>
 __global__ __launch_bounds__(kDecodeThreads,
                              BlocksPerSm(kTiles,
-                                         kSegments)) void DecodeKernel(const __grid_constant__ DecodePlan plan) {
+                                         kSegments)) void DecodeKernel(const __grid_constant__ DecodeStepPlan plan) {
   using Acc = typename Math::Acc;
   constexpr bool kIntegers = Math::kActivationBytes == 1;
   constexpr bool kWhole = kSegments == Segments::kWhole || kSegments == Segments::kMixed;

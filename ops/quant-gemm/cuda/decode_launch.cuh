@@ -22,8 +22,8 @@ inline bool DecodeTakes(const GemmArgs& args, int activation_bytes) {
 }
 
 template <class Math>
-DecodePlan MakeDecodePlan(const GemmArgs& args) {
-  DecodePlan p;
+DecodeStepPlan MakeDecodeStepPlan(const GemmArgs& args) {
+  DecodeStepPlan p;
   CountSteps(args, &p);
   p.body_parts = Math::kNibbles ? 1 : 2;
   p.body_bytes = Math::kNibbles ? args.body() / 2 : args.body();
@@ -45,7 +45,7 @@ DecodePlan MakeDecodePlan(const GemmArgs& args) {
 }
 
 template <class Math, int kTiles, Segments kSegments>
-cudaError_t LaunchDecodeTiles(const DecodePlan& plan, cudaStream_t stream) {
+cudaError_t LaunchDecodeTiles(const DecodeStepPlan& plan, cudaStream_t stream) {
   constexpr bool kWhole = kSegments == Segments::kWhole || kSegments == Segments::kMixed;
   auto* kernel = DecodeKernel<Math, kTiles, kSegments>;
   const int shared_bytes = kDecodeWarps * kStages * kStageBytes + (kWhole ? 0 : 2 * ScaleBytes(plan)) +
@@ -74,7 +74,7 @@ cudaError_t LaunchDecodeTiles(const DecodePlan& plan, cudaStream_t stream) {
 // By the number of tokens, at most 32 in a block; more take several rows of blocks.
 template <class Math, Segments kSegments>
 cudaError_t LaunchDecodeBy(const GemmArgs& args, cudaStream_t stream) {
-  const DecodePlan plan = MakeDecodePlan<Math>(args);
+  const DecodeStepPlan plan = MakeDecodeStepPlan<Math>(args);
   if (args.m <= 8) return LaunchDecodeTiles<Math, 1, kSegments>(plan, stream);
   if (args.m <= 16) return LaunchDecodeTiles<Math, 2, kSegments>(plan, stream);
   return LaunchDecodeTiles<Math, 4, kSegments>(plan, stream);
@@ -83,7 +83,7 @@ cudaError_t LaunchDecodeBy(const GemmArgs& args, cudaStream_t stream) {
 // The rarer ways to cut segments have only one size of kernel.
 template <class Math, Segments kSegments>
 cudaError_t LaunchDecodeRare(const GemmArgs& args, cudaStream_t stream) {
-  return LaunchDecodeTiles<Math, 2, kSegments>(MakeDecodePlan<Math>(args), stream);
+  return LaunchDecodeTiles<Math, 2, kSegments>(MakeDecodeStepPlan<Math>(args), stream);
 }
 
 template <class Math>

@@ -14,7 +14,7 @@ constexpr int kStages = 5;
 constexpr int kRowBytes = 64;  // of a stage
 constexpr int kStageBytes = kTileRows * kRowBytes;
 
-struct DecodePlan : StepPlan {
+struct DecodeStepPlan : StepPlan {
   int body_parts = 1;                           // stages of a body step: 1 for nibbles, 2 for bytes. Outliers have 2
   int body_bytes = 0;                           // of a weight row
   int parts = 1, segments = 1;                  // segments in a step and, if they are shorter than a step, in the body
@@ -38,12 +38,12 @@ struct DecodePlan : StepPlan {
 };
 
 // Of one tile's weight scales in shared memory.
-constexpr int ScaleBytes(const DecodePlan& plan) { return (kTileRows * 2 * plan.b_scales + 127) / 128 * 128; }
+constexpr int ScaleBytes(const DecodeStepPlan& plan) { return (kTileRows * 2 * plan.b_scales + 127) / 128 * 128; }
 
 // One warp's weights, for the block's tiles, which are gridDim.x apart.
 class WeightRing {
  public:
-  __device__ __forceinline__ WeightRing(const DecodePlan& plan, uint8_t* stages, int begin, int end)
+  __device__ __forceinline__ WeightRing(const DecodeStepPlan& plan, uint8_t* stages, int begin, int end)
       : plan_(plan), stages_(stages), begin_(begin), end_(end) {
     tile_ = begin < end ? static_cast<int>(blockIdx.x) : plan.tiles;
     step_ = begin;
@@ -93,7 +93,7 @@ class WeightRing {
     if (++step_ >= end_) step_ = begin_, tile_ += gridDim.x;
   }
 
-  const DecodePlan& plan_;
+  const DecodeStepPlan& plan_;
   uint8_t* stages_;
   int begin_, end_;
   int tile_, step_, part_ = 0;  // to ask for next
@@ -101,7 +101,7 @@ class WeightRing {
 };
 
 // The block copies the weight scales of a tile's rows, which are there after the next __syncthreads.
-__device__ __forceinline__ void CopyScales(const DecodePlan& plan, int tile, uint16_t* to) {
+__device__ __forceinline__ void CopyScales(const DecodeStepPlan& plan, int tile, uint16_t* to) {
   if (tile >= plan.tiles) return;
   const int rows = min(kTileRows, plan.args.n - tile * kTileRows);
   const uint16_t* from = plan.args.b_scale + static_cast<int64_t>(tile) * kTileRows * plan.b_scales;

@@ -55,6 +55,9 @@ constexpr bool WholeSteps(const GemmArgs& args, int step = 128) {
   return args.segments() == 1 || (args.segment() % step == 0 && (unit & (unit - 1)) == 0);
 }
 
+// Up to this many tokens reading the weights takes longer than multiplying them.
+constexpr int64_t kReadBoundTokens = 64;
+
 // One kernel, as the choice and the force variable see it. Tables are ordered: the first that prefers the product is
 // taken.
 struct GemmKernel {

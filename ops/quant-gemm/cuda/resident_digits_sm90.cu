@@ -158,26 +158,16 @@ cudaError_t LaunchDigits(const GemmArgs& args, cudaStream_t stream) {
   auto* kernel = ResidentDigitKernel<T, kTokens, kRowTiles>;
   const ResidentPlan plan = MakePlan(args, 2);
   const int shared_bytes = DigitLayoutOf(plan, kRows).bytes;
-  cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   // Room for more blocks, of this kernel or the next.
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   CUtensorMap weights{};
   const auto row_bytes = static_cast<uint64_t>(args.k) / 2;
   if (e == cudaSuccess) {
     e = MakeTensorMap({args.b, static_cast<uint64_t>(args.n), row_bytes, row_bytes, kRows, kBoxBytes}, &weights);
   }
   if (e != cudaSuccess) return e;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  launch.numAttrs = 1;
-  launch.attrs = &attribute;
-  launch.gridDim = dim3(static_cast<unsigned>((args.n + kRows - 1) / kRows));
-  launch.blockDim = dim3(kThreads);
-  launch.dynamicSmemBytes = shared_bytes;
-  launch.stream = stream;
-  return cudaLaunchKernelEx(&launch, kernel, plan, weights);
+  const int blocks = (args.n + kRows - 1) / kRows;
+  return LaunchClusters(kernel, {blocks, 1, kThreads, static_cast<size_t>(shared_bytes)}, stream, plan, weights);
 }
 
 template <class T, int kTokens>

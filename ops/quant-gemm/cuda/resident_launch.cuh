@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/tensor_map.h"
 #include "ops/quant-gemm/cuda/resident_sm90.cuh"
 
@@ -61,9 +62,8 @@ cudaError_t LaunchShape(const GemmArgs& args, cudaStream_t stream) {
   auto* kernel = ResidentKernel<Math, kRowTiles, kWhole>;
   const ResidentPlan plan = MakePlan(args, Math::kActivationBytes);
   const int shared_bytes = SharedBytes(plan, kRowTiles), blocks = (args.n + 16 * kRowTiles - 1) / (16 * kRowTiles);
-  cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   // Room for more blocks, of this kernel or the next.
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   CUtensorMap weights{}, outliers{};
   const auto map = [&args](const void* base, int64_t bytes, CUtensorMap* out) {
     ByteMatrix matrix;
@@ -77,17 +77,8 @@ cudaError_t LaunchShape(const GemmArgs& args, cudaStream_t stream) {
   if (e == cudaSuccess) e = map(args.b, Math::kNibbles ? args.body() / 2 : args.body(), &weights);
   if (e == cudaSuccess && args.outliers) e = map(args.b_outlier, args.outliers, &outliers);
   if (e != cudaSuccess) return e;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  launch.numAttrs = 1;
-  launch.attrs = &attribute;
-  launch.gridDim = dim3(blocks);
-  launch.blockDim = dim3(kThreads);
-  launch.dynamicSmemBytes = shared_bytes;
-  launch.stream = stream;
-  return cudaLaunchKernelEx(&launch, kernel, plan, weights, outliers);
+  return LaunchClusters(kernel, {blocks, 1, kThreads, static_cast<size_t>(shared_bytes)}, stream, plan, weights,
+                        outliers);
 }
 
 template <class Math, bool kWhole>

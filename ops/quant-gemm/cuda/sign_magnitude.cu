@@ -1,6 +1,7 @@
 // One pass, 16 bytes a thread. The product's kernel starts while this one ends (programmatic launch).
 #include <algorithm>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/ptx.cuh"
 #include "ops/quant-gemm/cuda/sign_magnitude.h"
 
@@ -9,8 +10,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kChunk = 16;
-// From here on a pass over the activations costs less than the int8 kernel's slower products.
-constexpr int64_t kFewTokens = 64;
 
 // Four codes -8 ... 7, a byte each, as sign and magnitude.
 __device__ __forceinline__ uint32_t SignMagnitude(uint32_t codes) {
@@ -36,7 +35,8 @@ __global__ __launch_bounds__(kThreads) void SignMagnitudeKernel(const uint4* fro
 }  // namespace
 
 size_t SignMagnitudeBytes(const GemmArgs& args, int arch) {
-  if (arch != 90 || args.a_format != Format::kS4 || args.weight_format != Format::kS4 || args.m <= kFewTokens) return 0;
+  if (arch != 90 || args.a_format != Format::kS4 || args.weight_format != Format::kS4) return 0;
+  if (args.m <= kReadBoundTokens) return 0;  // fewer: a pass over the activations costs more than the int8 products
   if (args.k % kChunk != 0 || args.outliers % kChunk != 0 || reinterpret_cast<uintptr_t>(args.a) % kChunk != 0) {
     return 0;
   }
@@ -49,17 +49,10 @@ cudaError_t LaunchSignMagnitude(GemmArgs* args, void* scratch, cudaStream_t stre
   const int row_chunks = args->k / kChunk;
   const int64_t chunks = args->m * row_chunks;
   constexpr int64_t kMostBlocks = 132 * 8;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(static_cast<unsigned>(std::min((chunks + kThreads - 1) / kThreads, kMostBlocks)));
-  launch.blockDim = dim3(kThreads);
-  launch.stream = stream;
-  launch.attrs = &attribute;
-  launch.numAttrs = 1;
-  const cudaError_t launched = cudaLaunchKernelEx(&launch, SignMagnitudeKernel, static_cast<const uint4*>(args->a),
-                                                  chunks, row_chunks, args->body(), static_cast<uint4*>(scratch));
+  const auto blocks = static_cast<int>(std::min((chunks + kThreads - 1) / kThreads, kMostBlocks));
+  const cudaError_t launched =
+      LaunchGrid(SignMagnitudeKernel, {blocks, 1, kThreads}, stream, static_cast<const uint4*>(args->a), chunks,
+                 row_chunks, args->body(), static_cast<uint4*>(scratch));
   args->a = scratch;
   args->a_format = Format::kS4E4M3;
   return launched;

@@ -68,25 +68,13 @@ inline cudaError_t MakeMaps(const GemmArgs& args, bool nibbles, int activation_b
 template <class Kernel, class Plan>
 cudaError_t LaunchStreaming(Kernel* kernel, const Plan& plan, const StreamMaps& maps, int tokens, int threads,
                             int shared_bytes, cudaStream_t stream) {
-  cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   // Room for a second block, of this kernel or the next.
-  if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   if (e != cudaSuccess) return e;
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = plan.split;
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t launch{};
-  launch.numAttrs = plan.split > 1 ? 2 : 1;
-  launch.attrs = attributes;
-  launch.gridDim = dim3((plan.args.n + kBlockRows - 1) / kBlockRows * plan.split,
-                        static_cast<unsigned>((plan.args.m + tokens - 1) / tokens));
-  launch.blockDim = dim3(threads);
-  launch.dynamicSmemBytes = shared_bytes;
-  launch.stream = stream;
-  return cudaLaunchKernelEx(&launch, kernel, plan, maps.weights, maps.outliers, maps.activations);
+  const int clusters = (plan.args.n + kBlockRows - 1) / kBlockRows;
+  const auto rows = static_cast<int>((plan.args.m + tokens - 1) / tokens);
+  return LaunchClusters(kernel, {clusters, plan.split, threads, static_cast<size_t>(shared_bytes), rows}, stream, plan,
+                        maps.weights, maps.outliers, maps.activations);
 }
 
 template <class Math, int kTiles>

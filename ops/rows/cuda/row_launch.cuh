@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/rows/cuda/row_quantize.cuh"
 
 namespace lowbit::cuda {
@@ -59,18 +60,9 @@ cudaError_t LaunchRows(Kernel* kernel, int threads, size_t shared_bytes, int64_t
   if (e == cudaSuccess) e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout);
   if (e == cudaSuccess) e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, shared_bytes);
   if (e != cudaSuccess) return e;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  launch.gridDim =
-      dim3(static_cast<unsigned>(std::min<int64_t>(work, static_cast<int64_t>(sms) * std::max(per_sm, 1) * waves)));
-  launch.blockDim = dim3(static_cast<unsigned>(threads));
-  launch.dynamicSmemBytes = shared_bytes;
-  launch.stream = stream;
-  launch.attrs = &attribute;
-  launch.numAttrs = early && major >= 9 ? 1 : 0;
-  return cudaLaunchKernelEx(&launch, kernel, args, target);
+  const int64_t room = static_cast<int64_t>(sms) * std::max(per_sm, 1) * waves;
+  const auto blocks = static_cast<int>(std::min(work, room));
+  return LaunchGrid(kernel, {blocks, 1, threads, shared_bytes, 1, early && major >= 9}, stream, args, target);
 }
 
 template <class Fn>
