@@ -47,6 +47,13 @@ def share(method, shape):
     return 100 * weight_bytes(method, shape) / shape["us"][method] / 1e3 / copy
 
 
+def share_of_read(method, shape):
+    """Of what a kernel reaches that only reads as many bytes, per cent; it read those of the nearest width."""
+    read = "read_8bit" if method in ("w8a8", "e4m3_e4m3") else "read_4bit"
+    rate = shape["read_bytes"][read] / shape["us"][read]
+    return 100 * weight_bytes(method, shape) / shape["us"][method] / rate
+
+
 def name(shape):
     return f"{shape['M']}, {shape['K']}, {shape['N']}"
 
@@ -104,13 +111,26 @@ table(
     [[name(s), *(cell(m, s, lambda m, s: f"{s['us'][m]:.1f} ({tops(m, s):.0f})") for m in methods)] for s in shapes],
 )
 
+READS = {"read_4bit": "plain read, 4 bits", "read_8bit": "plain read, 8 bits"}
+
+
+def few_cell(method, shape):
+    of_read = f" ({share_of_read(method, shape):.0f})" if "read_4bit" in shape["us"] else ""
+    return f"{share(method, shape):.0f}{of_read}"
+
+
+def read_cell(read, shape):
+    us = shape["us"][read]
+    return f"{us:.1f} µs, {100 * shape['read_bytes'][read] / us / 1e3 / copy:.0f}"
+
+
 print("""## Few tokens
 
-Bytes of weights and scales a second, per cent of the copy bandwidth:
+Bytes of weights and scales a second, per cent of the copy bandwidth (in brackets: of what a kernel reaches that only reads as many bytes and depends on nothing, in the same graphs and the same run):
 """)
 table(
-    ["M, K, N", *OURS.values()],
-    [[name(s), *(cell(m, s, lambda m, s: f"{share(m, s):.0f}") for m in OURS)] for s in shapes if s["M"] <= FEW],
+    ["M, K, N", *OURS.values(), *READS.values()],
+    [[name(s), *(cell(m, s, few_cell) for m in OURS), *(cell(r, s, read_cell) for r in READS)] for s in shapes if s["M"] <= FEW],
 )
 
 print(f"""## Beside the peers

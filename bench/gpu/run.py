@@ -82,6 +82,19 @@ def ours(w, m, a_form, kernel=None, split=0, a_group=None):
     return call
 
 
+def reads(copies, size):
+    """Calls of a kernel that only reads `size` bytes, `copies` of them one after the other."""
+    size -= size % 16
+    flat = torch.randint(-128, 128, (copies, size), device=dev, dtype=torch.int8)
+
+    def call(i):
+        e = lib.bench_read(ptr(flat[i % copies]), ctypes.c_int64(size), ptr(None), stream())
+        if e != 0:
+            raise RuntimeError(f"bench_read gave {e}")
+
+    return call
+
+
 def peers(m, n, k, copies):
     x = torch.randn(m, k, device=dev, dtype=torch.half)
     ws = [torch.randn(n, k, device=dev, dtype=torch.half) * 0.02 for _ in range(copies)]
@@ -124,10 +137,13 @@ for k, n in shapes:
         makers["e2m1_e4m3"] = lambda: ours(fp4, m, "e4m3", a_group=0)
         makers["e2m1_pow2"] = lambda: ours(pow2, m, "e4m3", a_group=0)
         makers["e4m3_e4m3"] = lambda: ours(fp8, m, "e4m3", a_group=0)
+        if m <= 16:
+            makers["read_4bit"] = lambda: reads(copies, atom.bytes)
+            makers["read_8bit"] = lambda: reads(few, channel.bytes)
         flop = 2e-6 * m * n * k
         calls = max(4, min(2 * copies, int(3e3 / max(flop / 6e2, 5))))
         t = measure(makers, calls, 7)
-        row = {"M": m, "K": k, "N": n, "us": t, "atom_bytes": atom.bytes,
+        row = {"M": m, "K": k, "N": n, "us": t, "atom_bytes": atom.bytes, "read_bytes": {"read_4bit": atom.bytes, "read_8bit": channel.bytes},
                "kernel": lib.bench_choice(ctypes.c_int64(m), n, k, 128, 128, 128, FORMATS["s4"], FORMATS["s4_e4m3"]).decode()}
         result["gemm"].append(row)
         text = " ".join(f"{name} {us:.1f}us({flop / us:.0f}T)" for name, us in t.items())
