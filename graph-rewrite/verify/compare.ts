@@ -51,9 +51,11 @@ export interface Comparison {
   readonly top1Agreement: number;
   readonly tokens: number;
   readonly layers: readonly LayerError[];
+  /** Rewritten layers in branches that no run took. */
+  readonly notRun: number;
 }
 
-/** Runs two models on the same feeds and compares their scores, and the output of every rewritten layer. */
+/** Runs two models on the same feeds and compares their scores, and the output of every rewritten layer that runs. */
 export async function compareModels(options: CompareOptions): Promise<Comparison> {
   const { reference, rewritten, layerRuns = 2 } = options;
   const scores = await compareLogits(options);
@@ -61,14 +63,17 @@ export async function compareModels(options: CompareOptions): Promise<Comparison
   const feeds = take(options.feeds, layerRuns);
   const layers: LayerError[] = [];
   const found = batches(pairs, rowsOf(feeds), options.layerBytes ?? 256 * 2 ** 20);
+  let done = 0;
   for (const batch of found) {
     layers.push(...(await compareLayers(batch, feeds, options)));
-    options.onProgress?.({ stage: 'compare layers', done: layers.length, total: found.flat().length });
+    done += batch.length;
+    options.onProgress?.({ stage: 'compare layers', done, total: pairs.length });
   }
-  return { ...scores, layers };
+  const all = pairs.reduce((sum, { parts }) => sum + parts.length, 0);
+  return { ...scores, layers, notRun: all - layers.length };
 }
 
-async function compareLogits(options: CompareOptions): Promise<Omit<Comparison, 'layers'>> {
+async function compareLogits(options: CompareOptions): Promise<Omit<Comparison, 'layers' | 'notRun'>> {
   const { reference, rewritten, feeds, total = 0, onProgress, signal } = options;
   const logits = describeTextModel(modelIo(reference)).logits;
   if (!rewritten.graph.outputs.some((value) => value.name === logits))
@@ -84,8 +89,8 @@ async function compareLogits(options: CompareOptions): Promise<Omit<Comparison, 
   await withSessions(options, [], [], async (runReference, runTest) => {
     for (const feed of feeds) {
       throwIfAborted(signal, 'comparison');
-      const [a, b] = [await runReference(feed, [logits]), await runTest(feed, [logits])];
-      addLogits(a[logits]!, b[logits]!, signalError, distribution);
+      const [[a], [b]] = [await runReference(feed, [logits]), await runTest(feed, [logits])];
+      addLogits(a!, b!, signalError, distribution);
       done++;
       onProgress?.({ stage: 'compare', done, total: Math.max(total, done) });
     }
@@ -124,36 +129,37 @@ async function compareLayers(
   await withSessions(options, references, tests, async (runReference, runTest) => {
     for (const feed of feeds) {
       throwIfAborted(options.signal, 'comparison');
-      const a = await runReference(
-        feed,
-        references.map(({ name }) => name),
-      );
-      const b = await runTest(
-        feed,
-        tests.map(({ name }) => name),
-      );
+      const a = byValue(references, await runReference(feed, references));
+      const b = byValue(tests, await runTest(feed, tests));
       for (const { node, test, parts } of batch) {
         for (const part of parts) {
-          addLayer(a[part.reference.name]!, b[test.name]!, part, errors.get(part)!);
+          const [expected, product] = [a.get(part.reference)!, b.get(test)!];
+          if (expected.size === 0 && product.size === 0) continue; // of a branch that did not run
+          addLayer(expected, product, part, errors.get(part)!);
           if (!part.linear || sources.has(part) || !node.is('QuantGemm', 'lowbit')) continue;
           const { x, name } = part.linear;
-          sources.set(part, errorSources(node, part, part.linear, floatsOf(a[x.name]!, name)));
+          sources.set(part, errorSources(node, part, part.linear, floatsOf(a.get(x)!, name)));
         }
       }
     }
   });
   return batch.flatMap(({ node, parts }) =>
-    parts.map((part) => ({
-      ...{ site: part.site, node: node.name, sqnrDb: errors.get(part)!.sqnrDb },
-      ...sources.get(part),
-    })),
+    parts.flatMap((part) => {
+      const error = errors.get(part)!;
+      if (error.isEmpty) return [];
+      return [{ ...{ site: part.site, node: node.name, sqnrDb: error.sqnrDb }, ...sources.get(part) }];
+    }),
   );
 }
+
+const byValue = (values: readonly Value[], tensors: readonly Tensor[]): Map<Value, Tensor> =>
+  new Map(values.map((value, i) => [value, tensors[i]!]));
 
 /** What a layer's comparison reads of the float model: its result and its input. */
 const valuesOf = ({ reference, linear }: LayerPart): Value[] => [reference, ...(linear ? [linear.x] : [])];
 
-type Run = (feed: Feeds, fetches: readonly string[]) => Promise<Record<string, Tensor>>;
+/** Gives the outputs that are asked for by name, or the exposed values. */
+type Run = (feed: Feeds, fetches: readonly (string | Value)[]) => Promise<Tensor[]>;
 
 /** Opens both models with more outputs and closes them after the work. */
 async function withSessions(
@@ -165,10 +171,14 @@ async function withSessions(
   const sessions: ModelSession[] = [];
   const quantized = quantizedFeeds(rewritten);
   const open = async (model: Model, values: readonly Value[]): Promise<Run> => {
-    const restore = exposeValues(model, values);
+    const { nameOf, restore } = exposeValues(model, values);
     const session = await openModel(model, createSession).finally(restore);
     sessions.push(session);
-    return async (feed, fetches) => (await session.run(feed, fetches)) as Record<string, Tensor>;
+    return async (feed, fetches) => {
+      const names = fetches.map((each) => (typeof each === 'string' ? each : nameOf(each)));
+      const outputs = await session.run(feed, names);
+      return names.map((name) => outputs[name] as Tensor);
+    };
   };
   try {
     const runTest = await open(rewritten, tests);

@@ -1,5 +1,6 @@
 /** Which values of a rewritten model stand for which values of the float model. */
 import type { LinearSite } from '../analyze/sites.js';
+import type { Graph } from '../ir/graph.js';
 import type { Model } from '../ir/model.js';
 import type { Node } from '../ir/node.js';
 import type { Value } from '../ir/value.js';
@@ -26,24 +27,40 @@ export interface LayerPart {
 }
 
 /**
- * The rewritten layers of the main graph, in graph order. Layers that the float model does not have are left out.
+ * The rewritten layers of the main graph, in graph order, and behind them those of the branches of its Ifs. Layers that the float model does not have
+ * are left out.
  * @param linears those of the float model
  */
 export function layerPairs(reference: Model, rewritten: Model, linears: readonly LinearSite[] = []): LayerPair[] {
-  const linearOf = new Map(linears.map((linear) => [linear.name, linear]));
-  return rewritten.graph.nodes.flatMap((node) => {
+  return pairsOf(reference.graph, rewritten.graph, linears);
+}
+
+function pairsOf(reference: Graph, rewritten: Graph, linears: readonly LinearSite[]): LayerPair[] {
+  const own = rewritten.nodes.flatMap((node) => {
     const test = node.output(0);
-    const parts = partsOf(reference, node).map((part) => ({ ...part, linear: linearOf.get(part.site) }));
+    const parts = partsOf(reference, node, linears);
     return test && parts.length > 0 ? [{ node, test, parts }] : [];
+  });
+  const branches = rewritten.nodes.filter((node) => node.is('If'));
+  return [...own, ...branches.flatMap((node) => branchPairs(reference, node, linears))];
+}
+
+/** The rewriter leaves an If as it is, with other nodes in its branches. */
+function branchPairs(reference: Graph, node: Node, linears: readonly LinearSite[]): LayerPair[] {
+  const float = reference.nodes.find(({ name }) => name === node.name);
+  return [...node.attributes].flatMap(([name, test]) => {
+    const branch = float?.attributes.get(name);
+    return test.type === 'graph' && branch?.type === 'graph' ? pairsOf(branch.value, test.value, linears) : [];
   });
 }
 
-function partsOf(reference: Model, node: Node): LayerPart[] {
+function partsOf(reference: Graph, node: Node, linears: readonly LinearSite[]): LayerPart[] {
   const parts: LayerPart[] = [];
   let start = 0;
   for (const { site, output, channels, order, factors } of readCorrespondence(node)) {
-    const value = reference.graph.ownValue(output);
-    if (value?.producer) parts.push({ site, reference: value, start, channels, order, factors });
+    const value = reference.ownValue(output);
+    const linear = linears.find(({ name, graph }) => name === site && graph === reference);
+    if (value?.producer) parts.push({ site, linear, reference: value, start, channels, order, factors });
     start += channels;
   }
   return parts;

@@ -5,6 +5,7 @@ import { argmax } from '../../native/js/lm/sample.js';
 export class SignalError {
   #signal = 0;
   #error = 0;
+  #isEmpty = true;
 
   /**
    * Adds rows of [columns].
@@ -12,6 +13,7 @@ export class SignalError {
    * @param factors column k of `reference` is factors[k] times what `test` holds
    */
   add(reference: Float32Array, test: Float32Array, columns: number, order?: Int32Array, factors?: Float32Array): void {
+    if (reference.length > 0) this.#isEmpty = false;
     for (let start = 0; start < reference.length; start += columns) {
       for (let i = 0; i < columns; i++) {
         const k = order ? order[i]! : i;
@@ -21,6 +23,11 @@ export class SignalError {
         this.#error += difference * difference;
       }
     }
+  }
+
+  /** Whether nothing was added. */
+  get isEmpty(): boolean {
+    return this.#isEmpty;
   }
 
   /** Signal-to-quantization-noise ratio, 10·log10(Σ reference² / Σ error²); Infinity without error, NaN if a value was not finite. */

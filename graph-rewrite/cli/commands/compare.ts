@@ -24,10 +24,10 @@ export async function run(context: Context, args: readonly string[], options: To
     onProgress: context.progress,
     signal: context.signal,
   });
-  const { sqnrDb, klDivergence, top1Agreement, tokens } = compared;
+  const { sqnrDb, klDivergence, top1Agreement, tokens, notRun } = compared;
   const layers = compared.layers.map(({ site, ...each }) => ({ name: site, ...each }));
   const seconds = (performance.now() - started) / 1000;
-  context.result({ reference, model, sqnrDb, klDivergence, top1Agreement, tokens, seconds, layers }, () =>
+  context.result({ reference, model, sqnrDb, klDivergence, top1Agreement, tokens, seconds, layers, notRun }, () =>
     [
       ...(layers.length > 0
         ? [
@@ -43,6 +43,7 @@ export async function run(context: Context, args: readonly string[], options: To
             '',
           ]
         : []),
+      ...(notRun > 0 ? [`${notRun} layers are in branches that no run took`, ''] : []),
       `logits: SQNR ${sqnrDb.toFixed(2)} dB, KL divergence ${klDivergence.toFixed(4)} nats, same first choice for ${(100 * top1Agreement).toFixed(2)} %`,
       `${tokens} tokens, ${formatSeconds(seconds)}`,
     ].join('\n'),
