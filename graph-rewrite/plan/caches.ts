@@ -1,16 +1,46 @@
 /** Decides about key and value caches. */
 import { kvRowBytes } from '../../ops/formats/kv.js';
+import type { Model, Node, Value } from '../ir/index.js';
 import type { Analysis, CachedAttention, CacheSite } from '../analyze/sites.js';
 import { byteLength } from '../onnx/dtype.js';
 import type { KvSettings, Recipe } from '../recipes/recipe.js';
 import { kvSettings } from '../recipes/resolve.js';
 import type { PlanCache } from './plan.js';
 
-/** One decision for each attention; undefined when the recipe leaves caches alone. */
-export function decideCaches(analysis: Analysis, recipe: Recipe): PlanCache[] | undefined {
+/** One decision for each attention, and one for caches that no known attention reads; undefined when the recipe leaves caches alone. */
+export function decideCaches(analysis: Analysis, recipe: Recipe, model: Model): PlanCache[] | undefined {
   const settings = kvSettings(recipe);
   if (settings.bits === 0) return undefined;
-  return analysis.caches.map((cache) => decide(cache, settings, analysis));
+  return [...analysis.caches.map((cache) => decide(cache, settings, analysis)), ...unreadCaches(analysis, model)];
+}
+
+const cacheName = /past.*(key|value)|(key|value|[kv])_cache|cache_(key|value|[kv])/i;
+
+/** What looks like a cache of keys or values, but leads to no attention that analysis knows. */
+function unreadCaches({ attentions }: Analysis, { graph }: Model): PlanCache[] {
+  const known = new Set<Node | undefined>(attentions.flatMap(({ node, o }) => [node, o?.node]));
+  const leads = (input: Value): boolean => {
+    const seen = new Set([input]);
+    for (const { uses } of seen)
+      for (const { node } of uses) {
+        if (known.has(node)) return true;
+        if (!node.is('Shape')) for (const output of node.outputs) if (output) seen.add(output);
+      }
+    return false;
+  };
+  const unread = graph.inputs.filter((input) => {
+    const isCache = cacheName.test(input.name) && input.shape?.length === 4 && /float/.test(input.dtype ?? '');
+    return isCache && !leads(input);
+  });
+  const [first] = unread;
+  if (!first) return [];
+  const reader = first.uses.find(({ node }) => !node.is('Shape'))?.node;
+  const more = unread.length - 1;
+  const rest = more > 0 ? `, and ${more} more ${more > 1 ? 'caches' : 'cache'} like it` : '';
+  const found = reader ? `${reader.opType} "${reader.name}" reads it` : 'nothing reads it';
+  return [
+    { site: first.name, decision: 'keep', reason: `${found}, no attention that is known${rest}`, expected: false },
+  ];
 }
 
 function decide(cache: CacheSite, settings: KvSettings, analysis: Analysis): PlanCache {

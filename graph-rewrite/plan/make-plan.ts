@@ -58,7 +58,7 @@ export function* planSteps(
   model: Model,
 ): Steps<Plan> {
   const { batches, kept } = resolveSites(analysis, recipe);
-  const caches = decideCaches(analysis, recipe);
+  const caches = decideCaches(analysis, recipe, model);
   const useful = caches?.some((cache) => cache.decision === 'quantize') ?? false;
   if (batches.length === 0 && !useful) throw nothingToDo(analysis, model, caches);
   const quantized = new Set(batches.flatMap((batch) => batch.members.map(({ site }) => site)));

@@ -99,6 +99,20 @@ describe('plan: key and value caches', () => {
     });
   }
 
+  it('that no known attention reads are named', () => {
+    const test = new TestGraph(21);
+    const rows = test.op('MatMul', [test.input('x', ['b', 's', 64]), test.weight('w', [64, 64])], { name: 'layer' });
+    const past = ['key', 'value'].map((kind) => test.input(`past_key_values.0.${kind}`, ['b', 4, 't', 16]));
+    const options = { domain: 'com.microsoft', name: 'sparse' };
+    test.output(test.op('SparseAttention', [rows, rows, rows, ...past], options), ['b', 's', 64]);
+    const [cache, ...more] = planOf(test.model, withSettings(findRecipe('w8a8'), ['kv.bits=4'])).caches!;
+    equal(more.length, 0);
+    deepEqual(cache, {
+      ...{ site: 'past_key_values.0.key', decision: 'keep', expected: false },
+      reason: 'SparseAttention "sparse" reads it, no attention that is known, and 1 more cache like it',
+    });
+  });
+
   it('make a plan even when every layer stays float; nothing to do is an error', () => {
     equal(planOf(groupQuery()).sites.length, 0);
     throws(() => planOf(groupQuery({ size: 24 })), /no linear layers/);
