@@ -4,7 +4,7 @@
 usage: attention.py LIBRARY OUT.json [--quick]
 
 Caches are in place and rotate through copies (300 MB and more) so that L2 does not hold them. Bytes are codes and
-parameters of keys and values.
+parameters of keys and values; `read` is a kernel that reads them and does nothing else, in the same chain of launches.
 """
 import ctypes
 import json
@@ -52,6 +52,19 @@ class Case:
 
         return lambda: call
 
+    def read(self):
+        """The same bytes by a kernel that only reads them."""
+        codes = self.codes[0][0].numel()
+        never = torch.empty(1, dtype=torch.int32, device=dev)
+
+        def call(i):
+            (kc, vc), (kp, vp) = self.codes[i % self.copies], self.params[i % self.copies]
+            e = lib.bench_kv_read(ptr(kc), ptr(kp), ptr(vc), ptr(vp), ctypes.c_size_t(codes), ctypes.c_size_t(2 * kp.numel()), ptr(never), stream())
+            if e != 0:
+                raise RuntimeError(f"bench_kv_read gave {e}")
+
+        return lambda: call
+
     def torch(self):
         batch, tokens, rows, heads, kv_heads, dim, _ = self.shape
         copies = max(2, int(3e8 / (4 * batch * kv_heads * rows * dim)))
@@ -77,13 +90,13 @@ for kv_heads in (32, 8):
             continue
         for batch, rows in decode:
             case = Case(batch, 1, rows, 32, kv_heads, 128, bits)
-            makers = {"pre": case.ours(2, 0), "post": case.ours(2, 1), "pre_append": case.ours(3, 0), "append": case.ours(1, 0)}
+            makers = {"pre": case.ours(2, 0), "post": case.ours(2, 1), "pre_append": case.ours(3, 0), "append": case.ours(1, 0), "read": case.read()}
             if bits == 4:
                 makers["torch_f16"] = case.torch()
             t = measure(makers, max(case.copies, 8), 9)
             row = dict(batch=batch, context=rows, heads=32, kv_heads=kv_heads, bits=bits, bytes=case.bytes, us=t)
             result["decode"].append(row)
-            text = " ".join(f"{n} {us:.1f}us" + (f"={100 * case.bytes / us / 1e3 / copy:.0f}%" if n in ("pre", "post") else "") for n, us in t.items())
+            text = " ".join(f"{n} {us:.1f}us" + (f"={100 * case.bytes / us / 1e3 / copy:.0f}%" if n in ("pre", "post", "read") else "") for n, us in t.items())
             ratio = f" {t['torch_f16'] / t['pre_append']:.2f}x torch" if "torch_f16" in t else ""
             print(f"decode b{batch} t{rows} 32/{kv_heads} u{bits} | {text}{ratio}", flush=True)
             del case

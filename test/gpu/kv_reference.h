@@ -1,6 +1,7 @@
 // QuantKvAttention on the host: a case, its random inputs, the cache bit for bit and attention in double over the
 // dequantized cache. Compiled with -ffp-contract=off.
 #pragma once
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <algorithm>

@@ -127,6 +127,8 @@ __device__ __forceinline__ void PrefetchL2(const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 #endif
 }
+// The line that this address is in.
+__device__ __forceinline__ void PrefetchL2(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 // `bytes` from global to shared memory by the copy engine; addresses and size are multiples of 16.
 __device__ __forceinline__ void BulkLoad(uint64_t* barrier, void* to, const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
@@ -245,12 +247,6 @@ __device__ __forceinline__ void StoreRemoteAsync(uint32_t to, uint32_t barrier, 
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
       "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]), "r"(barrier)
       : "memory");
-}
-// The same of 8 bytes.
-__device__ __forceinline__ void StoreRemoteAsync(uint32_t to, uint32_t barrier, const uint32_t (&v)[2]) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to),
-               "r"(v[0]), "r"(v[1]), "r"(barrier)
-               : "memory");
 }
 // The address, in the cluster's shared memory, of the same variable in block `rank`.
 __device__ __forceinline__ uint32_t ClusterAddress(const void* p, uint32_t rank) {

@@ -81,6 +81,9 @@ __device__ __forceinline__ void QuantizeKvRow(const KvArgs& args, bool there, co
 template <class T, int kBits, int kLanes, int kChunks>
 __global__ __launch_bounds__(kThreads) void AppendKernel(const __grid_constant__ KvArgs args) {
   LetNextKernelStartIfAny();
+  if (blockIdx.x == 0) {
+    for (int i = threadIdx.x; i < args.zeros; i += kThreads) static_cast<uint32_t*>(args.scratch)[i] = 0;
+  }
   const int64_t task = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) / kLanes;
   const int64_t token = task / args.kv_heads;
   const int head = static_cast<int>(task % args.kv_heads);
@@ -179,7 +182,15 @@ cudaError_t LaunchKvAppend(const KvArgs& args, cudaStream_t stream) {
   cudaError_t e = BringOver(args, args.past_k, args.present_k, stream);
   if (e == cudaSuccess) e = BringOver(args, args.past_v, args.present_v, stream);
   if (e != cudaSuccess) return e;
-  return args.type == DType::kF16 ? AppendType<__half>(args, stream) : AppendType<float>(args, stream);
+  switch (args.type) {
+    case DType::kF16:
+      return AppendType<__half>(args, stream);
+    case DType::kBF16:
+      return AppendType<__nv_bfloat16>(args, stream);
+    case DType::kF32:
+      return AppendType<float>(args, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace lowbit::cuda

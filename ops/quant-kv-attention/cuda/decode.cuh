@@ -1,5 +1,5 @@
 // Attention of a few queries over a long cache: each code is read once, through shared memory into the fragments of
-// mma.sync. A warp takes 16 keys a step; warps and the blocks of a cluster divide a sequence's keys and merge their
+// mma.sync. A warp takes 16 keys a step; warps and the blocks of a group divide a sequence's keys and merge their
 // running softmaxes at the end, in a fixed order.
 //
 // Products are transposed, so that queries are mma's 8 columns: scores^T = K . q^T, y^T = V^T . weights^T. A code c in
@@ -17,23 +17,65 @@ namespace lowbit::cuda {
 
 constexpr int kDecodeRows = 8;   // queries of a block: mma's columns
 constexpr int kDecodeKeys = 16;  // of a step: mma's rows
-constexpr int kMaxSplit = 8;     // blocks of a cluster
+constexpr int kMaxSplit = 32;    // blocks of a group
+constexpr int kSharedSplit = 8;  // of these, so many at least are worth it for sharing tables
 constexpr float kNoScore = -1e30f;
+
+// Division of small numbers by one that the host knows: exact where number x divisor is less than 2^32.
+struct Divisor {
+  uint32_t inverse = 0;  // ceil(2^32 / divisor), 0 for 1
+
+  Divisor() = default;
+  explicit Divisor(int by) : inverse(by > 1 ? static_cast<uint32_t>((0xffffffffull + by) / by) : 0) {}
+  __device__ __forceinline__ int Of(int number) const {
+    return inverse ? static_cast<int>(__umulhi(static_cast<uint32_t>(number), inverse)) : number;
+  }
+};
+
+// Division of numbers up to 10^5 by one that only the device knows.
+struct SmallDivisor {
+  int divisor;
+  float inverse;
+
+  __device__ __forceinline__ explicit SmallDivisor(int by) : divisor(by) {
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(static_cast<float>(by)));
+  }
+  __device__ __forceinline__ int Of(int number) const { return static_cast<int>((number + 0.5f) * inverse); }
+};
 
 // How a launch divides the work: a block has 8 query rows of one kv head, or of a few, and a part of their keys.
 struct DecodePlan {
   KvArgs args;
-  int head_warps = 1;          // kv heads of a block: neighbouring warps have the same keys of different heads
   int warps = 4;               // of a block
-  int split = 1;               // blocks of a cluster
+  int split = 1;               // blocks of a group
+  int most_items = 0;          // of a block: heads x query rows x channels / 4
   int row_blocks = 1;          // blocks of 8 query rows
-  uint32_t group_inverse = 0;  // ceil(2^32 / query heads of a kv head), 0 for one: query / group without a division
+  Divisor row_blocks_divisor;  // row_blocks
+  Divisor group;               // query heads of a kv head
+  Divisor key_warps;           // warps of a group that divide the keys of a head
 
-  // Query row / query heads of a kv head; rows are fewer than 65536.
-  __device__ __forceinline__ int Token(int query) const {
-    return group_inverse ? static_cast<int>(__umulhi(static_cast<uint32_t>(query), group_inverse)) : query;
+  __device__ __forceinline__ int Token(int query) const { return group.Of(query); }
+};
+
+// Where the parts of a launch's groups lie in scratch memory, behind a counter for each group.
+struct DecodeScratch {
+  int64_t meta, sums, bytes;
+
+  __host__ __device__ DecodeScratch(int64_t groups, int split, int items, int dim) {
+    meta = (groups * 4 + 15) / 16 * 16;
+    sums = meta + groups * split * (items / (dim / 4)) * 8;
+    sums = (sums + 15) / 16 * 16;
+    bytes = sums + groups * split * items * 16;
   }
 };
+
+// Counts an arrival; wraps to 0 behind `last`. What this block's threads wrote before a barrier is seen by who comes
+// later.
+__device__ __forceinline__ uint32_t ArriveInc(uint32_t* counter, uint32_t last) {
+  uint32_t old;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(old) : "l"(counter), "r"(last) : "memory");
+  return old;
+}
 
 __device__ __forceinline__ uint32_t LoadShared4(uint32_t address) {
   uint32_t v;

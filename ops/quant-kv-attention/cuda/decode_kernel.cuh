@@ -26,7 +26,7 @@ struct DecodeMemory {
   using Ring = DecodeRing<Layout, kRingSteps<Layout::kRowBytes, kTables, kHeads>, kHeads>;
   using Tables = std::conditional_t<kTables, TableStage<kBits, kDim, kTurn, kSharing>, NoTables>;
   using Query = DecodeQuery<Layout, kTurn>;
-  static_assert(Ring::kBytes % 16 == 0 && Ring::kBytes >= kDecodeRows * (kDim + 2) * 4, "the sums' place");
+  static_assert(Ring::kBytes % 16 == 0 && Ring::kBytes >= DecodeShared::Bytes(kDim), "the sums' place");
 
   // Staged queries lie where operands of tables will be, if those have room; else neighbours start in different banks.
   static constexpr bool kStagedInside = kTables && kHeads == 2;
@@ -57,12 +57,13 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   const KvArgs& args = plan.args;
   const int warp = threadIdx.x / 32;
   const int rank = blockIdx.x;
-  const int head = warp % kSharing * kHeads, first_head = blockIdx.y * kSharing * kHeads, kv_head = first_head + head;
+  const int b = blockIdx.z, head_block = plan.row_blocks_divisor.Of(blockIdx.y);
+  const int first_row = (blockIdx.y - head_block * plan.row_blocks) * kDecodeRows;
+  const int head = warp % kSharing * kHeads, first_head = head_block * kSharing * kHeads;
+  const int kv_head = first_head + head;
   const int key_warps = plan.warps / kSharing, key_warp = warp / kSharing;
-  const int b = blockIdx.z / plan.row_blocks, first_row = blockIdx.z % plan.row_blocks * kDecodeRows;
-  const int used = min(kDecodeRows, args.query_rows() - first_row);
-  DecodeExchange exchange;
-  exchange.Start(plan, kSharing * kHeads * used * (kDim / 4), memory + Memory::Bytes(plan.warps, used));
+  const SmallDivisor used_rows(min(kDecodeRows, args.query_rows() - first_row));
+  const int used = used_rows.divisor;
   const KvSequence sequence(args, b);
   Ring ring(args, (static_cast<int64_t>(b) * args.kv_heads + kv_head) * args.present_k.rows,
             SharedAddress(memory) + warp * Ring::kBytes);
@@ -71,10 +72,13 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   const int queries = sequence.length - sequence.start;
   const int first_s = plan.Token(first_row), last_s = min(plan.Token(first_row + used - 1), queries - 1);
   const KvSpan first_span(args, sequence, first_s), last_span(args, sequence, max(0, last_s));
+  // Each warp takes neighbouring steps of them, one more where they do not come out even.
   const int begin = first_span.begin / kDecodeKeys * kDecodeKeys;
-  const int end = queries > first_s ? last_span.end : 0;
-  const int stride = plan.split * key_warps * kDecodeKeys;
-  int key = begin + (rank * key_warps + key_warp) * kDecodeKeys;
+  const int all = queries > first_s ? (last_span.end - begin + kDecodeKeys - 1) / kDecodeKeys : 0;
+  const int part = rank * key_warps + key_warp, least = plan.key_warps.Of(all);
+  const int rest = all - least * plan.split * key_warps;
+  int key = begin + (part * least + min(part, rest)) * kDecodeKeys;
+  const int end = min(last_span.end, key + (least + (part < rest ? 1 : 0)) * kDecodeKeys);
 
   // Queries, lengths and tables are older than the append kernel, which may still be writing the cache.
   __half* staged = reinterpret_cast<__half*>(memory + Memory::StagedAt(plan.warps, used));
@@ -83,12 +87,13 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
     tables.Start(args, SharedAddress(memory) + Memory::TablesAt(plan.warps, key_warp), warp % kSharing);
     if (key < end) tables.Ask(args, key);
   }
-  QueryStage<kDim, Memory::kStagedStride> stage{plan, b, first_head, kSharing * kHeads, first_row, used};
+  QueryStage<kDim, Memory::kStagedStride> stage{plan, b, first_head, kSharing * kHeads, first_row, used_rows};
   stage.Ask(sequence);
+  ring.Prefetch(key, end);
   WaitForPriorKernelsIfAny();
 #pragma unroll
   for (int i = 0; i < kCount - 1; ++i) {
-    if (key + i * stride < end) ring.AskFirst(i, key + i * stride, end);
+    if (key + i * kDecodeKeys < end) ring.AskFirst(i, key + i * kDecodeKeys, end);
     CommitCopies();
   }
   stage.Store(sequence, staged);
@@ -104,16 +109,16 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   const int plain_begin = plain ? last_span.begin : INT_MAX, plain_end = first_span.end;
 
   DecodeState<Layout, kHeads> state;
-  for (int step = 0; key < end; ++step, key += stride) {
+  for (int step = 0; key < end; ++step, key += kDecodeKeys) {
     // Codes of later steps may still be on their way.
     WaitCopies<kCount - 2>();
     __syncwarp();
     if constexpr (kTables) {
-      tables.Arrange(step, 1 + key_warp);
-      if (key + stride < end) tables.Ask(args, key + stride);
+      tables.Arrange(args, step, 1 + key_warp);
+      if (key + kDecodeKeys < end) tables.Ask(args, key + kDecodeKeys);
       CommitCopies();
     }
-    if (key + (kCount - 1) * stride < end) ring.Ask(key + (kCount - 1) * stride, end);
+    if (key + (kCount - 1) * kDecodeKeys < end) ring.Ask(key + (kCount - 1) * kDecodeKeys, end);
     CommitCopies();
     if (key >= plain_begin && key + kDecodeKeys <= plain_end) {
       Step<kBits, kTurn, true, kHeads>(args, ring, q, tables, step, key, end, DecodeRows(), state);
@@ -124,11 +129,11 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
     ring.Next();
   }
   LetNextKernelStartIfAny();  // its blocks take the place of those that are done
-  const DecodeShared shared{reinterpret_cast<float*>(memory), Ring::kBytes / 4, used, kDim};
+  const DecodeShared shared{reinterpret_cast<float*>(memory), Ring::kBytes / 4, used_rows, kDim};
   __syncwarp();
   StoreState<kBits, kHeads>(state, shared);
   __syncthreads();
-  Merge<kDim, kHeads>(plan, shared, exchange, sequence, b, first_head, first_row);
+  Merge<kDim, kSharing, kHeads>(plan, shared, sequence, b, first_head, first_row);
 }
 
 }  // namespace lowbit::cuda

@@ -23,7 +23,6 @@ struct DecodeDevice {
     ask(&major, cudaDevAttrComputeCapabilityMajor);
     ask(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   }
-  int most_split() const { return major >= 9 ? kMaxSplit : 1; }
 };
 
 // Blocks of 8 query rows of a head.
@@ -33,55 +32,44 @@ inline int DecodeRowBlocks(const KvArgs& args) { return (args.query_rows() + kDe
 // multiprocessor.
 inline bool SharesTables(const KvArgs& args, const DecodeDevice& device, int resident_warps, int sharing) {
   return args.kv_heads % sharing == 0 && static_cast<int64_t>(args.batch) * args.kv_heads * DecodeRowBlocks(args) /
-                                                 sharing * device.most_split() * resident_warps >=
+                                                 sharing * kSharedSplit * resident_warps >=
                                              7 * device.sms;
 }
 
-// A kernel's launch: what depends on the numbers of warps and of blocks of a cluster.
+// A kernel's launch: what depends on the numbers of warps and blocks.
 template <int kBits, int kDim, Turn kTurn, int kSharing, int kHeads>
 struct DecodeLaunch {
   using Memory = DecodeMemory<kBits, kDim, kTurn, kSharing, kHeads>;
   static constexpr int kMostWarps = kResidentWarps<kBits, kDim, kTurn>;
 
   const DecodeDevice& device;
-  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchAttribute attribute{};
   cudaLaunchConfig_t config{};
 
   explicit DecodeLaunch(const DecodeDevice& on) : device(on) {}
 
   // Whether a block of as few warps as can be has room.
-  static bool Fits(const DecodeDevice& device, int used) { return Bytes(kSharing, used, 1) <= device.shared_bytes; }
-  static auto* kernel() { return DecodeKernel<kBits, kDim, kTurn, kSharing, kHeads>; }
-  static int Bytes(int warps, int used, int split) {
-    return Memory::Bytes(warps, used) + DecodeExchange::Bytes(kSharing * kHeads * used * (kDim / 4), split);
+  static bool Fits(const DecodeDevice& device, int used) {
+    return Memory::Bytes(kSharing, used) <= device.shared_bytes;
   }
+  static auto* kernel() { return DecodeKernel<kBits, kDim, kTurn, kSharing, kHeads>; }
 
-  // False if a block needs more memory than there is. `groups`: clusters.
-  bool Set(int64_t groups, int warps, int split, int used) {
-    const int bytes = Bytes(warps, used, split);
+  // False if a block needs more memory than there is.
+  bool Set(int warps, int used) {
+    const int bytes = Memory::Bytes(warps, used);
     if (bytes > device.shared_bytes) return false;
-    config.gridDim = dim3(static_cast<unsigned>(groups * split));
     config.blockDim = dim3(32 * static_cast<unsigned>(warps));
     config.dynamicSmemBytes = static_cast<size_t>(bytes);
-    // Started while the append kernel ends; a cluster where the keys are divided over blocks.
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = static_cast<unsigned>(split);
-    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-    config.attrs = attributes;
-    config.numAttrs = device.major < 9 ? 0 : split > 1 ? 2 : 1;
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;  // started while the append kernel ends
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = device.major < 9 ? 0 : 1;
     return cudaFuncSetAttribute(kernel(), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) == cudaSuccess;
   }
 
   // Blocks that the device has room for at once.
-  int64_t Room(int split) const {
+  int64_t Room() const {
     int count = 0;
-    if (split > 1) {
-      cudaLaunchConfig_t cluster = config;
-      cluster.attrs = const_cast<cudaLaunchAttribute*>(attributes) + 1, cluster.numAttrs = 1;
-      return cudaOccupancyMaxActiveClusters(&count, kernel(), &cluster) == cudaSuccess ? count * split : 0;
-    }
     const int threads = static_cast<int>(config.blockDim.x);
     return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel(), threads, config.dynamicSmemBytes) ==
                    cudaSuccess
@@ -89,18 +77,18 @@ struct DecodeLaunch {
                : 0;
   }
 
-  // Warps of a block and blocks of a cluster: as many warps as are on the device at once, in few large blocks. Where
-  // even one block for each group is too many, small ones that fill the multiprocessors. Nothing here comes from the
-  // cache's size: a growing and an in-place cache give the same bits.
+  // Warps of a block and blocks of a group: as many warps as are on the device at once, in few large blocks. Where even
+  // one block for each group is too many, small ones that fill the multiprocessors. Nothing here comes from the cache's
+  // size: a growing and an in-place cache give the same bits.
   std::pair<int, int> Divide(int64_t groups, int used) {
     int64_t most = 0, most_resident = 0;
     std::pair<int, int> best{0, 1}, small{0, 1};
     const auto consider = [&](int warps) {
-      for (int split = 1; split <= device.most_split(); ++split) {
-        if (!Set(groups, warps, split, used)) continue;
-        const int64_t room = Room(split), resident = room * warps, active = groups * split * warps;
-        if (split == 1 && resident > most_resident) most_resident = resident, small = {warps, 1};
-        if (groups * split <= room && active >= most) most = active, best = {warps, split};
+      if (!Set(warps, used)) return;
+      const int64_t room = Room(), split = std::min<int64_t>(room / groups, kMaxSplit);
+      if (room * warps > most_resident) most_resident = room * warps, small = {warps, 1};
+      if (split > 0 && groups * split * warps >= most) {
+        most = groups * split * warps, best = {warps, static_cast<int>(split)};
       }
     };
     for (int warps = 4 * kHeads; warps <= kMostWarps; warps *= 2) consider(warps);
@@ -110,16 +98,20 @@ struct DecodeLaunch {
   }
 };
 
+// What a kernel of the table does: say how much scratch memory a run takes, or run.
+struct DecodeRun {
+  cudaStream_t stream = nullptr;
+  KvScratch* scratch = nullptr;  // asked for, if not null
+};
+
 template <int kBits, int kDim, Turn kTurn, int kSharing, int kHeads>
-cudaError_t LaunchDecodeSharing(const KvArgs& args, const DecodeDevice& device, int used, cudaStream_t stream) {
+cudaError_t LaunchDecodeSharing(const KvArgs& args, const DecodeDevice& device, int used, const DecodeRun& run) {
   DecodePlan plan;
   plan.args = args;
-  plan.head_warps = kSharing;
   plan.row_blocks = DecodeRowBlocks(args);
-  if (args.group() > 1) {
-    plan.group_inverse =
-        static_cast<uint32_t>((0x100000000ull + args.group() - 1) / static_cast<unsigned>(args.group()));
-  }
+  plan.most_items = kSharing * kHeads * used * (kDim / 4);
+  plan.row_blocks_divisor = Divisor(plan.row_blocks);
+  plan.group = Divisor(args.group());
   const int heads = args.kv_heads / (kSharing * kHeads);
   const int64_t groups = static_cast<int64_t>(args.batch) * heads * plan.row_blocks;
   DecodeLaunch<kBits, kDim, kTurn, kSharing, kHeads> launch(device);
@@ -132,15 +124,24 @@ cudaError_t LaunchDecodeSharing(const KvArgs& args, const DecodeDevice& device, 
     if (is_new) found->second = launch.Divide(groups, used);
     std::tie(plan.warps, plan.split) = found->second;
   }
-  if (!launch.Set(groups, plan.warps, plan.split, used)) return cudaErrorInvalidConfiguration;
-  launch.config.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(heads),
-                               static_cast<unsigned>(args.batch * plan.row_blocks));
-  launch.config.stream = stream;
+  if (run.scratch) {
+    if (plan.split > 1) {
+      const DecodeScratch layout(groups, plan.split, plan.most_items, kDim);
+      *run.scratch = {static_cast<size_t>(layout.bytes), static_cast<int>(groups)};
+    }
+    return cudaSuccess;
+  }
+  if (!args.scratch) plan.split = 1;
+  plan.key_warps = Divisor(plan.split * (plan.warps / kSharing));
+  if (!launch.Set(plan.warps, used)) return cudaErrorInvalidConfiguration;
+  launch.config.gridDim = dim3(static_cast<unsigned>(plan.split), static_cast<unsigned>(heads * plan.row_blocks),
+                               static_cast<unsigned>(args.batch));
+  launch.config.stream = run.stream;
   return cudaLaunchKernelEx(&launch.config, launch.kernel(), static_cast<const DecodePlan>(plan));
 }
 
 template <int kBits, int kDim, Turn kTurn>
-cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
+cudaError_t LaunchDecode(const KvArgs& args, const DecodeRun& run) {
   const DecodeDevice device;
   if (device.error != cudaSuccess) return device.error;
   const int used = std::min(kDecodeRows, args.query_rows());
@@ -150,41 +151,41 @@ cudaError_t LaunchDecode(const KvArgs& args, cudaStream_t stream) {
     if constexpr (kResident == 16) {
       if (args.query_rows() <= kDecodeRows / 2 && SharesTables(args, device, kResident, 8) &&
           DecodeLaunch<kBits, kDim, kTurn, 4, 2>::Fits(device, used)) {
-        return LaunchDecodeSharing<kBits, kDim, kTurn, 4, 2>(args, device, used, stream);
+        return LaunchDecodeSharing<kBits, kDim, kTurn, 4, 2>(args, device, used, run);
       }
     }
     if (SharesTables(args, device, kResident, 4) && DecodeLaunch<kBits, kDim, kTurn, 4, 1>::Fits(device, used)) {
-      return LaunchDecodeSharing<kBits, kDim, kTurn, 4, 1>(args, device, used, stream);
+      return LaunchDecodeSharing<kBits, kDim, kTurn, 4, 1>(args, device, used, run);
     }
   }
-  return LaunchDecodeSharing<kBits, kDim, kTurn, 1, 1>(args, device, used, stream);
+  return LaunchDecodeSharing<kBits, kDim, kTurn, 1, 1>(args, device, used, run);
 }
 
 template <int kBits, int kDim>
-cudaError_t LaunchDecodeTurned(const KvArgs& args, cudaStream_t stream) {
-  if (!args.rotate_on_read) return LaunchDecode<kBits, kDim, Turn::kNone>(args, stream);
+cudaError_t LaunchDecodeTurned(const KvArgs& args, const DecodeRun& run) {
+  if (!args.rotate_on_read) return LaunchDecode<kBits, kDim, Turn::kNone>(args, run);
   if constexpr (kDim == 64 || kDim == 128 || kDim == 256) {
-    return args.rotary == KvRotary::kHalf ? LaunchDecode<kBits, kDim, Turn::kHalf>(args, stream)
-                                          : LaunchDecode<kBits, kDim, Turn::kInterleaved>(args, stream);
+    return args.rotary == KvRotary::kHalf ? LaunchDecode<kBits, kDim, Turn::kHalf>(args, run)
+                                          : LaunchDecode<kBits, kDim, Turn::kInterleaved>(args, run);
   }
   return cudaErrorInvalidValue;
 }
 
 template <int kBits>
-cudaError_t LaunchDecodeBits(const KvArgs& args, cudaStream_t stream) {
+cudaError_t LaunchDecodeBits(const KvArgs& args, const DecodeRun& run) {
   switch (args.head_dim) {
     case 32:
-      return LaunchDecodeTurned<kBits, 32>(args, stream);
+      return LaunchDecodeTurned<kBits, 32>(args, run);
     case 64:
-      return LaunchDecodeTurned<kBits, 64>(args, stream);
+      return LaunchDecodeTurned<kBits, 64>(args, run);
     case 80:
-      return LaunchDecodeTurned<kBits, 80>(args, stream);
+      return LaunchDecodeTurned<kBits, 80>(args, run);
     case 96:
-      return LaunchDecodeTurned<kBits, 96>(args, stream);
+      return LaunchDecodeTurned<kBits, 96>(args, run);
     case 128:
-      return LaunchDecodeTurned<kBits, 128>(args, stream);
+      return LaunchDecodeTurned<kBits, 128>(args, run);
     case 256:
-      return LaunchDecodeTurned<kBits, 256>(args, stream);
+      return LaunchDecodeTurned<kBits, 256>(args, run);
     default:
       return cudaErrorInvalidValue;
   }

@@ -9,11 +9,22 @@ namespace lowbit::cuda {
 struct DecodeShared {
   float* base;
   int stride;  // floats of a warp's ring
-  int rows, dim;
+  SmallDivisor rows;
+  int dim;
 
-  __device__ __forceinline__ float* Sums(int warp, int column) const { return base + warp * stride + column * dim; }
+  // Columns that a warp stores at once start in different banks.
+  static constexpr int kPad = 4;
+  static constexpr int Bytes(int dim) { return kDecodeRows * (dim + kPad + 2) * 4; }
+
+  __device__ __forceinline__ float* Sums(int warp, int column) const {
+    return base + warp * stride + column * (dim + kPad);
+  }
   __device__ __forceinline__ float2* Meta(int warp, int column) const {
     return reinterpret_cast<float2*>(Sums(warp, kDecodeRows)) + column;
+  }
+  // A word behind the sums of all warps.
+  __device__ __forceinline__ uint32_t* Flag(int warps) const {
+    return reinterpret_cast<uint32_t*>(base + warps * stride);
   }
 };
 
@@ -29,7 +40,7 @@ __device__ __forceinline__ void StoreState(const DecodeState<Layout, kHeads>& st
       minima += __shfl_xor_sync(~0u, minima, d);
     }
     const int column = 2 * t + i;
-    if (column % (kDecodeRows / kHeads) >= shared.rows) continue;
+    if (column % (kDecodeRows / kHeads) >= shared.rows.divisor) continue;
     const float unit = __fdividef(0x1p24f, state.value_factor);  // a power of two
     float* sums = shared.Sums(warp, column);
     const float second = kBits == 4 ? unit * 0.0625f : unit;
@@ -59,73 +70,78 @@ struct Merged {
   float top = kNoScore, total = 0.0f;
   float4 sum{};
 
-  __device__ __forceinline__ void Add(float2 part, float4 sums) {
-    const float high = fmaxf(top, part.x), own = Exp2(top - high), other = Exp2(part.x - high);
-    top = high;
-    total = total * own + part.y * other;
-    sum.x = sum.x * own + sums.x * other;
-    sum.y = sum.y * own + sums.y * other;
-    sum.z = sum.z * own + sums.z * other;
-    sum.w = sum.w * own + sums.w * other;
+  // Parts [0, count) in order, kAtOnce of them under way together.
+  template <int kAtOnce, class Meta, class Sums>
+  __device__ __forceinline__ void AddAll(int count, const Meta& meta, const Sums& sums) {
+    for (int first = 0; first < count; first += kAtOnce) {
+      float2 part[kAtOnce];
+      float4 each[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const bool there = first + i < count;
+        part[i] = there ? meta(first + i) : make_float2(kNoScore, 0.0f);
+        each[i] = there ? sums(first + i) : float4{};
+      }
+      float high = top;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) high = fmaxf(high, part[i].x);
+      Scale(Exp2(top - high));
+      top = high;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const float factor = Exp2(part[i].x - high);
+        total = fmaf(part[i].y, factor, total);
+        sum.x = fmaf(each[i].x, factor, sum.x);
+        sum.y = fmaf(each[i].y, factor, sum.y);
+        sum.z = fmaf(each[i].z, factor, sum.z);
+        sum.w = fmaf(each[i].w, factor, sum.w);
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void Scale(float factor) {
+    total *= factor, sum.x *= factor, sum.y *= factor, sum.z *= factor, sum.w *= factor;
   }
 };
 
-// Where the blocks of a cluster send what they have of a head's keys. Each block owns some of the items, which are four
-// channels of a query row, and gets every block's part of them; nobody waits for a block to have read anything.
-struct DecodeExchange {
-  int rank = 0, split = 1, count = 0, each = 0;  // items in all, and of a block
-  uint8_t* parts = nullptr;                      // [split][each] sums, then {top, total}
-  uint64_t* arrived = nullptr;
+// What the blocks of a group, which share heads and divide keys, leave in global memory for the one that comes last.
+// Items are four channels of a query row.
+template <int kDim>
+struct DecodeParts {
+  static constexpr int kFours = kDim / 4;
 
-  static constexpr int kItemBytes = 24;
-  __host__ __device__ static constexpr int Each(int count, int split) { return (count + split - 1) / split; }
-  __host__ __device__ static constexpr int Bytes(int count, int split) {
-    return split > 1 ? (Each(count, split) * split * kItemBytes + 15) / 16 * 16 + 16 : 0;
-  }
+  int rank, split, items;
+  float4* sums;  // [split][items] of the group
+  float2* meta;  // {top, total}, [split][items / kFours]
+  uint32_t* arrivals;
 
-  __device__ __forceinline__ void Start(const DecodePlan& plan, int items, uint8_t* memory) {
-    split = plan.split, count = items;
-#if __CUDA_ARCH__ >= 900
-    if (split == 1) return;
-    rank = blockIdx.x, each = Each(count, split), parts = memory;
-    arrived = reinterpret_cast<uint64_t*>(memory + Bytes(count, split) - 16);
-    if (threadIdx.x == 0) {
-      BarrierInit(arrived, 1);
-      BarrierArriveExpect(arrived, (split - 1) * max(0, min(each, count - rank * each)) * kItemBytes);
-      BarrierInitFence();
-    }
-    ClusterArriveRelaxed();
-#endif
+  __device__ __forceinline__ DecodeParts(const DecodePlan& plan, int count)
+      : rank(blockIdx.x), split(plan.split), items(count) {
+    const int64_t groups = static_cast<int64_t>(gridDim.y) * gridDim.z, group = blockIdx.z * gridDim.y + blockIdx.y;
+    const DecodeScratch layout(groups, split, plan.most_items, kDim);
+    uint8_t* scratch = static_cast<uint8_t*>(plan.args.scratch);
+    arrivals = reinterpret_cast<uint32_t*>(scratch) + group;
+    meta = reinterpret_cast<float2*>(scratch + layout.meta) + group * split * (plan.most_items / kFours);
+    sums = reinterpret_cast<float4*>(scratch + layout.sums) + group * split * plan.most_items;
   }
 
-  __device__ __forceinline__ float4* Sums(int block, int i) const {
-    return reinterpret_cast<float4*>(parts) + block * each + i;
+  __device__ __forceinline__ void Store(int item, const Merged& m) const {
+    __stcg(sums + rank * items + item, m.sum);
+    if (item % kFours == 0) __stcg(meta + rank * (items / kFours) + item / kFours, make_float2(m.top, m.total));
   }
-  __device__ __forceinline__ float2* Meta(int block, int i) const {
-    return reinterpret_cast<float2*>(parts + split * each * 16) + block * each + i;
+  // After Store of every item: whether this block came last, which then sees what all have stored.
+  __device__ __forceinline__ bool IsLast(uint32_t* shared) const {
+    __syncthreads();
+    if (threadIdx.x == 0) *shared = ArriveInc(arrivals, static_cast<uint32_t>(split - 1));
+    __syncthreads();
+    return *shared == static_cast<uint32_t>(split - 1);
   }
-  __device__ __forceinline__ bool Owns(int item) const { return item / each == rank; }
-
-  __device__ __forceinline__ void Send(int item, const Merged& m) const {
-#if __CUDA_ARCH__ >= 900
-    const int owner = item / each, i = item - owner * each;
-    if (owner == rank) {
-      *Sums(rank, i) = m.sum;
-      *Meta(rank, i) = make_float2(m.top, m.total);
-    } else {
-      const uint32_t barrier = ClusterAddress(arrived, owner);
-      const uint32_t sums[4] = {__float_as_uint(m.sum.x), __float_as_uint(m.sum.y), __float_as_uint(m.sum.z),
-                                __float_as_uint(m.sum.w)};
-      const uint32_t meta[2] = {__float_as_uint(m.top), __float_as_uint(m.total)};
-      StoreRemoteAsync(ClusterAddress(Sums(rank, i), owner), barrier, sums);
-      StoreRemoteAsync(ClusterAddress(Meta(rank, i), owner), barrier, meta);
-    }
-#endif
-  }
-  // All parts of an item that this block owns; the thread that sent its own part may ask.
   __device__ __forceinline__ Merged Collect(int item) const {
     Merged m;
-    for (int r = 0; r < split; ++r) m.Add(*Meta(r, item - rank * each), *Sums(r, item - rank * each));
+    m.AddAll<8>(
+        split, [&](int part) { return __ldcg(meta + part * (items / kFours) + item / kFours); },
+        [&](int part) { return __ldcg(sums + part * items + item); });
     return m;
   }
 };
@@ -144,42 +160,36 @@ __device__ __forceinline__ void StoreOutput(const DecodePlan& plan, const KvSequ
   if (!sequence.valid) y = make_float4(nan, nan, nan, nan);
   const int64_t row = (static_cast<int64_t>(b) * args.tokens + s) * args.heads + head * group + query - s * group;
   *reinterpret_cast<uint2*>(static_cast<__half*>(args.y) + row * kDim + c) =
-      make_uint2(Bits(__floats2half2_rn(y.x, y.y)), Bits(__floats2half2_rn(y.z, y.w)));
+      make_uint2(NarrowPair(y.x, y.y, IsBrain(args)), NarrowPair(y.z, y.w, IsBrain(args)));
 }
 
-// For each head, adds the parts of the block's warps, then those of the cluster's blocks, and writes y.
-template <int kDim, int kHeads>
-__device__ __forceinline__ void Merge(const DecodePlan& plan, const DecodeShared& shared,
-                                      const DecodeExchange& exchange, const KvSequence& sequence, int b, int first_head,
-                                      int first_row) {
+// For each head, adds the parts of the block's warps, then those of the group's blocks, and writes y.
+template <int kDim, int kSharing, int kHeads>
+__device__ __forceinline__ void Merge(const DecodePlan& plan, const DecodeShared& shared, const KvSequence& sequence,
+                                      int b, int first_head, int first_row) {
   constexpr int kFours = kDim / 4;
+  const int items = kSharing * kHeads * shared.rows.divisor * kFours;
   const auto store = [&](int i, const Merged& m) {
-    const int at = i / kFours, head = at / shared.rows, row = at - head * shared.rows;
+    const int at = i / kFours, head = shared.rows.Of(at), row = at - head * shared.rows.divisor;
     StoreOutput<kDim>(plan, sequence, b, first_head + head, first_row + row, i % kFours * 4, m);
   };
-#if __CUDA_ARCH__ >= 900
-  if (plan.split > 1) ClusterWait();  // the others' barriers are there
-#endif
-  for (int i = threadIdx.x; i < exchange.count; i += blockDim.x) {
-    const int at = i / kFours, head = at / shared.rows, row = at - head * shared.rows, c = i % kFours * 4;
+  const DecodeParts<kDim> parts(plan, items);
+  for (int i = threadIdx.x; i < items; i += blockDim.x) {
+    const int at = i / kFours, head = shared.rows.Of(at), row = at - head * shared.rows.divisor, c = i % kFours * 4;
     const int warp = head / kHeads, column = head % kHeads * (kDecodeRows / kHeads) + row;
+    const auto of = [&](int part) { return warp + part * kSharing; };
     Merged m;
-    for (int w = warp; w < plan.warps; w += plan.head_warps) {
-      m.Add(*shared.Meta(w, column), *reinterpret_cast<const float4*>(shared.Sums(w, column) + c));
-    }
+    m.AddAll<4>(
+        plan.warps / kSharing, [&](int part) { return *shared.Meta(of(part), column); },
+        [&](int part) { return *reinterpret_cast<const float4*>(shared.Sums(of(part), column) + c); });
     if (plan.split == 1) {
       store(i, m);
     } else {
-      exchange.Send(i, m);
+      parts.Store(i, m);
     }
   }
-#if __CUDA_ARCH__ >= 900
-  if (plan.split == 1) return;
-  BarrierWaitCluster(exchange.arrived, 0);
-  for (int i = threadIdx.x; i < exchange.count; i += blockDim.x) {
-    if (exchange.Owns(i)) store(i, exchange.Collect(i));
-  }
-#endif
+  if (plan.split == 1 || !parts.IsLast(shared.Flag(plan.warps))) return;
+  for (int i = threadIdx.x; i < items; i += blockDim.x) store(i, parts.Collect(i));
 }
 
 }  // namespace lowbit::cuda

@@ -28,11 +28,12 @@ struct QueryStage {
   static constexpr int kChunks = kDim / 8;
 
   const DecodePlan& plan;
-  int b, first_head, heads, first_row, used;
+  int b, first_head, heads, first_row;
+  SmallDivisor used;
   bool asked = false;
   uint4 own{}, other{}, cos{}, sin{};
 
-  __device__ __forceinline__ int count() const { return heads * used * kChunks; }
+  __device__ __forceinline__ int count() const { return heads * used.divisor * kChunks; }
   __device__ __forceinline__ bool turns() const {
     return plan.args.rotary == KvRotary::kHalf && plan.args.pairs % 8 == 0;
   }
@@ -43,7 +44,7 @@ struct QueryStage {
     const __half* x;
   };
   __device__ __forceinline__ Place At(int i) const {
-    const int at = i / kChunks, head = at / used, query = first_row + at - head * used, s = plan.Token(query);
+    const int at = i / kChunks, head = used.Of(at), query = first_row + at - head * used.divisor, s = plan.Token(query);
     const int group = plan.args.group(), q_head = (first_head + head) * group + query - s * group;
     return {i % kChunks * 8, s,
             static_cast<const __half*>(plan.args.q) +
@@ -77,7 +78,11 @@ struct QueryStage {
       if (asked && i == static_cast<int>(threadIdx.x)) {
         TurnAsked(args, at.c, v);
       } else if (sequence.start + at.s < sequence.length) {
-        LoadTurned(args, at.x, at.c, sequence.start + at.s, v);
+        if (IsBrain(args)) {
+          LoadTurned(args, reinterpret_cast<const __nv_bfloat16*>(at.x), at.c, sequence.start + at.s, v);
+        } else {
+          LoadTurned(args, at.x, at.c, sequence.start + at.s, v);
+        }
       }
       uint32_t w[4];
 #pragma unroll
@@ -90,22 +95,22 @@ struct QueryStage {
   // As LoadTurned.
   __device__ __forceinline__ void TurnAsked(const KvArgs& args, int c, float (&v)[8]) const {
     float across[8], cosines[8], sines[8];
-    Widen8(own, v);
+    Widen8(args, own, v);
     if (c >= 2 * args.pairs) return;
-    Widen8(other, across);
-    Widen8(cos, cosines);
-    Widen8(sin, sines);
+    Widen8(args, other, across);
+    Widen8(args, cos, cosines);
+    Widen8(args, sin, sines);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float turned = __fmul_rn(v[i], cosines[i]), rest = __fmul_rn(across[i], sines[i]);
       v[i] = c >= args.pairs ? __fadd_rn(turned, rest) : __fsub_rn(turned, rest);
     }
   }
-  __device__ static __forceinline__ void Widen8(const uint4& words, float (&v)[8]) {
+  __device__ static __forceinline__ void Widen8(const KvArgs& args, const uint4& words, float (&v)[8]) {
     const uint32_t w[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 f = __half22float2(Halves(w[i]));
+      const float2 f = WidenPair(w[i], IsBrain(args));
       v[2 * i] = f.x, v[2 * i + 1] = f.y;
     }
   }

@@ -73,6 +73,21 @@ struct DecodeRing {
   __device__ __forceinline__ void AskFirst(int ahead, int first, int end) const {
     AskAt(base + ahead * kStepBytes, first, end);
   }
+  // Brings codes and parameters of the first of rows [first, end), as many as a step takes, into the L2 cache. They may
+  // still be written: who reads them later sees that.
+  __device__ __forceinline__ void Prefetch(int first, int end) const {
+    const int lane = threadIdx.x % 32, there = min(end - first, kDecodeKeys);
+    if (there <= 0) return;
+#pragma unroll
+    for (int head = 0; head < kHeads; ++head) {
+      const int64_t row = head * head_rows + first;
+      if (lane % 8 == 0 && lane % 16 < there) PrefetchL2(param + row);
+      if (kRowBytes % 16 == 0 && lane == 0) {
+        PrefetchL2(keys + row * kRowBytes, there * kRowBytes);
+        PrefetchL2(values + row * kRowBytes, there * kRowBytes);
+      }
+    }
+  }
   __device__ __forceinline__ void Next() { read = read == last ? base : read + kStepBytes; }
 
   // Loads of a head's keys: each brings a word of both parts of a row, or two words of rows that have one part.

@@ -95,7 +95,7 @@ __device__ __forceinline__ void Scores(const KvArgs& args, const RingParams& par
           const float cap = args.softcap * 1.44269504f;
           x = cap * tanhf(x / cap);
         }
-        if (args.mask && seen[r][i]) x += Widen(rows.mask[i][j]) * 1.44269504f;
+        if (args.mask && seen[r][i]) x += WidenAt(rows.mask[i], j, IsBrain(args)) * 1.44269504f;
         x = seen[r][i] ? x - state.base[i] : -__int_as_float(0x7f800000);
       }
       score[r][i] = x;

@@ -53,7 +53,7 @@ struct TableStage {
   }
 
   // Makes operands of what this warp asked for, which has come; then waits until all have. `barrier` is theirs.
-  __device__ __forceinline__ void Arrange(int step, int barrier) const {
+  __device__ __forceinline__ void Arrange(const KvArgs& args, int step, int barrier) const {
     const uint32_t to = place + Slot(step);
     const __half2 unit = __float2half2_rn(kTableUnit);
     // Two rows at once, where a lane has more than one: their loads wait together.
@@ -62,7 +62,9 @@ struct TableStage {
     for (int first = 0; first < kDecodeKeys; first += kPair * kStride) {
       uint4 v[kPair];
 #pragma unroll
-      for (int r = 0; r < kPair; ++r) v[r] = LoadShared16(raw + (first + r * kStride) * kRowBytes);
+      for (int r = 0; r < kPair; ++r) {
+        v[r] = ToHalves(LoadShared16(raw + (first + r * kStride) * kRowBytes), IsBrain(args));
+      }
 #pragma unroll
       for (int r = 0; r < kPair; ++r) {
         uint32_t w[4];

@@ -42,9 +42,9 @@ struct KvArgs {
   int pairs = 0;  // R
   const void* mask = nullptr;
   int64_t mask_batch_stride = 0, mask_head_stride = 0, mask_row_stride = 0;
-  void* y = nullptr;  // [batch, S, heads * head_dim]
-  void* turned_keys =
-      nullptr;  // KvScratchBytes of memory for this run, or null: then keys are turned where they are used
+  void* y = nullptr;        // [batch, S, heads * head_dim]
+  void* scratch = nullptr;  // KvScratchOf this run, or null: then the kernels do without
+  int zeros = 0;            // 32-bit words of it that the append kernel sets to 0
 
   constexpr int group() const { return heads / kv_heads; }
   constexpr int row_bytes() const { return head_dim * bits / 8; }
@@ -55,6 +55,12 @@ struct KvArgs {
 // Quantizes the new keys and values into present; brings the past over first where present is another buffer.
 cudaError_t LaunchKvAppend(const KvArgs& args, cudaStream_t stream);
 
+// Memory that a run needs or that makes it faster.
+struct KvScratch {
+  size_t bytes = 0;
+  int zeros = 0;  // 32-bit words at its start that have to be 0: the append kernel sees to it
+};
+
 // An attention kernel, as the choice and the force variable see it. Tables are ordered: the first that prefers is
 // taken.
 struct KvKernel {
@@ -63,6 +69,7 @@ struct KvKernel {
   bool (*prefers)(const KvArgs& args);  // is the right one
   bool (*accepts)(const KvArgs& args);  // gives the right result
   cudaError_t (*run)(const KvArgs& args, cudaStream_t stream);
+  KvScratch (*scratch)(const KvArgs& args);  // null: none
 };
 
 constexpr bool Runs(const KvKernel& kernel, int arch) { return arch >= kernel.min_arch && arch <= kernel.max_arch; }
@@ -74,12 +81,14 @@ extern const int kKvKernelCount;
 // accepts.
 const KvKernel* ChooseKvKernel(const KvArgs& args, int arch, const char* forced);
 
-// Memory that makes this run faster with `kernel`, 0 for none.
-size_t KvScratchBytes(const KvArgs& args, const KvKernel& kernel);
+// Scratch memory for these facts and this kernel.
+KvScratch KvScratchOf(const KvArgs& args, const KvKernel& kernel);
 
 // Kernels' entry points: attention of every query over present. Asynchronous; no allocation, no synchronisation.
 cudaError_t LaunchKvDecodeU4(const KvArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvDecodeU8(const KvArgs& args, cudaStream_t stream);
+KvScratch KvDecodeU4Scratch(const KvArgs& args);
+KvScratch KvDecodeU8Scratch(const KvArgs& args);
 cudaError_t LaunchKvPrefillSm90(const KvArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvFewRows(const KvArgs& args, cudaStream_t stream);
 cudaError_t LaunchKvPortable(const KvArgs& args, cudaStream_t stream);

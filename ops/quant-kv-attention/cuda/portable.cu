@@ -178,12 +178,23 @@ cudaError_t LaunchBits(const KvArgs& args, cudaStream_t stream) {
   return Launch<T, kBits, 64>(args, stream);
 }
 
+template <class T>
+cudaError_t LaunchType(const KvArgs& args, cudaStream_t stream) {
+  return args.bits == 4 ? LaunchBits<T, 4>(args, stream) : LaunchBits<T, 8>(args, stream);
+}
+
 }  // namespace
 
 cudaError_t LaunchKvPortable(const KvArgs& args, cudaStream_t stream) {
-  const bool half = args.type == DType::kF16;
-  if (args.bits == 4) return half ? LaunchBits<__half, 4>(args, stream) : LaunchBits<float, 4>(args, stream);
-  return half ? LaunchBits<__half, 8>(args, stream) : LaunchBits<float, 8>(args, stream);
+  switch (args.type) {
+    case DType::kF16:
+      return LaunchType<__half>(args, stream);
+    case DType::kBF16:
+      return LaunchType<__nv_bfloat16>(args, stream);
+    case DType::kF32:
+      return LaunchType<float>(args, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace lowbit::cuda

@@ -34,8 +34,8 @@ __global__ __launch_bounds__(kTurnThreads) void TurnKeysKernel(const __grid_cons
   const KvSequence sequence(args, blockIdx.z);
   if (first >= sequence.length) return;
   const int64_t head_row = static_cast<int64_t>(head) * args.present_k.rows;
-  uint4* to = static_cast<uint4*>(args.turned_keys) +
-              (static_cast<int64_t>(head) * gridDim.x + blockIdx.x) * kKeys * (kDim / 8);
+  uint4* to =
+      static_cast<uint4*>(args.scratch) + (static_cast<int64_t>(head) * gridDim.x + blockIdx.x) * kKeys * (kDim / 8);
   for (int i = threadIdx.x; i < kKeys * plan.items(); i += kTurnThreads) {
     const int row = i % kKeys, item = i / kKeys, chunk = plan.chunk(item), j = first + row;
     Chunk a{}, b{};
@@ -45,11 +45,10 @@ __global__ __launch_bounds__(kTurnThreads) void TurnKeysKernel(const __grid_cons
       if (item < plan.pairs()) {
         b = source(chunk + plan.pairs());
         const int64_t table = static_cast<int64_t>(j) * args.pairs + 8 * item;
-        TurnChunks(a, b, LoadChunk(static_cast<const __half*>(args.cos) + table),
-                   LoadChunk(static_cast<const __half*>(args.sin) + table));
+        TurnChunks(a, b, LoadChunk(args, args.cos, table), LoadChunk(args, args.sin, table));
       } else if (chunk < plan.turned_chunks()) {
         const int64_t table = static_cast<int64_t>(j) * args.pairs + 4 * chunk;
-        TurnNeighbours(a, static_cast<const __half*>(args.cos) + table, static_cast<const __half*>(args.sin) + table);
+        TurnNeighbours(args, a, table);
       }
     }
     to[chunk * kKeys + row] = WordsOf(a);

@@ -10,7 +10,7 @@ namespace lowbit::cuda {
 // How rows become tiles. As constants where they can be: a branch for each chunk costs more than the chunk.
 enum class Filling : int {
   kPlain,   // dequantized only
-  kHalves,  // all channels turned, first half with second
+  kHalves,  // all channels turned, first half with second, by float16 tables
   kAny,     // whatever the arguments say
 };
 
@@ -89,8 +89,10 @@ __device__ __forceinline__ Chunk Dequantize(const CodeWords<kBits>& codes, __hal
   return chunk;
 }
 
-__device__ __forceinline__ Chunk LoadChunk(const __half* from) {
-  const uint4 w = __ldg(reinterpret_cast<const uint4*>(from));
+// Eight elements of a table of the graph's type, `at` from its start.
+__device__ __forceinline__ Chunk LoadChunk(const KvArgs& args, const void* table, int64_t at) {
+  const uint4 w =
+      ToHalves(__ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(table) + at)), IsBrain(args));
   Chunk c;
   __builtin_memcpy(&c, &w, 16);
   return c;
@@ -106,11 +108,12 @@ __device__ __forceinline__ void TurnChunks(Chunk& a, Chunk& b, const Chunk& cos,
   }
 }
 
-// The same for neighbouring channels; four entries of each table.
-__device__ __forceinline__ void TurnNeighbours(Chunk& a, const __half* cos, const __half* sin) {
+// The same for neighbouring channels; four entries of each table, from `at` on.
+__device__ __forceinline__ void TurnNeighbours(const KvArgs& args, Chunk& a, int64_t at) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const __half2 c = __half2half2(cos[i]), s = __half2half2(sin[i]);
+    const __half2 c = __float2half2_rn(WidenAt(args.cos, at + i, IsBrain(args)));
+    const __half2 s = __float2half2_rn(WidenAt(args.sin, at + i, IsBrain(args)));
     const __half2 across = __hmul2(__lowhigh2highlow(a.v[i]), s);
     a.v[i] = __hfma2(a.v[i], c, __halves2half2(__hneg(__low2half(across)), __high2half(across)));
   }
@@ -205,7 +208,7 @@ class TileFiller {
   }
 
   __device__ __forceinline__ Chunk TableChunk(uint32_t at) const {
-    const uint4 w = LoadShared16(at);
+    const uint4 w = ToHalves(LoadShared16(at), kFilling == Filling::kAny && IsBrain(args_));
     Chunk c;
     __builtin_memcpy(&c, &w, 16);
     return c;
@@ -231,7 +234,7 @@ class TileFiller {
         *reinterpret_cast<uint4*>(to + (chunk + plan_.pairs()) * (kKeys * 16)) = WordsOf(b);
       } else if (kFilling == Filling::kAny && chunk < plan_.turned_chunks()) {
         const int64_t table = static_cast<int64_t>(there ? j : 0) * args_.pairs + 4 * chunk;
-        TurnNeighbours(a, static_cast<const __half*>(args_.cos) + table, static_cast<const __half*>(args_.sin) + table);
+        TurnNeighbours(args_, a, table);
       }
       *reinterpret_cast<uint4*>(to + chunk * (kKeys * 16)) = WordsOf(a);
     }
@@ -264,7 +267,11 @@ __device__ __forceinline__ void FillQueries(const KvArgs& args, const KvSequence
                       static_cast<int64_t>(kv_head * group + query % group) * kDim;
     for (int chunk = part; chunk < kDim / 8; chunk += 4) {
       float v[8];
-      LoadTurned(args, x, 8 * chunk, sequence.start + s, v);
+      if (IsBrain(args)) {
+        LoadTurned(args, reinterpret_cast<const __nv_bfloat16*>(x), 8 * chunk, sequence.start + s, v);
+      } else {
+        LoadTurned(args, x, 8 * chunk, sequence.start + s, v);
+      }
       Chunk rounded;
 #pragma unroll
       for (int i = 0; i < 4; ++i) rounded.v[i] = __floats2half2_rn(v[2 * i] * factor, v[2 * i + 1] * factor);

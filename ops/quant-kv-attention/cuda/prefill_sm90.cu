@@ -70,7 +70,7 @@ __device__ __forceinline__ void Finish(const KvArgs& args, const Rows& rows, int
       x = cap * tanhf(x / cap);
     }
     const bool seen = j >= rows.begin[r] && j < rows.end[r];
-    if (args.mask && seen) x += Widen(rows.mask[r][j]) * kLog2e;
+    if (args.mask && seen) x += WidenAt(rows.mask[r], j, IsBrain(args)) * kLog2e;
     score[i] = seen ? x : -__int_as_float(0x7f800000);
   }
 }
@@ -115,7 +115,7 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < kSlots; ++i) {
-      BarrierInit(key_full + i, args.turned_keys ? 1 : 128);
+      BarrierInit(key_full + i, args.scratch ? 1 : 128);
       BarrierInit(value_full + i, 128);
       BarrierInit(key_empty + i, kMultiplyingWarps);
       BarrierInit(value_empty + i, kMultiplyingWarps);
@@ -131,10 +131,10 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
       Produce<kBits, kDim, true, decltype(filling)::value>(args, head_row, begin, end, key_tiles, stage, key_full,
                                                            key_empty);
     };
-    if (args.turned_keys) {
+    if (args.scratch) {
       if (threadIdx.x == 0) {
         const int tiles = (args.limit + kKeys - 1) / kKeys;
-        const uint8_t* from = static_cast<const uint8_t*>(args.turned_keys) +
+        const uint8_t* from = static_cast<const uint8_t*>(args.scratch) +
                               (static_cast<int64_t>(b) * args.kv_heads + kv_head) * tiles * S::kTileBytes;
         Ring at;
         for (int key = begin; key < end; key += kKeys) {
@@ -147,7 +147,7 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
       }
     } else if (!args.rotate_on_read) {
       produce(std::integral_constant<Filling, Filling::kPlain>{});
-    } else if (args.rotary == KvRotary::kHalf && 2 * args.pairs == kDim) {
+    } else if (args.rotary == KvRotary::kHalf && 2 * args.pairs == kDim && !IsBrain(args)) {
       produce(std::integral_constant<Filling, Filling::kHalves>{});
     } else {
       produce(std::integral_constant<Filling, Filling::kAny>{});
@@ -302,7 +302,8 @@ __global__ __launch_bounds__(kThreads, 1) void PrefillKernel(const __grid_consta
         for (int i = 0; i < kPanel / 2; i += 4) {
           const float v0 = there ? sums[p][i + 2 * r] * inverse : 0.0f;
           const float v1 = there ? sums[p][i + 2 * r + 1] * inverse : 0.0f;
-          *reinterpret_cast<uint32_t*>(y + p * kPanel + i / 4 * 8) = sequence.valid ? Pack(v0, v1) : Pack(nan, nan);
+          *reinterpret_cast<uint32_t*>(y + p * kPanel + i / 4 * 8) =
+              NarrowPair(sequence.valid ? v0 : nan, sequence.valid ? v1 : nan, IsBrain(args));
         }
       }
     }
@@ -315,7 +316,7 @@ cudaError_t Launch(const KvArgs& args, cudaStream_t stream) {
   constexpr int kBytes = Shape<kDim>::kSharedBytes;
   const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (e != cudaSuccess) return e;
-  if (args.turned_keys) {
+  if (args.scratch) {
     constexpr int kKeys = Shape<kDim>::kKeys;
     const dim3 tiles(static_cast<unsigned>((args.limit + kKeys - 1) / kKeys), static_cast<unsigned>(args.kv_heads),
                      static_cast<unsigned>(args.batch));

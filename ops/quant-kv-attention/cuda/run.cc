@@ -96,10 +96,11 @@ Status RunAttentionOnCuda(const std::string& where, const KernelContext& context
   cuda::KvArgs on_device = Convert(args, type, batch, lengths, limit);
   const cuda::KvKernel* kernel =
       cuda::ChooseKvKernel(on_device, arch, ForcedCudaKernel<cuda::KvKernel>("QuantKvAttention", Names));
-  Temporary turned_keys;
-  if (const size_t bytes = cuda::KvScratchBytes(on_device, *kernel); bytes > 0) {
-    LOWBIT_TRY(AllocateOnCuda(where, context, bytes, &turned_keys));
-    on_device.turned_keys = turned_keys.data();
+  Temporary scratch;
+  if (const auto [bytes, zeros] = cuda::KvScratchOf(on_device, *kernel); bytes > 0) {
+    LOWBIT_TRY(AllocateOnCuda(where, context, bytes, &scratch));
+    on_device.scratch = scratch.data();
+    on_device.zeros = zeros;
   }
   LOWBIT_TRY(FromCuda(cuda::LaunchKvAppend(on_device, static_cast<cudaStream_t>(stream)), where));
   return FromCuda(kernel->run(on_device, static_cast<cudaStream_t>(stream)), where, " (kernel ", kernel->name,

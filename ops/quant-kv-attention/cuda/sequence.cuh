@@ -30,6 +30,38 @@ struct KvSpan {
   }
 };
 
+// Kernels whose arithmetic is float16 take bfloat16 graphs too: two neighbouring elements become float16 where they
+// come in, and what goes out is rounded to the graph's type.
+__device__ __forceinline__ bool IsBrain(const KvArgs& args) { return args.type == DType::kBF16; }
+__device__ __forceinline__ float2 WidenPair(uint32_t pair, bool brain) {
+  if (brain) return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+}
+__device__ __forceinline__ uint32_t NarrowPair(float first, float second, bool brain) {
+  uint32_t pair;
+  if (brain) {
+    const __nv_bfloat162 v = __floats2bfloat162_rn(first, second);
+    pair = *reinterpret_cast<const uint32_t*>(&v);
+  } else {
+    const __half2 v = __floats2half2_rn(first, second);
+    pair = *reinterpret_cast<const uint32_t*>(&v);
+  }
+  return pair;
+}
+__device__ __forceinline__ uint4 ToHalves(uint4 words, bool brain) {
+  if (!brain) return words;
+  const auto one = [](uint32_t pair) {
+    const float2 f = WidenPair(pair, true);
+    return NarrowPair(f.x, f.y, false);
+  };
+  return make_uint4(one(words.x), one(words.y), one(words.z), one(words.w));
+}
+// Element `at` of a tensor of the graph's type, which has 16 bits.
+__device__ __forceinline__ float WidenAt(const void* from, int64_t at, bool brain) {
+  const uint32_t bits = static_cast<const uint16_t*>(from)[at];
+  return brain ? __uint_as_float(bits << 16) : Widen(__ushort_as_half(static_cast<uint16_t>(bits)));
+}
+
 // Eight neighbouring elements, widened; `from` starts on 16 bytes.
 __device__ __forceinline__ void LoadEight(const __half* from, float (&v)[8]) {
   const uint4 words = __ldg(reinterpret_cast<const uint4*>(from));
@@ -38,6 +70,14 @@ __device__ __forceinline__ void LoadEight(const __half* from, float (&v)[8]) {
   for (int i = 0; i < 4; ++i) {
     const float2 f = __half22float2(*reinterpret_cast<const __half2*>(&w[i]));
     v[2 * i] = f.x, v[2 * i + 1] = f.y;
+  }
+}
+__device__ __forceinline__ void LoadEight(const __nv_bfloat16* from, float (&v)[8]) {
+  const uint4 words = __ldg(reinterpret_cast<const uint4*>(from));
+  const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    v[2 * i] = __uint_as_float(w[i] << 16), v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
   }
 }
 __device__ __forceinline__ void LoadEight(const float* from, float (&v)[8]) {
