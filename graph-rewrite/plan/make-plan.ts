@@ -125,7 +125,7 @@ export function* planSteps(
   }
   const sites = new Map<LinearSite, PlanSite>(kept);
   const terms = new Set<string>();
-  for (const { batch, fitted } of drafts) {
+  for (const { batch, stats: all, fitted } of drafts) {
     const merges = decideMerges(batch, recipe, fusedGates, analysis.attentions, claims.caches);
     for (const { site, settings } of batch.members)
       sites.set(
@@ -135,6 +135,7 @@ export function* planSteps(
           rowSmooth: smoothing.rows.get(site),
           merge: merges.get(site),
           terms,
+          ran: all !== undefined,
         }),
       );
   }
@@ -170,17 +171,20 @@ function quantizedSite(
     rowSmooth,
     merge,
     terms,
+    ran,
   }: {
     rowOrder: Int32Array | undefined;
     rowSmooth: Float32Array | undefined;
     merge: string | undefined;
     /** Merged products whose low-rank term has been counted. */
     terms: Set<string>;
+    /** Whether calibration has seen rows of its input. */
+    ran: boolean;
   },
 ): QuantizedSite {
   const groupSize = settings.weight.groupSize === 0 ? 0 : fitted.groupSize;
-  // Calibration hands out values of the main graph only.
-  const inside = settings.weight.rounding === 'gptq' && site.graph !== site.graph.model.graph;
+  // A branch of an If may be one that the calibration data do not take.
+  const inside = settings.weight.rounding === 'gptq' && site.graph !== site.graph.model.graph && !ran;
   const rounding = inside ? 'rtn' : settings.weight.rounding;
   const lorc = lorcSettings(settings);
   const weight: PlanWeight = {

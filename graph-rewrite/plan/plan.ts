@@ -165,7 +165,7 @@ export interface BudgetReport {
 /** Notes about what a recipe wants and a layer cannot have. */
 export const shortfalls = {
   noStatistics: 'no calibration statistics for this input: channels keep their order',
-  noRows: 'inside a subgraph, where GPTQ sees no rows: rounded to nearest',
+  noRows: 'inside a subgraph, without calibration statistics that show GPTQ rows there: rounded to nearest',
 } as const;
 
 export interface Plan {

@@ -3,6 +3,7 @@ import type { Tensor } from 'onnxruntime-common';
 import { inputError, internalError } from '../../ops/common/errors.js';
 import { TapGraph } from '../calibrate/tap-graph.js';
 import { ints } from '../ir/attributes.js';
+import { canHoist } from '../ir/hoist.js';
 import type { Model } from '../ir/model.js';
 import { openModel } from '../lm/open.js';
 import type { CreateSession, Feeds, ModelSession } from '../lm/session.js';
@@ -36,8 +37,8 @@ export async function collectHessians(options: HessianOptions): Promise<Float32A
   const { model, targets, createSession, signal } = options;
   throwIfAborted(signal, 'gptq');
   const graph = new TapGraph(model);
-  const outputs = targets.map((target) => target.values.map((value) => tap(model, graph, value, target.K)));
-  keepOnly(model, new Set(outputs.flat()));
+  const outputs = targets.map(({ values, K }) => values.map((name) => taps(model, graph, name, K)));
+  keepOnly(model, new Set(outputs.flat(2)));
   const session = await openModel(model, createSession);
   try {
     return await sum(session, outputs, options);
@@ -46,13 +47,16 @@ export async function collectHessians(options: HessianOptions): Promise<Float32A
   }
 }
 
-function tap(model: Model, graph: TapGraph, name: string, K: number): string {
-  const value = model.graph.value(name);
-  if (!value) throw internalError('gptq', `the model has no value "${name}"`);
-  const at = `${name}/hessian`;
-  const rows = graph.rows(at, value, K);
-  const columns = graph.add('Transpose', at, [rows], { perm: ints([1, 0]) });
-  return graph.output(graph.add('MatMul', at, [columns, rows]), 'float32', [K, K]);
+/** Outputs for all values of a name: branches of an If may have the same ones. */
+function taps(model: Model, graph: TapGraph, name: string, K: number): string[] {
+  const values = [...model.walkGraphs()].flatMap((each) => each.ownValue(name) ?? []);
+  if (values.length === 0) throw internalError('gptq', `the model has no value "${name}"`);
+  return values.filter(canHoist).map((value) => {
+    const at = `${name}/hessian`;
+    const rows = graph.rows(at, value, K);
+    const columns = graph.add('Transpose', at, [rows], { perm: ints([1, 0]) });
+    return graph.output(graph.add('MatMul', at, [columns, rows]), 'float32', [K, K]);
+  });
 }
 
 function keepOnly({ graph }: Model, names: ReadonlySet<string>): void {
@@ -62,22 +66,27 @@ function keepOnly({ graph }: Model, names: ReadonlySet<string>): void {
 
 async function sum(
   session: ModelSession,
-  outputs: readonly (readonly string[])[],
+  outputs: readonly (readonly (readonly string[])[])[],
   { targets, feeds, onRun, signal }: HessianOptions,
 ): Promise<Float32Array[]> {
   const sums = targets.map(({ K }) => new Float32Array(K * K));
-  const fetches = outputs.flat();
+  const seen = targets.map(() => false);
+  const fetches = outputs.flat(2);
   let done = 0;
   for (const feed of feeds) {
     throwIfAborted(signal, 'gptq');
     const results = (await session.run(feed, fetches)) as Record<string, Tensor>;
-    outputs.forEach((names, i) => {
+    outputs.forEach((each, i) => {
       const { values, K } = targets[i]!;
-      names.forEach((name, v) => {
-        const run = results[name]!.data as Float32Array;
-        refuseNonFinite(run, K, values[v]!, done);
-        const total = sums[i]!;
-        for (let at = 0; at < total.length; at++) total[at]! += run[at]!;
+      const total = sums[i]!;
+      each.forEach((names, v) => {
+        for (const name of names) {
+          const run = results[name]!.data as Float32Array;
+          if (run.length === 0) continue; // of a branch that did not run
+          seen[i] = true;
+          refuseNonFinite(run, K, values[v]!, done);
+          for (let at = 0; at < total.length; at++) total[at]! += run[at]!;
+        }
       });
     });
     done++;
@@ -85,6 +94,13 @@ async function sum(
   }
   throwIfAborted(signal, 'gptq');
   if (done === 0) throw inputError('calibration', 'there are no samples, expected at least one');
+  const missing = seen.indexOf(false);
+  if (missing >= 0)
+    throw inputError(
+      targets[missing]!.values.join(', '),
+      'is in a branch that no calibration sample takes, expected one that does',
+      'Give feeds that take it, or round the layers behind it to nearest.',
+    );
   return sums;
 }
 

@@ -1,52 +1,16 @@
 /** Calibration inside the branches of an If, as decoders have them whose two forms were merged. */
 import { deepEqual, equal, ok } from 'node:assert/strict';
-import { Tensor } from 'onnxruntime-common';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { calibrate } from '../../graph-rewrite/calibrate/index.js';
 import { applyPlan, findRecipe, makePlan, withSettings } from '../../graph-rewrite/index.js';
-import { Graph, type Model } from '../../graph-rewrite/ir/index.js';
+import type { Model } from '../../graph-rewrite/ir/index.js';
 import { printGraph } from '../../graph-rewrite/ir/print.js';
 import type { Feeds } from '../../graph-rewrite/lm/index.js';
 import { serializeModel } from '../../graph-rewrite/onnx/write.js';
 import { InferenceSession } from '../../native/js/index.js';
-import { TestGraph } from '../helpers/graph.js';
+import { merged, mergedFeed as feed } from '../helpers/merged.js';
 import { createOrtSession } from '../helpers/ort.js';
-import { Random } from '../helpers/random.js';
 import { sqnr } from '../helpers/zoo.js';
-
-const [K, N] = [64, 48];
-
-/** Two branches that norm x, one of them negated, and multiply it by one weight; `depth` Ifs around each other. */
-function merged(depth = 1): Model {
-  const g = new TestGraph();
-  const flag = g.input('flag', [1], 'bool');
-  const x = g.input('x', ['rows', K]);
-  const [gamma, weight] = [g.weight('gamma', [K], 2), g.weight('w', [K, N])];
-  const branch = (around: TestGraph, name: string, sign: number, left: number): Graph => {
-    const inner = new TestGraph(18, new Graph(g.model, name, around.graph));
-    if (left > 1) inner.output(choose(inner, name, left - 1), ['rows', N]);
-    else {
-      const rows = inner.rmsNorm(inner.op('Mul', [x, inner.number(sign)]), gamma);
-      inner.output(inner.op('MatMul', [rows, weight], { name: `${name}/layer` }), ['rows', N]);
-    }
-    return inner.graph;
-  };
-  const choose = (around: TestGraph, name: string, left: number) => {
-    const attributes = {
-      then_branch: { type: 'graph', value: branch(around, `${name}then`, 1, left) },
-      else_branch: { type: 'graph', value: branch(around, `${name}else`, -1, left) },
-    } as const;
-    return around.op('If', [flag], { attributes, name: `${name}if` });
-  };
-  g.output(choose(g, '', depth), ['rows', N]);
-  return g.model;
-}
-
-/** Rows whose first channels are large. */
-function feed(flag: boolean): Feeds {
-  const values = new Random('rows').normals('float32', 5 * K).map((value, i) => (i % K < 16 ? 20 * value : value));
-  return { flag: new Tensor('bool', [flag], [1]), x: new Tensor('float32', values, [5, K]) };
-}
 
 async function runOf(model: Model, feeds: Feeds): Promise<Float32Array> {
   const session = await InferenceSession.create(serializeModel(model), { intraOpNumThreads: 1 });
@@ -62,7 +26,13 @@ describe('calibration in the branches of an If', () => {
       const analysis = analyze(model);
       equal(analysis.inputs.length, 2 ** depth);
       const only = async (flags: boolean[]) =>
-        calibrate({ model, analysis, feeds: flags.map(feed), createSession: createOrtSession, samples: true });
+        calibrate({
+          model,
+          analysis,
+          feeds: flags.map((flag) => feed(flag)),
+          createSession: createOrtSession,
+          samples: true,
+        });
       const [once, both] = [await only([true]), await only([true, false, false])];
       equal(printGraph(model.graph), before);
       equal(once.size, 1);
@@ -76,7 +46,7 @@ describe('calibration in the branches of an If', () => {
         [...other.max],
         [...one!.min].map((value) => -value),
       );
-      equal(one!.samples!.length, K);
+      equal(one!.samples!.length, 64);
     });
   }
 

@@ -10,13 +10,16 @@ import {
   withSettings,
   type Plan,
 } from '../../graph-rewrite/index.js';
+import { calibrate } from '../../graph-rewrite/calibrate/index.js';
 import { hessianGroups, listProducts, parsePlan, roundingPasses } from '../../graph-rewrite/plan/index.js';
 import { defaultGptq } from '../../graph-rewrite/recipes/recipe.js';
 import { Graph } from '../../graph-rewrite/ir/index.js';
 import type { Parts } from '../../graph-rewrite/pack/linear.js';
+import { collectHessians } from '../../graph-rewrite/round/index.js';
 import { RoundingStore } from '../../graph-rewrite/round/store.js';
 import { temporaryFolder } from '../helpers/files.js';
 import { TestGraph } from '../helpers/graph.js';
+import { merged, mergedFeed } from '../helpers/merged.js';
 import { createSession } from '../helpers/session.js';
 import { sqnr } from '../helpers/zoo.js';
 import { native, path, prepare as prepareAs } from './prepare.js';
@@ -161,9 +164,29 @@ describe('rounding a model by GPTQ', () => {
     for (const site of sites) {
       ok(site.decision === 'quantize');
       equal(site.weight.rounding, 'rtn');
-      deepEqual(site.notes, ['inside a subgraph, where GPTQ sees no rows: rounded to nearest']);
+      deepEqual(site.notes, [
+        'inside a subgraph, without calibration statistics that show GPTQ rows there: rounded to nearest',
+      ]);
     }
     equal(predicted.rounding, undefined);
+  });
+
+  it('rounds layers in the branches of an If once for both, where calibration has seen one run', async () => {
+    const model = merged();
+    const analysis = analyze(model);
+    const feeds = Array.from({ length: 16 }, (_, i) => mergedFeed(true, `rows ${i}`));
+    const recipe = withSettings(findRecipe('w4a16'), ['weight.rounding=gptq']);
+    const stats = await calibrate({ model, analysis, feeds, createSession });
+    const plan = makePlan(analysis, stats, recipe, model);
+    const options = { analysis, plan, createSession, native, load: () => merged() };
+    const { layers, weights } = await roundWeights({ ...options, feeds, folder: folder.path('branches') });
+    equal(layers.length, 1);
+    ok(layers[0]!.gptq!.loss < layers[0]!.gptq!.nearestLoss);
+    applyPlan(model, plan, analysis, weights);
+    ok(plan.sites.every((site) => site.decision === 'quantize' && site.weight.rounding === 'gptq'));
+    const targets = plan.inputs.map(({ value }) => ({ values: [value], K: 64 }));
+    const collected = collectHessians({ model: merged(), targets, feeds, createSession });
+    await rejects(collected, /norm_y.*is in a branch that no calibration sample takes, expected one that does/);
   });
 
   it('refuses a plan with GPTQ when no rounded weights are given', () => {
