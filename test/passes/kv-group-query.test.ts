@@ -9,14 +9,16 @@ import { sqnr } from '../helpers/zoo.js';
 
 const heads = 4;
 const kvHeads = 2;
-const size = 16;
-const half = size / 2;
 const positions = 32;
 
 interface Setting extends AttentionRun {
   readonly attributes?: Readonly<Record<string, Attribute>>;
   readonly packed?: boolean;
-  readonly bias?: boolean;
+  /** Batch and heads of a bias on the scores. */
+  readonly bias?: readonly ['batch' | 1, number];
+  readonly size?: number;
+  /** Of RoPE. */
+  readonly pairs?: number;
   readonly noRotation?: boolean;
   readonly withPositions?: boolean;
 }
@@ -30,14 +32,20 @@ const settings: readonly Setting[] = [
   { title: 'interleaved RoPE', attributes: { rotary_interleaved: int(1) } },
   { title: 'no RoPE', noRotation: true },
   { title: 'positions', withPositions: true },
-  { title: 'a bias on the scores', bias: true },
+  { title: 'a bias on the scores', bias: ['batch', heads] },
+  { title: 'a bias for all heads', bias: ['batch', 1] },
+  { title: 'a bias for all sequences', bias: [1, heads] },
+  { title: 'RoPE of half a head', size: 32, pairs: 8 },
+  { title: 'interleaved RoPE of half a head', size: 32, pairs: 8, attributes: { rotary_interleaved: int(1) } },
   { title: 'a prompt padded on the right', lengths: [9, 5] },
 ];
 
 function model({
   attributes = {},
   packed = false,
-  bias = false,
+  bias,
+  size = 16,
+  pairs = size / 2,
   noRotation = false,
   withPositions = false,
 }: Setting): Model {
@@ -52,15 +60,15 @@ function model({
   );
   const angle = (of: (x: number) => number) =>
     tensorOf(
-      Float32Array.from({ length: positions * half }, (_, i) => of(Math.floor(i / half) * 0.7 ** (i % half))),
-      [positions, half],
+      Float32Array.from({ length: positions * pairs }, (_, i) => of(Math.floor(i / pairs) * 0.7 ** (i % pairs))),
+      [positions, pairs],
     );
   const tables = noRotation
     ? []
     : [graph.addInitializer('cos', angle(Math.cos)), graph.addInitializer('sin', angle(Math.sin))];
   const optional: (Value | undefined)[] = [
     ...[tables[0], tables[1], withPositions ? test.input('position_ids', ['batch', 'tokens'], 'int64') : undefined],
-    bias ? test.input('bias', ['batch', heads, 'tokens', 'total']) : undefined,
+    bias ? test.input('bias', [...bias, 'tokens', 'total']) : undefined,
   ];
   const node = graph.addNode({
     ...{ opType: 'GroupQueryAttention', domain: 'com.microsoft', name: 'attention' },
