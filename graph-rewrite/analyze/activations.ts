@@ -112,6 +112,13 @@ function insides(sites: readonly { node: Node; nodes: readonly Node[] }[]): Set<
   return new Set(sites.flatMap((site) => site.nodes.filter((node) => node !== site.node)));
 }
 
+/** Whether nothing else reads gate or up, not even their shapes: then one value can hold both. */
+export function readsAlone({ gate, up, nodes }: GateSite): boolean {
+  return [gate, up].every(
+    ({ isGraphOutput, uses }) => !isGraphOutput && uses.every(({ node }) => nodes.includes(node)),
+  );
+}
+
 /** Whether every use of a value is by one of the nodes (or asks for its shape only), and no caller sees it. */
 export function usedOnlyBy(value: Value, nodes: readonly Node[]): boolean {
   return !value.isGraphOutput && value.uses.every(({ node }) => nodes.includes(node) || node.is('Shape'));

@@ -1,6 +1,7 @@
 /** act(gate) · up → GatedActQuantize. The channel order is in the rows of gate and up (swap-linear). */
 import { internalError } from '../../ops/common/errors.js';
 import { GatedActQuantize } from '../../ops/gated-act-quantize/contract.js';
+import { readsAlone } from '../analyze/activations.js';
 import type { Value } from '../ir/index.js';
 import { moveShapeUses } from './context.js';
 import type { Pass } from './pass.js';
@@ -14,7 +15,7 @@ export const fuseGate: Pass = {
       const { producer } = context.group(input);
       if (producer.kind !== 'gate') throw internalError('fuse-gate', `"${input.value}" does not come from a gate`);
       const { gate } = producer;
-      const packed = context.pack([gate.gate, gate.up]);
+      const packed = readsAlone(gate) && context.pack([gate.gate, gate.up]);
       const parts = GatedActQuantize.node<Value>(
         { gate: context.current(gate.gate), up: packed ? undefined : context.current(gate.up) },
         { activation: gate.activation, ...rowFormat(input) },

@@ -1,5 +1,6 @@
 /** Which layers of one input become one product. */
 import { attentionRows } from '../analyze/attention-rows.js';
+import { readsAlone } from '../analyze/activations.js';
 import type { AttentionSite, GateSite, LinearSite, Role } from '../analyze/sites.js';
 import type { Value } from '../ir/index.js';
 import type { Recipe } from '../recipes/recipe.js';
@@ -24,7 +25,7 @@ export function decideMerges(
   const merged = new Map<LinearSite, string>();
   const maker = (value: Value) => batch.members.find(({ site }) => site.y === value);
   if (recipe.merge.gateUp)
-    for (const gate of fusedGates)
+    for (const gate of fusedGates.filter(readsAlone))
       join([gate.gate, gate.up].map(maker), ['gate_proj', 'up_proj'], 'gate_up_proj', merged);
   if (recipe.merge.qkv === true)
     join(

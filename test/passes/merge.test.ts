@@ -2,7 +2,7 @@
 import { deepEqual, equal } from 'node:assert/strict';
 import { analyze } from '../../graph-rewrite/analyze/index.js';
 import { applyPlan, findRecipe, makePlan, withSettings } from '../../graph-rewrite/index.js';
-import { float, int, tensorOf, type Model } from '../../graph-rewrite/ir/index.js';
+import { float, int, tensorOf, type Model, type Value } from '../../graph-rewrite/ir/index.js';
 import { TestGraph } from '../helpers/graph.js';
 import { attentionOutputs } from '../helpers/kv-run.js';
 
@@ -97,6 +97,24 @@ describe('passes: merged layers', () => {
     g.output(layer('down', g.op('Mul', [up, act], { name: 'product' })));
     deepEqual(products(rewrite(g.model, 'w8a8')), [['gate', 'up'], ['down']]);
   });
+
+  const readers: readonly [string, (g: TestGraph, gate: Value, up: Value) => void][] = [
+    ['that is an output', (g, _, up) => g.output(up)],
+    ['that another node reads', (g, gate) => g.output(g.op('ReduceMean', [gate, g.integers(-1)]))],
+    ['whose shape is asked for', (g, _, up) => g.output(g.op('Shape', [up]), [3], 'int64')],
+  ];
+  for (const [what, read] of readers)
+    it(`a gate ${what} is a product of its own`, () => {
+      const g = new TestGraph(21);
+      const x = g.input('x', ['batch', 'tokens', hidden]);
+      const [gate, up] = ['gate', 'up'].map((name) =>
+        g.op('MatMul', [x, g.weight(`w_${name}`, [hidden, 64])], { name }),
+      ) as [Value, Value];
+      const act = g.op('Mul', [gate, g.op('Sigmoid', [gate])], { name: 'silu' });
+      g.output(g.op('MatMul', [g.op('Mul', [act, up]), g.weight('w_down', [64, hidden])], { name: 'down' }));
+      read(g, gate, up);
+      deepEqual(products(rewrite(g.model, 'w8a8')), [['gate'], ['up'], ['down']]);
+    });
 });
 
 const rewritePlan = (model: Model, ...settings: string[]) =>
