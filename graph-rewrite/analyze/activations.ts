@@ -112,10 +112,11 @@ function insides(sites: readonly { node: Node; nodes: readonly Node[] }[]): Set<
   return new Set(sites.flatMap((site) => site.nodes.filter((node) => node !== site.node)));
 }
 
-/** Whether nothing else reads gate or up, not even their shapes: then one value can hold both. */
-export function readsAlone({ gate, up, nodes }: GateSite): boolean {
-  return [gate, up].every(
-    ({ isGraphOutput, uses }) => !isGraphOutput && uses.every(({ node }) => nodes.includes(node)),
+/** Whether nothing but the gate follows from gate or up, not even from their shapes: then one value can hold both. */
+export function readsAlone({ gate, up, node: root, nodes }: GateSite): boolean {
+  const inside = nodes.filter((node) => node !== root).flatMap(({ outputs }) => outputs);
+  return [gate, up, ...inside].every(
+    (value) => !value || (!value.isGraphOutput && value.uses.every(({ node }) => nodes.includes(node))),
   );
 }
 

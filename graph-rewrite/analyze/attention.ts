@@ -222,7 +222,7 @@ function valuePath(
     at = node.input(0);
   }
   if (at !== v.y) return 'values do not come straight from their layer';
-  const stray = user.is('Split') || usersOutside(v.y, [user]) === undefined ? undefined : usersOutside(v.y, [user]);
+  const stray = usersOutside(v.y, [user]);
   if (stray) return stray;
   const kvHeads = rows / headSize;
   if (!Number.isInteger(kvHeads) || heads % kvHeads !== 0)

@@ -75,7 +75,7 @@ function swap(product: Product, context: PassContext): void {
   );
   if (codes?.q.producer) writeInputOrder(codes.q.producer, { order: product.spec.columnOrder, smooth: product.smooth });
   let y = node.output(0)!;
-  if (codes && (isFlattened(site, context.group(input).input) || isRestored(input, context)))
+  if (codes && (isFlattened(site, context.group(input).input, context) || isRestored(input, context)))
     y = flatten(y, N, name, site.node, context);
   // A packed product has no counterpart in the float graph, so it takes over no name; what else reads the parts is dead.
   if (context.packed.has(name)) site.y.graph.replaceAllUses(site.y, y);
@@ -93,8 +93,9 @@ function pack({ name, sources, spec, rounding }: Product, context: PassContext):
 }
 
 /** Whether the layer reads `[M, K]` while its input is quantized with all its axes. */
-function isFlattened(site: LinearSite, input: Value): boolean {
-  for (let at = site.x; at !== input; at = at.producer!.input(0)!) if (at.producer!.is('Reshape')) return true;
+function isFlattened(site: LinearSite, input: Value, context: PassContext): boolean {
+  const ends = [input, context.current(input)];
+  for (let at = site.x; !ends.includes(at); at = at.producer!.input(0)!) if (at.producer!.is('Reshape')) return true;
   return false;
 }
 

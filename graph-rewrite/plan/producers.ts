@@ -108,8 +108,9 @@ export function neededElsewhere(value: Value, batch: Batch): boolean {
   const needed = (at: Value): boolean =>
     at.isGraphOutput ||
     at.uses.some(({ node }) => {
-      if (node.is('Shape') || own.has(node)) return false;
-      return node.is('Reshape') || node.is('Identity') ? needed(node.output(0)!) : true;
+      if (node.is('Shape')) return false;
+      // Rows that a layer flattens for itself may have other readers.
+      return node.is('Reshape') || node.is('Identity') ? needed(node.output(0)!) : !own.has(node);
     });
   return needed(value);
 }

@@ -98,9 +98,10 @@ describe('passes: merged layers', () => {
     deepEqual(products(rewrite(g.model, 'w8a8')), [['gate', 'up'], ['down']]);
   });
 
-  const readers: readonly [string, (g: TestGraph, gate: Value, up: Value) => void][] = [
+  const readers: readonly [string, (g: TestGraph, gate: Value, up: Value, act: Value) => void][] = [
     ['that is an output', (g, _, up) => g.output(up)],
     ['that another node reads', (g, gate) => g.output(g.op('ReduceMean', [gate, g.integers(-1)]))],
+    ['whose activation is an output', (g, _, __, act) => g.output(act)],
     ['whose shape is asked for', (g, _, up) => g.output(g.op('Shape', [up]), [3], 'int64')],
   ];
   for (const [what, read] of readers)
@@ -112,7 +113,7 @@ describe('passes: merged layers', () => {
       ) as [Value, Value];
       const act = g.op('Mul', [gate, g.op('Sigmoid', [gate])], { name: 'silu' });
       g.output(g.op('MatMul', [g.op('Mul', [act, up]), g.weight('w_down', [64, hidden])], { name: 'down' }));
-      read(g, gate, up);
+      read(g, gate, up, act);
       deepEqual(products(rewrite(g.model, 'w8a8')), [['gate'], ['up'], ['down']]);
     });
 });
