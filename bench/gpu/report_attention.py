@@ -41,7 +41,7 @@ def rate(entry, method):
 
 print(f"copy: {copy:.0f} GB/s\n")
 table(
-    ["batch, context", "heads", "bits", "keys before RoPE (copy)", "after RoPE (copy)", "append", "append and attention, before", "PyTorch float16", "PyTorch over ours"],
+    ["batch, context", "heads", "bits", "keys before RoPE (copy)", "after RoPE (copy)", "only reading (copy)", "append", "append and attention, before", "PyTorch float16", "PyTorch over ours"],
     [
         [
             f"{e['batch']}, {e['context']}",
@@ -49,6 +49,7 @@ table(
             str(e["bits"]),
             share(e, "pre"),
             share(e, "post"),
+            share(e, "read"),
             f"{e['us']['append']:.1f}",
             f"{e['us']['pre_append']:.1f}",
             *peer(e),

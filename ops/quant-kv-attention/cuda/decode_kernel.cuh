@@ -28,10 +28,11 @@ struct DecodeMemory {
   using Query = DecodeQuery<Layout, kTurn>;
   static_assert(Ring::kBytes % 16 == 0 && Ring::kBytes >= DecodeShared::Bytes(kDim), "the sums' place");
 
-  // Staged queries lie where operands of tables will be, if those have room; else neighbours start in different banks.
-  static constexpr bool kStagedInside = kTables && kHeads == 2;
+  // Queries that are staged lie where operands of tables will be, if those have room; else neighbours start in
+  // different banks.
+  static constexpr bool kStaged = kTurn != Turn::kHalf, kStagedInside = kTables && kHeads == 2;
   static constexpr int kStagedStride = kStagedInside ? kDim : kDim + 8;  // halves
-  static constexpr int kStagedBytes = kStagedStride * 2;
+  static constexpr int kStagedBytes = kStaged ? kStagedStride * 2 : 0;
   static_assert(!kStagedInside || kSharing * kDecodeRows * kStagedBytes <= Tables::kBytes - Tables::kStepBytes);
 
   static constexpr int TablesAt(int warps, int key_warp) { return warps * Ring::kBytes + key_warp * Tables::kBytes; }
@@ -81,13 +82,13 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
   const int end = min(last_span.end, key + (least + (part < rest ? 1 : 0)) * kDecodeKeys);
 
   // Queries, lengths and tables are older than the append kernel, which may still be writing the cache.
-  __half* staged = reinterpret_cast<__half*>(memory + Memory::StagedAt(plan.warps, used));
   typename Memory::Tables tables;
   if constexpr (kTables) {
     tables.Start(args, SharedAddress(memory) + Memory::TablesAt(plan.warps, key_warp), warp % kSharing);
     if (key < end) tables.Ask(args, key);
   }
-  QueryStage<kDim, Memory::kStagedStride> stage{plan, b, first_head, kSharing * kHeads, first_row, used_rows};
+  std::conditional_t<kTurn == Turn::kHalf, HalvesStage<Layout, kBits, kDim>, QueryStage<kDim, Memory::kStagedStride>>
+      stage{plan, b, first_head, kSharing * kHeads, first_row, used_rows};
   stage.Ask(sequence);
   ring.Prefetch(key, end);
   WaitForPriorKernelsIfAny();
@@ -96,14 +97,20 @@ __global__ __launch_bounds__(32 * kResidentWarps<kBits, kDim, kTurn>, 1)  //
     if (key + i * kDecodeKeys < end) ring.AskFirst(i, key + i * kDecodeKeys, end);
     CommitCopies();
   }
-  stage.Store(sequence, staged);
-  __syncthreads();
   typename Memory::Query q;
-  const uint32_t operands =
-      SharedAddress(memory) + Memory::OperandsAt(plan.warps) + head * used * Memory::Query::kOperandBytes;
-  LoadQuery<kBits, kDim, kTurn, kHeads, Memory::kStagedStride>(args, staged + head * used * Memory::kStagedStride, used,
-                                                               operands, key_warp == 0, q);
-  if constexpr (kTables) __syncthreads();
+  const uint32_t all_operands = SharedAddress(memory) + Memory::OperandsAt(plan.warps);
+  const uint32_t operands = all_operands + head * used * Memory::Query::kOperandBytes;
+  if constexpr (kTurn == Turn::kHalf) {
+    stage.Store(sequence, all_operands);
+    LocateQuery<kHeads>(args, used, operands, q);
+  } else {
+    __half* staged = reinterpret_cast<__half*>(memory + Memory::StagedAt(plan.warps, used));
+    stage.Store(sequence, staged);
+    __syncthreads();
+    LoadQuery<kBits, kDim, kTurn, kHeads, Memory::kStagedStride>(args, staged + head * used * Memory::kStagedStride,
+                                                                 used, operands, key_warp == 0, q);
+  }
+  if constexpr (kTurn != Turn::kNone) __syncthreads();
 
   const bool plain = args.softcap <= 0.0f && !args.mask;
   const int plain_begin = plain ? last_span.begin : INT_MAX, plain_end = first_span.end;

@@ -116,8 +116,103 @@ struct QueryStage {
   }
 };
 
-// The lane's part of the staged queries `rows` of the warp's first head; those that are turned go to `operands`, if
-// `stores`.
+// The same where RoPE turns the first half of the channels with the second, as many as the keys have: a thread has a
+// chunk of 8 channels of each half, and stores the operands that it makes.
+template <class Layout, int kBits, int kDim>
+struct HalvesStage {
+  static constexpr int kChunks = kDim / 16, kHalf = Layout::kWordCodes / 2;
+
+  const DecodePlan& plan;
+  int b, first_head, heads, first_row;
+  SmallDivisor used;
+  bool asked = false;
+  uint4 low{}, high{}, cos{}, sin{};
+
+  __device__ __forceinline__ int count() const { return heads * used.divisor * kChunks; }
+
+  // What chunk pair i needs; false for a query behind its sequence.
+  __device__ __forceinline__ bool Load(const KvSequence& sequence, int i) {
+    const KvArgs& args = plan.args;
+    const int at = i / kChunks, c = i % kChunks * 8, head = used.Of(at), query = first_row + at - head * used.divisor;
+    const int s = plan.Token(query), group = args.group(), position = sequence.start + s;
+    if (position >= sequence.length) return false;
+    const int64_t x = (static_cast<int64_t>(b) * args.tokens + s) * args.q_stride +
+                      static_cast<int64_t>((first_head + head) * group + query - s * group) * kDim + c;
+    const int64_t table = static_cast<int64_t>(position) * (kDim / 2) + c;
+    const auto load = [](const void* from, int64_t element) {
+      return __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(from) + element));
+    };
+    low = load(args.q, x), high = load(args.q, x + kDim / 2);
+    cos = load(args.cos, table), sin = load(args.sin, table);
+    return true;
+  }
+
+  __device__ __forceinline__ void Ask(const KvSequence& sequence) {
+    if (static_cast<int>(threadIdx.x) < count()) asked = Load(sequence, threadIdx.x);
+  }
+
+  __device__ __forceinline__ void Store(const KvSequence& sequence, uint32_t operands) {
+    for (int i = threadIdx.x; i < count(); i += blockDim.x) {
+      if (i != static_cast<int>(threadIdx.x)) asked = Load(sequence, i);
+      uint32_t first[4] = {}, second[4] = {};
+      if (asked) Turn(first, second);
+        // Words of codes of a chunk; neighbouring words are neighbouring lanes'.
+#pragma unroll
+      for (int w = 0; w < 4 / kHalf; ++w) {
+        const int slot = i % kChunks * (4 / kHalf) + w, word = slot / 4, t = slot % 4;
+        const uint32_t to = operands + i / kChunks * DecodeQuery<Layout, Turn::kHalf>::kOperandBytes + t * 16;
+#pragma unroll
+        for (int pair = 0; pair < kHalf; ++pair) {
+          // The codes that CodePair takes from a word are half a word apart.
+          const uint32_t pick = pair % 2 ? 0x7632 : 0x5410;
+          const int a = w * kHalf + pair / 2, b = w * kHalf + (pair + kHalf) / 2;
+          const __half2 x = Halves(__byte_perm(first[a], first[b], pick));
+          const __half2 y = Halves(__byte_perm(second[a], second[b], pick));
+          // Codes that CodePair gives 16 times as large: every second pair.
+          const __half2 unit = __float2half2_rn(kBits == 4 && pair % 2 ? 0.0625f : 1.0f);
+          StoreShared16(to + (word * kHalf + pair) * 64, make_uint4(Bits(__hmul2(x, unit)), Bits(__hmul2(y, unit)),
+                                                                    Bits(__hadd2(x, y)), Bits(__hsub2(y, x))));
+        }
+      }
+    }
+  }
+
+ private:
+  // As LoadTurned, at half the size.
+  __device__ __forceinline__ void Turn(uint32_t (&first)[4], uint32_t (&second)[4]) const {
+    const bool brain = IsBrain(plan.args);
+    const uint32_t l[4] = {low.x, low.y, low.z, low.w}, h[4] = {high.x, high.y, high.z, high.w};
+    const uint32_t c[4] = {cos.x, cos.y, cos.z, cos.w}, s[4] = {sin.x, sin.y, sin.z, sin.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 a = WidenPair(l[i], brain), b = WidenPair(h[i], brain);
+      const float2 cosine = WidenPair(c[i], brain), sine = WidenPair(s[i], brain);
+      const auto minus = [](float a, float cosine, float b, float sine) {
+        return 0.5f * __fsub_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine));
+      };
+      const auto plus = [](float a, float cosine, float b, float sine) {
+        return 0.5f * __fadd_rn(__fmul_rn(a, cosine), __fmul_rn(b, sine));
+      };
+      first[i] = Bits(__floats2half2_rn(minus(a.x, cosine.x, b.x, sine.x), minus(a.y, cosine.y, b.y, sine.y)));
+      second[i] = Bits(__floats2half2_rn(plus(b.x, cosine.x, a.x, sine.x), plus(b.y, cosine.y, a.y, sine.y)));
+    }
+  }
+};
+
+// Where the lane's operands lie of the warp's heads' queries, `operands`, and the units of its products.
+template <int kHeads, class Layout, Turn kTurn>
+__device__ __forceinline__ void LocateQuery(const KvArgs& args, int used, uint32_t operands,
+                                            DecodeQuery<Layout, kTurn>& q) {
+  constexpr int kEach = kDecodeRows / kHeads;
+  const int column = threadIdx.x % 32 / 4, row = column / kEach * used + min(column % kEach, used - 1);
+  q.operand = operands + row * DecodeQuery<Layout, kTurn>::kOperandBytes + threadIdx.x % 4 * 16;
+  const float unit = args.scale * 1.44269504f * 2.0f;
+  q.unit = unit * (kTurn == Turn::kNone ? 0x1p24f : 0x1p24f / kTableUnit);
+  q.min_unit = kTurn == Turn::kNone ? unit : unit / kTableUnit;
+}
+
+// The lane's part of the staged queries `rows` of the warp's first head; those of keys that are turned with their
+// neighbours go to `operands`, if `stores`.
 template <int kBits, int kDim, Turn kTurn, int kHeads, int kStride, class Layout>
 __device__ __forceinline__ void LoadQuery(const KvArgs& args, const __half* rows, int used, uint32_t operands,
                                           bool stores, DecodeQuery<Layout, kTurn>& q) {
@@ -125,42 +220,35 @@ __device__ __forceinline__ void LoadQuery(const KvArgs& args, const __half* rows
   const int lane = threadIdx.x % 32, column = lane / 4, t = lane % 4;
   const bool there = column % kEach < used;
   const int row = column / kEach * used + min(column % kEach, used - 1);
-  q.operand = operands + row * DecodeQuery<Layout, kTurn>::kOperandBytes + t * 16;
   const float unit = args.scale * 1.44269504f * 2.0f;
-  q.unit = unit * (kTurn == Turn::kNone ? 0x1p24f : 0x1p24f / kTableUnit);
-  q.min_unit = kTurn == Turn::kNone ? unit : unit / kTableUnit;
+  LocateQuery<kHeads>(args, used, operands, q);
   if (kTurn != Turn::kNone && !stores) return;
   float sum = 0.0f;
   uint32_t fragments[Layout::kSteps][2];
 #pragma unroll
-  for (int part = 0; part < Layout::kKeyParts; ++part) {
-#pragma unroll
-    for (int word = 0; word < Layout::kKeyWords; ++word) {
-      const int c = Layout::KeyChannel(t, part, word, 0);
-      uint32_t v[kHalf] = {};  // the channels of a word of codes, two by two
-      if (there && c < kDim) {
-        const __half* from = rows + row * kStride + c;
-        if constexpr (kHalf == 4) {
-          const uint4 four = *reinterpret_cast<const uint4*>(from);
-          v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
-        } else {
-          const uint2 two = *reinterpret_cast<const uint2*>(from);
-          v[0] = two.x, v[1] = two.y;
-        }
+  for (int word = 0; word < Layout::kKeyWords; ++word) {
+    const int c = Layout::KeyChannel(t, 0, word, 0);
+    uint32_t v[kHalf] = {};  // the channels of a word of codes, two by two
+    if (there && c < kDim) {
+      const __half* from = rows + row * kStride + c;
+      if constexpr (kHalf == 4) {
+        const uint4 four = *reinterpret_cast<const uint4*>(from);
+        v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+      } else {
+        const uint2 two = *reinterpret_cast<const uint2*>(from);
+        v[0] = two.x, v[1] = two.y;
       }
+    }
 #pragma unroll
-      for (int i = 0; i < kHalf; ++i) {
-        const float2 f = __half22float2(Halves(v[i]));
-        sum += f.x + f.y;
-      }
+    for (int i = 0; i < kHalf; ++i) {
+      const float2 f = __half22float2(Halves(v[i]));
+      sum += f.x + f.y;
+    }
 #pragma unroll
-      for (int pair = 0; pair < kHalf; ++pair) {
-        // The codes that CodePair takes from a word are half a word apart.
-        const uint32_t both = __byte_perm(v[pair / 2], v[(pair + kHalf) / 2], pair % 2 ? 0x7632 : 0x5410);
-        const int step =
-            kTurn == Turn::kHalf ? word * kHalf + pair : ((part * Layout::kKeyWords + word) * kHalf + pair) / 2;
-        fragments[step][kTurn == Turn::kHalf ? part : pair % 2] = both;
-      }
+    for (int pair = 0; pair < kHalf; ++pair) {
+      // The codes that CodePair takes from a word are half a word apart.
+      const uint32_t both = __byte_perm(v[pair / 2], v[(pair + kHalf) / 2], pair % 2 ? 0x7632 : 0x5410);
+      fragments[(word * kHalf + pair) / 2][pair % 2] = both;
     }
   }
 #pragma unroll
@@ -168,9 +256,7 @@ __device__ __forceinline__ void LoadQuery(const KvArgs& args, const __half* rows
     const __half2 first = Halves(fragments[step][0]), second = Halves(fragments[step][1]);
     // Codes that CodePair gives 16 times as large: every second pair.
     const __half2 small = __float2half2_rn(0.0625f);
-    const bool odd = kTurn == Turn::kHalf && step % kHalf % 2;
-    if (kBits == 4 && odd) fragments[step][0] = Bits(__hmul2(first, small));
-    if (kBits == 4 && (odd || kTurn == Turn::kNone)) fragments[step][1] = Bits(__hmul2(second, small));
+    if (kBits == 4 && kTurn == Turn::kNone) fragments[step][1] = Bits(__hmul2(second, small));
     if constexpr (kTurn == Turn::kNone) {
       q.fragments[step][0] = fragments[step][0], q.fragments[step][1] = fragments[step][1];
     } else if (there) {
