@@ -103,13 +103,13 @@ for kv_heads in (32, 8):
             torch.cuda.empty_cache()
 
 for kv_heads in (32, 8):
-    for batch in (1, 4):
-        case = Case(batch, 2048, 2048, 32, kv_heads, 128, 4)
+    for batch, tokens in ((1, 2048), (4, 2048), (4, 1024), (16, 512)):
+        case = Case(batch, tokens, tokens, 32, kv_heads, 128, 4)
         makers = {"pre": case.ours(2, 0), "post": case.ours(2, 1), "append": case.ours(1, 0), "torch_f16": case.torch()}
         t = measure(makers, 4, 5)
-        flop = 2 * 2048 * 2048 * 128 * 32 * batch  # causal: half of 4 S T D
-        result["prefill"].append(dict(batch=batch, tokens=2048, heads=32, kv_heads=kv_heads, us=t))
-        print(f"prefill b{batch} s2048 32/{kv_heads} | " + " ".join(f"{n} {us:.0f}us({flop / us / 1e6:.0f}T)" for n, us in t.items()), flush=True)
+        flop = 2 * tokens * tokens * 128 * 32 * batch  # causal: half of 4 S T D
+        result["prefill"].append(dict(batch=batch, tokens=tokens, heads=32, kv_heads=kv_heads, us=t))
+        print(f"prefill b{batch} s{tokens} 32/{kv_heads} | " + " ".join(f"{n} {us:.0f}us({flop / us / 1e6:.0f}T)" for n, us in t.items()), flush=True)
         del case
         torch.cuda.empty_cache()
 json.dump(result, open(sys.argv[2], "w"), indent=1)

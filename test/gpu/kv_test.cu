@@ -288,6 +288,18 @@ std::vector<Case> Cases(bool quick) {
     add([&](Case& c) { c.tokens = tokens, c.past = 5, c.odd_value = 60000; });
     add([&](Case& c) { c.tokens = tokens, c.past = 5, c.odd_value = 1e-7f, c.bits = 8; });
   }
+  // Many sequences, short and of different lengths, some with nothing new: blocks go from one to the next. With 70
+  // tokens keys are turned ahead.
+  for (const int dim : {32, 64, 80, 96, 128, 256}) {
+    for (const int tokens : {40, 70}) {
+      add([&](Case& c) {
+        c.batch = 48, c.tokens = tokens, c.past = 150, c.heads = 8, c.kv_heads = 2, c.dim = dim;
+        c.rotary = KvRotary::kHalf, c.post = dim == 64, c.bits = dim == 96 ? 8 : 4, c.window = dim == 80 ? 50 : 0;
+        c.packed = dim == 128;
+        for (int i = 0; i < c.batch; ++i) c.lengths.push_back(i % 5 == 4 ? i % 2 : 1 + i * 67 % (tokens + c.past));
+      });
+    }
+  }
   if (quick) return cases;
   for (const bool post : {false, true}) {
     for (const int bits : {4, 8}) {

@@ -12,12 +12,19 @@ constexpr float kInfinity = __builtin_inff();
 
 __device__ __forceinline__ bool HalfIsFinite(uint16_t bits) { return (bits & 0x7c00) != 0x7c00; }
 
-// Eight codes, the first in the lowest bits.
+// Eight codes, the first in the lowest bits. Adding 1.5 * 2^23 rounds to the nearest, ties to even, and leaves the code
+// in the low bits; what is above them falls out of the sum, modulo 2^32, as one constant.
 template <int kBits>
-__device__ __forceinline__ void StoreCodes(uint8_t* to, const uint32_t (&code)[8]) {
+__device__ __forceinline__ void StoreCodes(uint8_t* to, const float (&code)[8]) {
+  constexpr float kRound = 12582912.0f;
+  constexpr uint32_t kAbove = 0x4b400000u;
+  constexpr int kInWord = 32 / kBits;
   uint32_t w[2] = {};
 #pragma unroll
-  for (int i = 0; i < 8; ++i) w[i * kBits / 32] |= code[i] << (i * kBits % 32);
+  for (int i = 0; i < 8; ++i) {
+    const uint32_t bits = __float_as_uint(__fadd_rn(code[i], kRound));
+    w[i / kInWord] += (bits - kAbove) << (i % kInWord * kBits);
+  }
   if constexpr (kBits == 8) {
     *reinterpret_cast<uint2*>(to) = make_uint2(w[0], w[1]);
   } else {
@@ -33,23 +40,24 @@ __device__ __forceinline__ void QuantizeKvRow(const KvArgs& args, bool there, co
   constexpr float kLast = (1 << kBits) - 1;
   const int lane = threadIdx.x % kLanes, dim = args.head_dim;
   float lo = kInfinity, hi = -kInfinity;
-  uint32_t amax = 0;
+  bool finite = true;
 #pragma unroll
   for (int i = 0; i < kChunks; ++i) {
     if ((i * kLanes + lane) * 8 >= dim) break;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      amax = max(amax, __float_as_uint(v[i][j]) & 0x7fffffffu);
+      finite = finite && (__float_as_uint(v[i][j]) & 0x7f800000u) != 0x7f800000u;
       lo = fminf(lo, v[i][j]);
       hi = fmaxf(hi, v[i][j]);
     }
   }
 #pragma unroll
   for (int d = 1; d < kLanes; d *= 2) {
-    amax = max(amax, __shfl_xor_sync(~0u, amax, d));
     lo = fminf(lo, __shfl_xor_sync(~0u, lo, d));
     hi = fmaxf(hi, __shfl_xor_sync(~0u, hi, d));
   }
+  const uint32_t row_lanes = static_cast<uint32_t>((uint64_t{1} << kLanes) - 1) << (threadIdx.x % 32 / kLanes * kLanes);
+  finite = (__ballot_sync(~0u, !finite) & row_lanes) == 0;
   lo = __fadd_rn(lo, 0.0f);
   hi = __fadd_rn(hi, 0.0f);
   const float range = __fsub_rn(hi, lo);
@@ -57,21 +65,21 @@ __device__ __forceinline__ void QuantizeKvRow(const KvArgs& args, bool there, co
   const float low = __fadd_rn(lo, __fmul_rn(range, args.half_unclipped));
   uint16_t scale = __half_as_ushort(__float2half_rn(step)), min = __half_as_ushort(__float2half_rn(low));
   if (min == 0x8000) min = 0;
-  if (amax >= 0x7f800000u || !HalfIsFinite(scale) || !HalfIsFinite(min)) scale = min = 0x7e00;
+  if (!finite || !HalfIsFinite(scale) || !HalfIsFinite(min)) scale = min = 0x7e00;
   if (!there) return;
   if (lane == 0) *reinterpret_cast<uint32_t*>(params) = scale | static_cast<uint32_t>(min) << 16;
   const bool zeros = scale == 0 || scale == 0x7e00;
   const float base = Widen(__ushort_as_half(min));
-  const float inverse = zeros ? 0.0f : __fdiv_rn(1.0f, Widen(__ushort_as_half(scale)));
+  const float inverse = zeros ? 0.0f : __frcp_rn(Widen(__ushort_as_half(scale)));
 #pragma unroll
   for (int i = 0; i < kChunks; ++i) {
     const int c = (i * kLanes + lane) * 8;
     if (c >= dim) break;
-    uint32_t code[8];
+    float code[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float t = __fmul_rn(__fsub_rn(v[i][j], base), inverse);
-      code[j] = zeros ? 0 : __float2uint_rn(fminf(fmaxf(t, 0.0f), kLast));
+      code[j] = fminf(fmaxf(zeros ? 0.0f : t, 0.0f), kLast);
     }
     StoreCodes<kBits>(codes + c * kBits / 8, code);
   }
@@ -81,31 +89,34 @@ __device__ __forceinline__ void QuantizeKvRow(const KvArgs& args, bool there, co
 template <class T, int kBits, int kLanes, int kChunks>
 __global__ __launch_bounds__(kThreads) void AppendKernel(const __grid_constant__ KvArgs args) {
   LetNextKernelStartIfAny();
-  if (blockIdx.x == 0) {
+  if (blockIdx.x == 0 && blockIdx.y == 0) {
     for (int i = threadIdx.x; i < args.zeros; i += kThreads) static_cast<uint32_t*>(args.scratch)[i] = 0;
   }
-  const int64_t task = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) / kLanes;
-  const int64_t token = task / args.kv_heads;
-  const int head = static_cast<int>(task % args.kv_heads);
-  bool there = token < static_cast<int64_t>(args.batch) * args.tokens;
-  const int b = there ? static_cast<int>(token / args.tokens) : 0, s = static_cast<int>(token % args.tokens);
-  const KvSequence sequence(args, b);
-  const int position = sequence.start + s;
-  there = there && position < sequence.length;
-  const int64_t at = token * args.kv_stride + static_cast<int64_t>(head) * args.head_dim;
+  // A sequence a blockIdx.y: divisions of 64 bits would take longer than the rest.
+  const uint32_t task = blockIdx.x * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const int b = static_cast<int>(blockIdx.y), s = static_cast<int>(task / static_cast<uint32_t>(args.kv_heads));
+  const int head = static_cast<int>(task - static_cast<uint32_t>(s) * static_cast<uint32_t>(args.kv_heads));
+  const int64_t at =
+      (static_cast<int64_t>(b) * args.tokens + s) * args.kv_stride + static_cast<int64_t>(head) * args.head_dim;
   const T *key = static_cast<const T*>(args.k) + at, *value = static_cast<const T*>(args.v) + at;
   const bool rotate = args.rotary != KvRotary::kNone && !args.rotate_on_read;
   float keys[kChunks][8] = {}, values[kChunks][8] = {};
+  // Rows are asked for beside the length, not behind it.
 #pragma unroll
   for (int i = 0; i < kChunks; ++i) {
     const int c = (i * kLanes + threadIdx.x % kLanes) * 8;
-    if (!there || c >= args.head_dim) break;
-    if (rotate) {
-      LoadTurned(args, key, c, position, keys[i]);
-    } else {
-      LoadEight(key + c, keys[i]);
-    }
+    if (s >= args.tokens || c >= args.head_dim) break;
+    if (!rotate) LoadEight(key + c, keys[i]);
     LoadEight(value + c, values[i]);
+  }
+  const KvSequence sequence(args, b);
+  const int position = sequence.start + s;
+  const bool there = s < args.tokens && position < sequence.length;
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int c = (i * kLanes + threadIdx.x % kLanes) * 8;
+    if (!rotate || !there || c >= args.head_dim) break;
+    LoadTurned(args, key, c, position, keys[i]);
   }
   const int64_t row = (static_cast<int64_t>(b) * args.kv_heads + head) * args.present_k.rows + position;
   QuantizeKvRow<kBits, kLanes, kChunks>(args, there, keys, args.present_k.codes + row * args.row_bytes(),
@@ -156,9 +167,10 @@ cudaError_t BringOver(const KvArgs& args, const KvRows& past, const KvRows& pres
 
 template <class T, int kBits, int kLanes, int kChunks>
 cudaError_t Append(const KvArgs& args, cudaStream_t stream) {
-  const int64_t tasks = static_cast<int64_t>(args.batch) * args.tokens * args.kv_heads;
-  if (tasks == 0) return cudaSuccess;
-  const auto blocks = static_cast<unsigned>((tasks * kLanes + kThreads - 1) / kThreads);
+  const int64_t tasks = static_cast<int64_t>(args.tokens) * args.kv_heads;  // of a sequence
+  if (tasks == 0 || args.batch == 0) return cudaSuccess;
+  const dim3 blocks(static_cast<unsigned>((tasks * kLanes + kThreads - 1) / kThreads),
+                    static_cast<unsigned>(args.batch));
   AppendKernel<T, kBits, kLanes, kChunks><<<blocks, kThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }
@@ -166,7 +178,7 @@ cudaError_t Append(const KvArgs& args, cudaStream_t stream) {
 template <class T, int kBits>
 cudaError_t AppendRows(const KvArgs& args, cudaStream_t stream) {
   if (args.head_dim <= 64) return Append<T, kBits, 8, 1>(args, stream);
-  if (args.head_dim <= 128) return Append<T, kBits, 16, 1>(args, stream);
+  if (args.head_dim <= 128) return Append<T, kBits, 8, 2>(args, stream);
   if (args.head_dim <= 256) return Append<T, kBits, 32, 1>(args, stream);
   return Append<T, kBits, 32, 2>(args, stream);
 }

@@ -36,8 +36,14 @@ __global__ __launch_bounds__(kTurnThreads) void TurnKeysKernel(const __grid_cons
   const int64_t head_row = static_cast<int64_t>(head) * args.present_k.rows;
   uint4* to =
       static_cast<uint4*>(args.scratch) + (static_cast<int64_t>(head) * gridDim.x + blockIdx.x) * kKeys * (kDim / 8);
-  for (int i = threadIdx.x; i < kKeys * plan.items(); i += kTurnThreads) {
-    const int row = i % kKeys, item = i / kKeys, chunk = plan.chunk(item), j = first + row;
+  // Eight lanes take a chunk of neighbouring rows, and four of them neighbouring chunks: loads and stores join up.
+  constexpr int kEights = kKeys / 8, kWarps = kTurnThreads / 32;
+  const int lane = threadIdx.x % 32, units = kEights * ((plan.items() + 3) / 4);
+#pragma unroll 2
+  for (int unit = threadIdx.x / 32; unit < units; unit += kWarps) {
+    const int row = unit % kEights * 8 + lane % 8, item = unit / kEights * 4 + lane / 8;
+    if (item >= plan.items()) continue;
+    const int chunk = plan.chunk(item), j = first + row;
     Chunk a{}, b{};
     if (j < sequence.length) {
       const KeyRow<kBits> source(args, head_row + j);

@@ -3,7 +3,7 @@
 // that their stores meet no bank twice; the four groups of a warp take neighbouring chunks, so that loads join up.
 #pragma once
 #include "ops/common/cuda/ptx.cuh"
-#include "ops/quant-kv-attention/cuda/sequence.cuh"
+#include "ops/quant-kv-attention/cuda/prefill_items.cuh"
 
 namespace lowbit::cuda {
 
@@ -249,33 +249,76 @@ class TileFiller {
   Raw raw_[2];
 };
 
-// 64 query rows from `first` on into rows [to_row, to_row + 64) of a tile of `tile_rows`, turned and times `factor`.
-// Called by 128 threads.
+__device__ __forceinline__ Chunk RoundedChunk(const float (&v)[8], float factor) {
+  Chunk rounded;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) rounded.v[i] = __floats2half2_rn(v[2 * i] * factor, v[2 * i + 1] * factor);
+  return rounded;
+}
+
+// The query rows of an item into a tile, turned and times `factor`, by warps `warp`, `warp` + `warps`, ...
 template <int kDim>
-__device__ __forceinline__ void FillQueries(const KvArgs& args, const KvSequence& sequence, int b, int kv_head,
-                                            int first, float factor, uint8_t* tile, int tile_rows, int to_row) {
-  const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, part = lane / 8, group = args.group();
-  for (int eight = warp; eight < 8; eight += 4) {
-    const int row = eight * 8 + lane % 8, query = first + row, s = query / group;
-    if (query >= args.query_rows() || sequence.start + s >= sequence.length) {
+__device__ __forceinline__ void FillQueries(const KvArgs& args, const PrefillItem& item, float factor, uint8_t* tile,
+                                            int warp, int warps) {
+  constexpr int kPairs = kDim / 16;  // of chunks, where all channels are turned by halves
+  constexpr int kOwn = (kPairs + 3) / 4;
+  const int lane = threadIdx.x % 32, part = lane / 8, group = args.group();
+  const bool halves = args.rotary == KvRotary::kHalf && 2 * args.pairs == kDim, brain = IsBrain(args);
+  for (int eight = warp; eight < kPrefillRows / 8; eight += warps) {
+    const int row = eight * 8 + lane % 8, query = item.first_row + row, s = query / group;
+    const int position = item.sequence.start + s;
+    uint4* to = reinterpret_cast<uint4*>(tile) + row;  // chunk c at c * kPrefillRows
+    if (query >= args.query_rows() || position >= item.sequence.length) {
+      for (int chunk = part; chunk < kDim / 8; chunk += 4) to[chunk * kPrefillRows] = uint4{};
+      continue;
+    }
+    const int64_t x = (static_cast<int64_t>(item.b) * args.tokens + s) * args.q_stride +
+                      static_cast<int64_t>(item.kv_head * group + (query - s * group)) * kDim;
+    if (!halves) {
       for (int chunk = part; chunk < kDim / 8; chunk += 4) {
-        *reinterpret_cast<uint4*>(tile + (chunk * tile_rows + to_row + row) * 16) = uint4{};
+        float v[8];
+        if (brain) {
+          LoadTurned(args, static_cast<const __nv_bfloat16*>(args.q) + x, 8 * chunk, position, v);
+        } else {
+          LoadTurned(args, static_cast<const __half*>(args.q) + x, 8 * chunk, position, v);
+        }
+        to[chunk * kPrefillRows] = WordsOf(RoundedChunk(v, factor));
       }
       continue;
     }
-    const __half* x = static_cast<const __half*>(args.q) + (static_cast<int64_t>(b) * args.tokens + s) * args.q_stride +
-                      static_cast<int64_t>(kv_head * group + query % group) * kDim;
-    for (int chunk = part; chunk < kDim / 8; chunk += 4) {
-      float v[8];
-      if (IsBrain(args)) {
-        LoadTurned(args, reinterpret_cast<const __nv_bfloat16*>(x), 8 * chunk, sequence.start + s, v);
-      } else {
-        LoadTurned(args, x, 8 * chunk, sequence.start + s, v);
-      }
-      Chunk rounded;
+    // The same with both halves at once; everything is asked for before anything is used.
+    const auto load = [](const void* from, int64_t at) {
+      return __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(from) + at));
+    };
+    const int64_t table = static_cast<int64_t>(position) * (kDim / 2);
+    uint4 first[kOwn], second[kOwn], cosines[kOwn], sines[kOwn];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) rounded.v[i] = __floats2half2_rn(v[2 * i] * factor, v[2 * i + 1] * factor);
-      *reinterpret_cast<uint4*>(tile + (chunk * tile_rows + to_row + row) * 16) = WordsOf(rounded);
+    for (int i = 0; i < kOwn; ++i) {
+      const int chunk = min(4 * i + part, kPairs - 1);
+      first[i] = load(args.q, x + 8 * chunk);
+      second[i] = load(args.q, x + 8 * (chunk + kPairs));
+      cosines[i] = load(args.cos, table + 8 * chunk);
+      sines[i] = load(args.sin, table + 8 * chunk);
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int chunk = 4 * i + part;
+      if (chunk >= kPairs) break;
+      float low[8], high[8];
+      const auto turn = [&](int at, uint32_t first_pair, uint32_t second_pair, uint32_t cos, uint32_t sin) {
+        const float2 a = WidenPair(first_pair, brain), b = WidenPair(second_pair, brain);
+        const float2 c = WidenPair(cos, brain), d = WidenPair(sin, brain);
+        low[at] = __fsub_rn(__fmul_rn(a.x, c.x), __fmul_rn(b.x, d.x));
+        low[at + 1] = __fsub_rn(__fmul_rn(a.y, c.y), __fmul_rn(b.y, d.y));
+        high[at] = __fadd_rn(__fmul_rn(b.x, c.x), __fmul_rn(a.x, d.x));
+        high[at + 1] = __fadd_rn(__fmul_rn(b.y, c.y), __fmul_rn(a.y, d.y));
+      };
+      turn(0, first[i].x, second[i].x, cosines[i].x, sines[i].x);
+      turn(2, first[i].y, second[i].y, cosines[i].y, sines[i].y);
+      turn(4, first[i].z, second[i].z, cosines[i].z, sines[i].z);
+      turn(6, first[i].w, second[i].w, cosines[i].w, sines[i].w);
+      to[chunk * kPrefillRows] = WordsOf(RoundedChunk(low, factor));
+      to[(chunk + kPairs) * kPrefillRows] = WordsOf(RoundedChunk(high, factor));
     }
   }
 }

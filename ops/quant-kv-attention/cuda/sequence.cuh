@@ -11,6 +11,7 @@ struct KvSequence {
   int length, start;  // tokens after the run, position of the first new one
   bool valid;
 
+  KvSequence() = default;
   __device__ __forceinline__ KvSequence(const KvArgs& args, int b) {
     length = args.lengths ? args.lengths[b] : args.limit;
     valid = length >= 0 && length <= args.limit;
