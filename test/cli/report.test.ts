@@ -36,6 +36,9 @@ describe('cli: the report', () => {
     };
     const report = describeResult(summary, plan);
     match(report, /^2 layers: no calibration statistics for this input: channels keep their order$/m);
-    match(report, /^2 layers: inside a subgraph, without calibration statistics that show GPTQ rows there: rounded to nearest$/m);
+    match(
+      report,
+      /^2 layers: inside a subgraph, without calibration statistics that show GPTQ rows there: rounded to nearest$/m,
+    );
   });
 });
