@@ -191,9 +191,9 @@ function valuePath(
   for (let hops = 0; at && at !== v.y && hops < 12; hops++) {
     const node: Node | undefined = at.producer;
     if (!node) return `values come from "${at.name}"`;
-    const stray = usersOutside(at, [user]);
     // A cache output is stored and fed back in the same order.
-    if (stray && !(at.isGraphOutput && node.is('Concat'))) return stray;
+    const stray = usersOutside(at, [user], node.is('Concat'));
+    if (stray) return stray;
     if (node.is('Concat')) {
       const fresh: (Value | undefined)[] = node.inputs.filter((input) => input && !isPast(input));
       if (fresh.length !== 1) return `Concat "${node.name}" joins more than a cache and new values`;
@@ -252,9 +252,9 @@ function outputReason(y: Value, path: readonly Node[], o: LinearSite): string | 
   return at && usersOutside(at, [o.node, ...o.nodes]);
 }
 
-/** Names a user of the value other than those given (asking for the shape is no use). */
-function usersOutside(value: Value, nodes: readonly Node[]): string | undefined {
+/** Names a user of the value other than those given (asking for the shape is no use); `isCache`: it may be an output. */
+function usersOutside(value: Value, nodes: readonly Node[], isCache = false): string | undefined {
   const stray = value.uses.find(({ node }) => !nodes.includes(node) && !node.is('Shape'))?.node;
   if (stray) return `"${value.name}" is also used by ${stray.opType} "${stray.name}"`;
-  return value.isGraphOutput ? `"${value.name}" is a graph output` : undefined;
+  return value.isGraphOutput && !isCache ? `"${value.name}" is a graph output` : undefined;
 }
