@@ -2,6 +2,7 @@
 // process.
 #include <cstring>
 
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/ptx.cuh"
 #include "ops/quant-gemm/cuda/batch_sm90.h"
 #include "ops/quant-gemm/cuda/launch.h"
@@ -38,17 +39,9 @@ extern "C" {
 // CUDA error.
 __attribute__((visibility("default"))) int bench_read(const void* from, int64_t bytes, uint32_t* never,
                                                       cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
   const int64_t chunks = bytes / 16;
-  launch.gridDim = dim3(static_cast<unsigned>((chunks + 256 * kReads - 1) / (256 * kReads)));
-  launch.blockDim = dim3(256);
-  launch.stream = stream;
-  launch.attrs = &attribute;
-  launch.numAttrs = 1;
-  return cudaLaunchKernelEx(&launch, ReadKernel, static_cast<const uint4*>(from), chunks, never);
+  const int blocks = static_cast<int>((chunks + 256 * kReads - 1) / (256 * kReads));
+  return LaunchGrid(ReadKernel, {blocks, 1, 256}, stream, static_cast<const uint4*>(from), chunks, never);
 }
 
 // `powers`: scale_ratios powers_of_two. Formats are numbers of ops/common/cuda/types.h's Format. Float tensors are

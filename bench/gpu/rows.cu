@@ -1,5 +1,6 @@
 // The row operators behind a plain C interface, for bench/gpu/rows.py, and what they are compared with: a kernel that
 // moves as many bytes.
+#include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/ptx.cuh"
 #include "ops/rows/cuda/norm_quantize.h"
 #include "ops/rows/cuda/quantize.h"
@@ -66,17 +67,9 @@ __attribute__((visibility("default"))) int bench_quantize(int64_t m, int k, int 
 // Reads `reads` times the `bytes` (a multiple of 16) that it writes, started the way the kernels above are.
 __attribute__((visibility("default"))) int bench_copy(const void* from, int reads, void* to, int64_t bytes,
                                                       cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
   const int64_t chunks = bytes / 16;
-  launch.gridDim = dim3(static_cast<unsigned>((chunks + 511) / 512));
-  launch.blockDim = dim3(256);
-  launch.stream = stream;
-  launch.attrs = &attribute;
-  launch.numAttrs = 1;
-  return cudaLaunchKernelEx(&launch, CopyKernel, static_cast<const uint4*>(from), reads, static_cast<uint4*>(to),
-                            chunks);
+  const int blocks = static_cast<int>((chunks + 511) / 512);
+  return LaunchGrid(CopyKernel, {blocks, 1, 256}, stream, static_cast<const uint4*>(from), reads,
+                    static_cast<uint4*>(to), chunks);
 }
 }
