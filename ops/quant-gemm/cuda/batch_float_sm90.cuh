@@ -38,8 +38,13 @@ template <int kTiles>
 __device__ __forceinline__ void ProduceWeights(const CUtensorMap* weights, uint8_t* ring, Barriers<kTiles>& barriers,
                                                int begin, int end, int n0) {
   PrefetchTensorMap(weights);
-  RingPosition<WeightSlots(kTiles)> at;
+  static_assert(WeightSlots(kTiles) >= kSlotsUnderWay);
+  RingPosition<WeightSlots(kTiles)> at, under_way;
   for (int step = begin; step < end; ++step, at.Advance()) {
+    if (step - begin >= kSlotsUnderWay) {
+      BarrierWait(&barriers.weights_full[under_way.stage], under_way.parity);
+      under_way.Advance();
+    }
     BarrierWait(&barriers.weights_empty[at.stage], at.parity ^ 1);
     BarrierArriveExpect(&barriers.weights_full[at.stage], kSlotWeightBytes);
     TensorLoad(weights, &barriers.weights_full[at.stage], ring + at.stage * kSlotWeightBytes, step * kSlotRowBytes, n0);

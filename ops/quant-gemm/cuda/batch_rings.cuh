@@ -54,8 +54,14 @@ __device__ __forceinline__ void ProduceWeights(const StreamPlan& plan, const CUt
                                                typename Ring::Barriers& barriers, int begin, int end, int n0) {
   PrefetchTensorMap(weights);
   if (plan.args.outliers) PrefetchTensorMap(outliers);
-  RingPosition<Ring::kWeights> at;
+  static_assert(Ring::kWeights * Ring::kSlots >= kSlotsUnderWay);
+  RingPosition<Ring::kWeights> at, under_way;
+  int more = kSlotsUnderWay / Ring::kSlots;
   const auto fill = [&](const CUtensorMap* map, int slot, int slots) {
+    if (--more < 0) {
+      BarrierWait(&barriers.weights_full[under_way.stage], under_way.parity);
+      under_way.Advance();
+    }
     BarrierWait(&barriers.weights_empty[at.stage], at.parity ^ 1);
     BarrierArriveExpect(&barriers.weights_full[at.stage], slots * kSlotWeightBytes);
     for (int i = 0; i < slots; ++i) {

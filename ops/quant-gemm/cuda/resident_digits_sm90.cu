@@ -183,10 +183,10 @@ bool AcceptsResidentDigits(const GemmArgs& args) {
          args.weight_format == Format::kS4 && args.m <= kMostDigitTokens && resident::Takes(args, 2);
 }
 
-// Of the kernels that multiply digits the fastest one where no multiprocessor gets more than one block, measured on an
-// H200.
+// Of the kernels that multiply digits the fastest one where no multiprocessor gets more than one block and the next
+// kernel's block fits beside it, measured on an H200.
 bool PrefersResidentDigits(const GemmArgs& args) {
-  return AcceptsResidentDigits(args) && (args.n + 31) / 32 <= resident::kMultiprocessors;
+  return AcceptsResidentDigits(args) && (args.n + 31) / 32 <= resident::kMultiprocessors && args.k <= 4096;
 }
 
 cudaError_t LaunchResidentDigits(const GemmArgs& args, cudaStream_t stream) {

@@ -125,9 +125,14 @@ __global__ __launch_bounds__(kStreamThreads, 2) void DigitKernel(const __grid_co
   if (warp == kStreamWarps) {
     if (lane == 0) {  // needs nothing of the kernels ahead
       PrefetchTensorMap(&weights);
-      int slot = 0;
-      uint32_t parity = 1;
+      const int first = begin + min(kSlotsUnderWay, ring.count);
+      int slot = 0, oldest = 0;
+      uint32_t parity = 1, oldest_parity = 0;
       for (int step = begin; step < end; ++step, ring.Advance(slot, parity)) {
+        if (step >= first) {
+          BarrierWait(ring.full + oldest, oldest_parity);
+          ring.Advance(oldest, oldest_parity);
+        }
         BarrierWait(ring.empty + slot, parity);
         BarrierArriveExpect(ring.full + slot, kSlotWeightBytes);
         TensorLoad(&weights, ring.full + slot, ring.slots + slot * kSlotWeightBytes, step * kSlotRowBytes, n0);

@@ -20,6 +20,9 @@ constexpr int kBlockRows = 16 * kStreamWarps;
 constexpr int kSlotRowBytes = 64;
 constexpr int kSlotWeightBytes = kBlockRows * kSlotRowBytes;
 constexpr int kMaxSplit = 8;
+// Slots of weights that are on their way to a block of the batch and digit kernels at a time. More come no sooner, and
+// what queues up in front of the memory holds up tokens, results and the news that a kernel has ended.
+constexpr int kSlotsUnderWay = 4;
 constexpr int kSumPadding = 4;  // floats behind a token's: neighbouring tokens start in different banks
 
 // What each of two blocks on a multiprocessor, of this kernel or the next ones in the stream, has of shared memory for

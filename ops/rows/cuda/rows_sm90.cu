@@ -23,6 +23,10 @@ cudaError_t Launch(const NormQuantizeArgs& args, const RowTarget& target, cudaSt
   switch (args.format.channels) {
     case 4096:  // one row at a time is the quickest to the end
       if (args.rows <= 16) return LaunchRuns<T, kNorm, kBare, 4, 1, kStages, 4>(args, target, stream);
+      // Two to four sets a block: asked for one at a time, the first ones are there sooner.
+      if (kNorm && kBare && args.rows > 528 && args.rows <= 2112) {
+        return LaunchRuns<T, kNorm, kBare, 4, 2, 1, 2>(args, target, stream);
+      }
       return LaunchRuns<T, kNorm, kBare, 4, 2, kStages, 2>(args, target, stream);
     case 5120:
       return LaunchRuns < T, kNorm, kBare, 5, 2, kBare ? 3 : 1, 2 > (args, target, stream);
