@@ -25,14 +25,17 @@ export function rotaryTables(
   if (!angles) return undefined;
   if (angles.kind === 'tables') return { cos: context.current(angles.cos), sin: context.current(angles.sin) };
   const add = adder(before, context);
-  const copies = new Map<Value, Value>();
+  // Behind a join that is left out, everything is half as wide.
+  const [whole, halved] = [new Map<Value, Value>(), new Map<Value, Value>()];
   const table = (value: Value): Value => {
     const known = shared.get(value);
     if (known) return known;
-    if (!copies.has(angles.positions))
-      copies.set(angles.positions, allPositions(angles.positions, inPlace ? undefined : q, key.past, add, context));
     const count = cached.headSize / 2;
     const join = joinOfHalves(value, count, context);
+    const copies = join ? halved : whole;
+    const { positions } = angles;
+    if (!copies.has(positions))
+      copies.set(positions, allPositions(positions, inPlace ? undefined : q, key.past, add, context));
     if (join) copies.set(join.output(0)!, copyWith(join.input(0)!, copies, context, before));
     const made = pairs(copyWith(value, copies, context, before), join ? count : angles.columns, count, add, context);
     shared.set(value, made);

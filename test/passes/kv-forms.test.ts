@@ -82,6 +82,12 @@ const taken: Readonly<Record<string, PlainAttention>> = {
       return g.reshape(g.concat(4, g.unsqueeze(real, 4), g.unsqueeze(imaginary, 4)), 0, 0, -1, headSize);
     },
   },
+  'RoPE with a function of sin alone': {
+    rotate: (g, x) => {
+      const [cos, sin] = g.angles();
+      return g.rotate(x, [cos, g.once('function', () => g.op('Tanh', [sin]))]);
+    },
+  },
   'RoPE of half a head': {
     rotate: (g, x) => {
       const [cos, sin] = g.angles().map((table) => g.slice(table, 0, 8)) as [Value, Value];
