@@ -256,58 +256,53 @@ __device__ __forceinline__ Chunk RoundedChunk(const float (&v)[8], float factor)
   return rounded;
 }
 
-// The query rows of an item into a tile, turned and times `factor`, by warps `warp`, `warp` + `warps`, ...
+// Where a query row of an item is; one that is not there stands for the first.
 template <int kDim>
-__device__ __forceinline__ void FillQueries(const KvArgs& args, const PrefillItem& item, float factor, uint8_t* tile,
-                                            int warp, int warps) {
-  constexpr int kPairs = kDim / 16;  // of chunks, where all channels are turned by halves
-  constexpr int kOwn = (kPairs + 3) / 4;
-  const int lane = threadIdx.x % 32, part = lane / 8, group = args.group();
-  const bool halves = args.rotary == KvRotary::kHalf && 2 * args.pairs == kDim, brain = IsBrain(args);
+struct QueryRow {
+  bool there;
+  int position;
+  int64_t at;
+
+  __device__ __forceinline__ QueryRow(const KvArgs& args, const PrefillItem& item, int row) {
+    const int group = args.group(), query = item.first_row + row, s = query / group;
+    there = query < args.query_rows() && item.sequence.start + s < item.sequence.length;
+    position = there ? item.sequence.start + s : 0;
+    at = (static_cast<int64_t>(item.b) * args.tokens + (there ? s : 0)) * args.q_stride +
+         static_cast<int64_t>(item.kv_head * group + (query - s * group)) * kDim;
+  }
+};
+
+// FillQueries where all channels are turned, first half with second: both halves of a row at once, everything asked for
+// before anything is used.
+template <int kDim, bool kBrain>
+__device__ __forceinline__ void FillQueryHalves(const KvArgs& args, const PrefillItem& item, float factor,
+                                                uint8_t* tile, int warp, int warps) {
+  constexpr int kPairs = kDim / 16, kOwn = (kPairs + 3) / 4;  // of chunks
+  const int lane = threadIdx.x % 32, part = lane / 8;
+  const auto load = [](const void* from, int64_t at) {
+    return __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(from) + at));
+  };
+#pragma unroll 1
   for (int eight = warp; eight < kPrefillRows / 8; eight += warps) {
-    const int row = eight * 8 + lane % 8, query = item.first_row + row, s = query / group;
-    const int position = item.sequence.start + s;
-    uint4* to = reinterpret_cast<uint4*>(tile) + row;  // chunk c at c * kPrefillRows
-    if (query >= args.query_rows() || position >= item.sequence.length) {
-      for (int chunk = part; chunk < kDim / 8; chunk += 4) to[chunk * kPrefillRows] = uint4{};
-      continue;
-    }
-    const int64_t x = (static_cast<int64_t>(item.b) * args.tokens + s) * args.q_stride +
-                      static_cast<int64_t>(item.kv_head * group + (query - s * group)) * kDim;
-    if (!halves) {
-      for (int chunk = part; chunk < kDim / 8; chunk += 4) {
-        float v[8];
-        if (brain) {
-          LoadTurned(args, static_cast<const __nv_bfloat16*>(args.q) + x, 8 * chunk, position, v);
-        } else {
-          LoadTurned(args, static_cast<const __half*>(args.q) + x, 8 * chunk, position, v);
-        }
-        to[chunk * kPrefillRows] = WordsOf(RoundedChunk(v, factor));
-      }
-      continue;
-    }
-    // The same with both halves at once; everything is asked for before anything is used.
-    const auto load = [](const void* from, int64_t at) {
-      return __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(from) + at));
-    };
-    const int64_t table = static_cast<int64_t>(position) * (kDim / 2);
+    const QueryRow<kDim> row(args, item, eight * 8 + lane % 8);
+    uint4* to = reinterpret_cast<uint4*>(tile) + eight * 8 + lane % 8;  // chunk c at c * kPrefillRows
+    const int64_t table = static_cast<int64_t>(row.position) * (kDim / 2);
     uint4 first[kOwn], second[kOwn], cosines[kOwn], sines[kOwn];
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       const int chunk = min(4 * i + part, kPairs - 1);
-      first[i] = load(args.q, x + 8 * chunk);
-      second[i] = load(args.q, x + 8 * (chunk + kPairs));
+      first[i] = load(args.q, row.at + 8 * chunk);
+      second[i] = load(args.q, row.at + 8 * (chunk + kPairs));
       cosines[i] = load(args.cos, table + 8 * chunk);
       sines[i] = load(args.sin, table + 8 * chunk);
     }
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       const int chunk = 4 * i + part;
-      if (chunk >= kPairs) break;
       float low[8], high[8];
       const auto turn = [&](int at, uint32_t first_pair, uint32_t second_pair, uint32_t cos, uint32_t sin) {
-        const float2 a = WidenPair(first_pair, brain), b = WidenPair(second_pair, brain);
-        const float2 c = WidenPair(cos, brain), d = WidenPair(sin, brain);
+        const float2 a = WidenPair(first_pair, kBrain), b = WidenPair(second_pair, kBrain);
+        const float2 c = WidenPair(cos, kBrain), d = WidenPair(sin, kBrain);
         low[at] = __fsub_rn(__fmul_rn(a.x, c.x), __fmul_rn(b.x, d.x));
         low[at + 1] = __fsub_rn(__fmul_rn(a.y, c.y), __fmul_rn(b.y, d.y));
         high[at] = __fadd_rn(__fmul_rn(b.x, c.x), __fmul_rn(a.x, d.x));
@@ -317,8 +312,38 @@ __device__ __forceinline__ void FillQueries(const KvArgs& args, const PrefillIte
       turn(2, first[i].y, second[i].y, cosines[i].y, sines[i].y);
       turn(4, first[i].z, second[i].z, cosines[i].z, sines[i].z);
       turn(6, first[i].w, second[i].w, cosines[i].w, sines[i].w);
-      to[chunk * kPrefillRows] = WordsOf(RoundedChunk(low, factor));
-      to[(chunk + kPairs) * kPrefillRows] = WordsOf(RoundedChunk(high, factor));
+      if (chunk < kPairs) {
+        to[chunk * kPrefillRows] = row.there ? WordsOf(RoundedChunk(low, factor)) : uint4{};
+        to[(chunk + kPairs) * kPrefillRows] = row.there ? WordsOf(RoundedChunk(high, factor)) : uint4{};
+      }
+    }
+  }
+}
+
+// The query rows of an item into a tile, turned and times `factor`, by warps `warp`, `warp` + `warps`, ...
+template <int kDim>
+__device__ __forceinline__ void FillQueries(const KvArgs& args, const PrefillItem& item, float factor, uint8_t* tile,
+                                            int warp, int warps) {
+  if (args.rotary == KvRotary::kHalf && 2 * args.pairs == kDim) {
+    if (IsBrain(args)) {
+      FillQueryHalves<kDim, true>(args, item, factor, tile, warp, warps);
+    } else {
+      FillQueryHalves<kDim, false>(args, item, factor, tile, warp, warps);
+    }
+    return;
+  }
+  const int lane = threadIdx.x % 32, part = lane / 8;
+  for (int eight = warp; eight < kPrefillRows / 8; eight += warps) {
+    const QueryRow<kDim> row(args, item, eight * 8 + lane % 8);
+    uint4* to = reinterpret_cast<uint4*>(tile) + eight * 8 + lane % 8;  // chunk c at c * kPrefillRows
+    for (int chunk = part; chunk < kDim / 8; chunk += 4) {
+      float v[8] = {};
+      if (row.there && IsBrain(args)) {
+        LoadTurned(args, static_cast<const __nv_bfloat16*>(args.q) + row.at, 8 * chunk, row.position, v);
+      } else if (row.there) {
+        LoadTurned(args, static_cast<const __half*>(args.q) + row.at, 8 * chunk, row.position, v);
+      }
+      to[chunk * kPrefillRows] = WordsOf(RoundedChunk(v, factor));
     }
   }
 }

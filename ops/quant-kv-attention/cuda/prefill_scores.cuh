@@ -22,24 +22,38 @@ struct Rows {
   const __half* mask[2];
 };
 
-// Scores as they come from the product to those of the softmax: logarithms to base 2, -infinity for keys not seen.
+// Scores as they come from the product to those of the softmax: logarithms to base 2, -infinity for keys not seen. What
+// is rare has loops of its own: 64 copies of tanhf between the comparisons of spans made each masked tile fetch its
+// instructions anew, which took longer than all else.
 template <int kScores>
 __device__ __forceinline__ void Finish(const KvArgs& args, const Rows& rows, int first, bool inside,
                                        float (&score)[kScores]) {
   constexpr float kLog2e = 1.44269504f;
-  if (inside && args.softcap <= 0.0f && !args.mask) return;
   const int column = first + threadIdx.x % 4 * 2;
+  if (args.softcap > 0.0f) {
+    const float cap = args.softcap * kLog2e;
 #pragma unroll
-  for (int i = 0; i < kScores; ++i) {
-    const int r = i / 2 % 2, j = column + i / 4 * 8 + i % 2;
-    float x = score[i];
-    if (args.softcap > 0.0f) {
-      const float cap = args.softcap * kLog2e;
-      x = cap * tanhf(x / cap);
+    for (int i = 0; i < kScores; ++i) score[i] = cap * tanhf(score[i] / cap);
+  }
+  if (args.mask) {
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      const int r = i / 2 % 2, j = column + i / 4 * 8 + i % 2;
+      if (j >= rows.begin[r] && j < rows.end[r]) score[i] += WidenAt(rows.mask[r], j, IsBrain(args)) * kLog2e;
     }
-    const bool seen = j >= rows.begin[r] && j < rows.end[r];
-    if (args.mask && seen) x += WidenAt(rows.mask[r], j, IsBrain(args)) * kLog2e;
-    score[i] = seen ? x : -__int_as_float(0x7f800000);
+  }
+  if (inside) return;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const uint32_t offset = static_cast<uint32_t>(column - rows.begin[r]);
+    const uint32_t seen = static_cast<uint32_t>(max(0, rows.end[r] - rows.begin[r]));
+#pragma unroll
+    for (int i = 2 * r; i < kScores; i += 4) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        if (offset + static_cast<uint32_t>(i / 4 * 8 + c) >= seen) score[i + c] = -__int_as_float(0x7f800000);
+      }
+    }
   }
 }
 
