@@ -2,6 +2,7 @@
 // into the order of the unpacked weights.
 #pragma once
 #include <algorithm>
+#include <climits>
 
 #include "ops/quant-gemm/cuda/batch_math.cuh"
 #include "ops/quant-gemm/cuda/stream_sm90.cuh"
@@ -56,7 +57,8 @@ __device__ __forceinline__ void ProduceWeights(const StreamPlan& plan, const CUt
   if (plan.args.outliers) PrefetchTensorMap(outliers);
   static_assert(Ring::kWeights * Ring::kSlots >= kSlotsUnderWay);
   RingPosition<Ring::kWeights> at, under_way;
-  int more = kSlotsUnderWay / Ring::kSlots;
+  // Bytes are asked for as the ring has room: limited, their small layers were up to a tenth slower.
+  int more = plan.body_slots == 1 ? kSlotsUnderWay / Ring::kSlots : INT_MAX;
   const auto fill = [&](const CUtensorMap* map, int slot, int slots) {
     if (--more < 0) {
       BarrierWait(&barriers.weights_full[under_way.stage], under_way.parity);

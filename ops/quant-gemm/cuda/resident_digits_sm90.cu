@@ -75,6 +75,8 @@ __global__ __launch_bounds__(kThreads, 3) void ResidentDigitKernel(const __grid_
 
   if (!args.constant_weights) WaitForPriorKernelsIfAny();
   if (lane == 0 && begin < end) {
+    BarrierInit(weights_there, 1);
+    BarrierInitFence();
     AskForWeights<kRows, 1>(plan, &weights, nullptr, ResidentLayout{}, shared, weights_there, begin, end, n0);
   }
   AskForScales<kRows>(plan, scales_there, 1, scales, nullptr, n0);

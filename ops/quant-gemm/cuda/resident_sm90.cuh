@@ -21,6 +21,7 @@ struct ResidentPlan : StepPlan {
   int token_pitch = 0;              // of a token in shared memory: its bytes and 16
   bool bulk_weight_scales = false;  // whether the copy engine can address the block's
   bool bulk_token_scales = false;
+  int asking = kWarps;              // warps whose weights are on their way at a time
   uint16_t begin[kWarps + 1] = {};  // steps of warp i: [begin[i], begin[i + 1])
 };
 
@@ -104,8 +105,6 @@ __device__ __forceinline__ void AskForWeights(const ResidentPlan& plan, const CU
                                               const CUtensorMap* outliers, const ResidentLayout& layout,
                                               uint8_t* shared, uint64_t* barrier, int begin, int end, int n0) {
   const int body_end = min(end, plan.body_steps);
-  BarrierInit(barrier, 1);
-  BarrierInitFence();
   BarrierArriveExpect(barrier, ((body_end - begin) * kBoxes + (end - body_end) * 2) * kRows * kBoxBytes);
   for (int box = begin * kBoxes; box < body_end * kBoxes; ++box) {
     TensorLoad(weights, barrier, shared + box * kRows * kBoxBytes, box * kBoxBytes, n0);
@@ -165,11 +164,23 @@ __global__ __launch_bounds__(kThreads, 3) void ResidentKernel(const __grid_const
   uint64_t* const weights_there = others_there + 1 + warp;
 
   if (!args.constant_weights) WaitForPriorKernelsIfAny();
-  if (lane == 0 && begin < end) {
+  const auto ask = [&] {
     AskForWeights<kRows, kBoxes>(plan, &weights, &outliers, layout, shared, weights_there, begin, end, n0);
+  };
+  if (lane == 0 && begin < end) {
+    BarrierInit(weights_there, 1);
+    BarrierInitFence();
+    if (warp < plan.asking) ask();
   }
   AskForScales<kRows>(plan, others_there, 2, scales, outlier_scales, n0);
   __syncthreads();
+  // Not all at once: what queues up in front of the memory holds up tokens, results and the news that the kernel ahead
+  // has ended. So another warp's weights come first.
+  if (lane == 0 && begin < end && warp >= plan.asking) {
+    const int before = warp - plan.asking;
+    if (plan.begin[before] < plan.begin[before + 1]) BarrierWait(weights_there - plan.asking, 0);
+    ask();
+  }
   if (args.constant_weights) WaitForPriorKernelsIfAny();
   // Not before: with three kernels on the chip the last one's wait took up to 3 us longer.
   LetNextKernelStartIfAny();
