@@ -7,8 +7,8 @@ import type { ScaleRule } from '../recipes/recipe.js';
 import { squaredError } from './clip-search.js';
 import type { PackSpec } from './linear.js';
 
-/** Ratios beyond 2^14 leave the exponents that e4m3 has for e2m1 values. */
-const largestRatio = 14;
+/** Ratios beyond 2^13 leave the exponents that e4m3 has for s4 and e2m1 values (kLargestShift of the CUDA kernels). */
+const largestRatio = 13;
 /** Exponent of the smallest normal float16: from there on halves are exact. */
 const smallestNormal = -14;
 

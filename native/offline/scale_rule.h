@@ -31,9 +31,9 @@ inline int AllowedScales(const ScaleRule& rule, float scale, float largest, floa
   const int floor = std::ilogb(x), ceil = std::ldexp(1.0f, floor) == x ? floor : floor + 1;
   const int top = std::ilogb(largest);
   const auto scale_for = [&](int exponent) {
-    // Ratios beyond 2^14 leave e4m3's exponents for e2m1 values; below 2^-14 halves are no longer exact.
-    if (m1) return std::ldexp(1.0f, std::clamp(exponent, std::max(-24, top - 13), std::min(15, top + 1)));
-    return std::ldexp(largest, -std::max(0, std::min({exponent, 14, top + 14})));
+    // Ratios beyond 2^13 leave e4m3's exponents for s4 and e2m1 values; below 2^-14 halves are no longer exact.
+    if (m1) return std::ldexp(1.0f, std::clamp(exponent, std::max(-24, top - 12), std::min(15, top + 1)));
+    return std::ldexp(largest, -std::max(0, std::min({exponent, 13, top + 14})));
   };
   if (rule.round != ScaleRound::kBest) {
     allowed[0] = scale_for(rule.round == ScaleRound::kFloor ? floor : ceil);

@@ -52,7 +52,7 @@ export const QuantGemm = defineOp({
       type: 'string',
       oneOf: ['any', 'powers_of_two'],
       default: 'any',
-      about: 'powers_of_two: the scales of a row of b are its largest one times 2^-k with k = 0 … 14',
+      about: 'powers_of_two: the scales of a row of b are its largest one times 2^-k with k = 0 … 13',
     },
     a_format: {
       type: 'string',

@@ -159,7 +159,7 @@ class QuantGemm : public Kernel {
     }
   }
 
-  /// What scale_ratios "powers_of_two" promises: a row's largest scale is 2^k times each, k = 0 ... 14.
+  /// What scale_ratios "powers_of_two" promises: a row's largest scale is 2^k times each, k = 0 ... 13.
   Status CheckScaleRatios(const TensorView& view) const {
     const int64_t groups = attributes_.weight_groups();
     for (int64_t n = 0; n < attributes_.n; ++n) {
@@ -168,9 +168,9 @@ class QuantGemm : public Kernel {
       for (int64_t g = 0; g < groups; ++g) {
         const float ratio = largest / HalfToFloat(row[g]);
         const int k = std::isfinite(ratio) && ratio > 0.0f ? std::ilogb(ratio) : -1;
-        LOWBIT_EXPECT(k >= 0 && k <= 14 && std::ldexp(1.0f, k) == ratio, where_, ": input b_scale has ",
+        LOWBIT_EXPECT(k >= 0 && k <= 13 && std::ldexp(1.0f, k) == ratio, where_, ": input b_scale has ",
                       HalfToFloat(row[g]), " in row ", n, " group ", g, " beside ", largest,
-                      ", expected the row's largest times 2^-k with k = 0 ... 14 (scale_ratios \"powers_of_two\").");
+                      ", expected the row's largest times 2^-k with k = 0 ... 13 (scale_ratios \"powers_of_two\").");
       }
     }
     return Status::Ok();
