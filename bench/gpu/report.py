@@ -17,7 +17,9 @@ PEERS = {"cublas_fp16": "cuBLAS fp16", "cublas_fp8": "cuBLAS fp8", "cublas_int8"
 OURS = {
     "w8a8": "w8a8",
     "atom_w4a4": "atom, s4_e4m3",
+    "atom_pow2": "atom, s4_e4m3, powers of two",
     "atom_s4": "atom, s4",
+    "atom_s4_pow2": "atom, s4, powers of two",
     "w4a16": "w4a16 g128",
     "e2m1_e4m3": "e2m1 g128 × e4m3",
     "e2m1_pow2": "the same, powers of two",
@@ -97,7 +99,7 @@ paragraph(
 )
 paragraph(
     '"atom": 4-bit weights in groups of 128 with 128 outlier channels; its activations are stored as FP8 codes (s4_e4m3, '
-    "`--target sm90`) or as any chip reads them (s4). The Triton kernel multiplies codes that are 8 bits wide already "
+    "`--target sm90`) or as any chip reads them (s4). "Powers of two": a row's weight scales are (`weight.scaleConstraint`). The Triton kernel multiplies codes that are 8 bits wide already "
     "(`bench/gpu/triton_group.py`, best of five tile shapes)."
 )
 print("""![Speed of products relative to cuBLAS in float16, by number of tokens](img/products-speedup.svg)

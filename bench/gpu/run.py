@@ -126,11 +126,13 @@ for k, n in shapes:
     g128 = Weights(n, k, "s4", 128, 0, copies)
     channel = Weights(n, k, "s8", 0, 0, few)
     fp4, fp8 = Weights(n, k, "e2m1", 128, 0, copies), Weights(n, k, "e4m3", 128, 0, few)
-    pow2 = Weights(n, k, "e2m1", 128, 0, copies, powers=True)
+    pow2, atom_pow2 = Weights(n, k, "e2m1", 128, 0, copies, powers=True), Weights(n, k, "s4", 128, 128, copies, powers=True)
     for m in tokens:
         makers = peers(m, n, k, few)
         makers["atom_w4a4"] = lambda: ours(atom, m, "s4_e4m3")
         makers["atom_s4"] = lambda: ours(atom, m, "s4")
+        makers["atom_pow2"] = lambda: ours(atom_pow2, m, "s4_e4m3")
+        makers["atom_s4_pow2"] = lambda: ours(atom_pow2, m, "s4")
         makers["w4a4_g128"] = lambda: ours(g128, m, "s4_e4m3")
         makers["w8a8"] = lambda: ours(channel, m, "s8")
         makers["w4a16"] = lambda: ours(g128, m, "float")
@@ -148,7 +150,7 @@ for k, n in shapes:
         result["gemm"].append(row)
         text = " ".join(f"{name} {us:.1f}us({flop / us:.0f}T)" for name, us in t.items())
         gb = atom.bytes / t["atom_w4a4"] / 1e3
-        print(f"{m} {k} {n} | {text} | atom {gb:.0f} GB/s = {100 * gb / copy:.0f}% copy, {t['cublas_fp16'] / t['atom_w4a4']:.2f}x fp16", flush=True)
+        print(f"{m} {k} {n} | {text} | atom {gb:.0f} GB/s = {100 * gb / copy:.0f}% copy, {t['cublas_fp16'] / t['atom_w4a4']:.2f}x fp16, powers of two {t['cublas_fp16'] / t['atom_pow2']:.2f}x", flush=True)
     if sweep:
         for m in (1, 16, 64):
             makers = {f"{kind} {sp}": (lambda w=w, form=form, sp=sp: ours(w, m, form, split=sp))
@@ -156,7 +158,7 @@ for k, n in shapes:
             t = measure(makers, 2 * few, 3)
             result["sweep"].append({"M": m, "K": k, "N": n, "us": t})
             print(f"sweep {m} {k} {n} " + " ".join(f"{c}:{us:.1f}" for c, us in t.items()), flush=True)
-    del atom, g128, channel, fp4, fp8, pow2
+    del atom, g128, channel, fp4, fp8, pow2, atom_pow2
     torch.cuda.empty_cache()
 
 result["norm"], result["quantize"] = time_norms(lib, copy), time_quantizes(lib, copy)

@@ -45,13 +45,13 @@ __global__ void FillFloats(T* p, size_t n, uint64_t seed, float low, float high)
   }
 }
 
-// Scales of rows of `groups`: one of the row's times 2^0 ... 2^-14, one group with 2^0. M1: powers of two.
+// Scales of rows of `groups`: one of the row's times 2^0 ... 2^-13, one group with 2^0. M1: powers of two.
 static __global__ void FillPowers(__half* p, size_t n, uint64_t seed, int groups, bool m1) {
   for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
        i += gridDim.x * static_cast<size_t>(blockDim.x)) {
     const size_t row = i / groups;
     const float base = m1 ? 1.0f : 1.0f + Hash(seed, row) * 0x1p-33f;
-    const uint32_t k = i % groups == row % groups ? 0 : Hash(seed + 1, i) % 15;
+    const uint32_t k = i % groups == row % groups ? 0 : Hash(seed + 1, i) % 14;
     p[i] = __float2half(ldexpf(__half2float(__float2half(base)), -static_cast<int>(k)));
   }
 }

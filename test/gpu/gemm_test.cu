@@ -1,7 +1,8 @@
 // Every QuantGemm kernel against a plain double-precision kernel that follows ops/formats/README.md line by line.
 //
 // Two kinds of data. "unit": all scales 1 and float32 out, so with integer codes y is the integer sum itself and must
-// be equal. "random": random scales, checked against the README's error bound.
+// be equal; "unit powers": the weights' scales are 1 ... 2^-13, so that y is still exact. "random": random scales,
+// checked against the README's error bound.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -107,7 +108,7 @@ std::string KernelOf(const Way& way, const GemmArgs& args) {
   const bool tiled = way.name.find("wgmma") != std::string::npos || way.name.find(" x ") != std::string::npos;
   const int segment = way.name == "s8s4_wgmma__sm90" ? std::min(args.segment(), 128) : 1;
   return way.name + (args.nibbles() ? " nibbles" : " bytes") + " a" +
-         (args.integers() ? "int" : NameOf(args.a_format)) +
+         (args.integers() ? "int" : NameOf(args.a_format)) + (args.powers_of_two ? " powers" : "") +
          (args.segments() == 1 ? " whole" : " groups " + std::to_string(segment)) +
          (tiled ? "" : " m " + std::to_string(args.m));
 }
@@ -132,12 +133,13 @@ void RunCase(Tally& tally, const Case& c, const std::vector<Way>& ways, uint64_t
   FillFloats<<<256, 256>>>(a_scale.get(), a_scale.size(), seed + 2, c.unit ? 1.0f : 0.01f, c.unit ? 1.0f : 0.2f);
   FillCodes<<<256, 256>>>(b.get(), b.size(), seed + 3, IsNibble(c.weight) ? Format::kS8 : c.weight, body, body);
   FillFloats<<<256, 256>>>(b_scale.get(), b_scale.size(), seed + 4, c.unit ? 1.0f : 0.001f, c.unit ? 1.0f : 0.02f);
-  if (c.powers && !c.unit) {
-    FillPowers<<<256, 256>>>(b_scale.get(), b_scale.size(), seed + 4, args.b_scales(), seed % 2);
+  if (c.powers) {
+    FillPowers<<<256, 256>>>(b_scale.get(), b_scale.size(), seed + 4, args.b_scales(), c.unit || seed % 2);
   }
   FillCodes<<<256, 256>>>(b_outlier.get(), b_outlier.size(), seed + 5, Format::kS8, 1, 1);
-  FillFloats<<<256, 256>>>(b_outlier_scale.get(), b_outlier_scale.size(), seed + 6, c.unit ? 1.0f : 0.0001f,
-                           c.unit ? 1.0f : 0.002f);
+  const float unit = c.powers ? 0x1p-13f : 1.0f;
+  FillFloats<<<256, 256>>>(b_outlier_scale.get(), b_outlier_scale.size(), seed + 6, c.unit ? unit : 0.0001f,
+                           c.unit ? unit : 0.002f);
   FillTyped(c.type, bias.get(), c.n, seed + 7, -1.0f, 1.0f);
   FillTyped(c.type, residual.get(), c.m * c.n, seed + 8, -1.0f, 1.0f);
   args.a = a.get();
@@ -176,8 +178,8 @@ void RunCase(Tally& tally, const Case& c, const std::vector<Way>& ways, uint64_t
     for (int64_t r = 0; r < checked; ++r) {
       for (int64_t n = 0; n < c.n; ++n) {
         const double g = Typed(c.type, got.data(), r * c.n + n), w = y_want[r * c.n + n];
-        const bool exact =
-            args.integers() && c.unit && c.type == DType::kF32 && !c.bias && !c.residual && std::fabs(w) < 0x1p24;
+        const bool exact = args.integers() && c.unit && c.type == DType::kF32 && !c.bias && !c.residual &&
+                           std::fabs(w) < 0x1p24 * unit && (!c.powers || c.k <= 2048);  // and so are all partial sums
         const double error = std::fabs(g - w);
         if (exact ? error == 0 : error <= (way.rough ? y_rough_bound : y_bound)[r * c.n + n]) continue;
         if (++wrong > 1) continue;
@@ -245,6 +247,13 @@ std::vector<Case> Cases(bool quick) {
                           {264, 1152, 0, 128, 0, e2m1, e4m3, true},
                           {136, 640, 0, 128, 0, e2m1, e5m2, true},
                           {520, 768, 0, 256, 0, e2m1, e4m3, true},
+                          {40, 1152, 128, 128, 128, s4, x4, true},
+                          {264, 1280, 256, 256, 256, s4, x4, true},
+                          {520, 1152, 0, 128, 128, s4, x4, true},
+                          {200, 640, 128, 128, 128, s4, s4, true},
+                          {136, 960, 64, 0, 128, s4, x4},
+                          {200, 640, 0, 128, 128, e2m1, e4m3, true},
+                          {136, 768, 128, 128, 128, e2m1, x4, true},
                           {24, 448, 0, 0, 0, e2m1, e4m3},
                           {24, 256, 0, 0, 0, e2m1, s8},
                           {17, 100, 0, 0, 0, e2m1, none},
@@ -275,6 +284,8 @@ std::vector<Case> Cases(bool quick) {
         cases.push_back({m, size[0], size[1], 128, 128, 128, s4, s4, DType::kF16, true, true, false});
         cases.push_back({m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF32, false, false, true});
         cases.push_back({m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF16, true, true, false});
+        cases.push_back({m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF32, false, false, true, true});
+        cases.push_back({m, size[0], size[1], 128, 128, 128, s4, x4, DType::kF16, true, true, false, true});
         cases.push_back({m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false});
         cases.push_back({m, size[0], size[1], 0, 128, 0, e2m1, e4m3, DType::kF16, true, true, false, true});
         cases.push_back({m, size[0], size[1], 0, 0, 0, s8, s8, DType::kF16, true, true, false});

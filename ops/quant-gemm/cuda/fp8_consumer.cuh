@@ -1,36 +1,27 @@
-// The warpgroups of the FP8 kernel that multiply: a class for one of them, and the formats it is made for.
+// The warpgroups of the FP8 kernel that multiply.
 #pragma once
 #include "ops/common/cuda/wgmma.cuh"
 #include "ops/quant-gemm/cuda/fp8_results.cuh"
 
 namespace lowbit::cuda::fp8 {
 
-// The formats a kernel is made for.
-template <bool kNibbles_, bool kE5M2_, bool kGroupTokens_, int kTokens_, int kWarpgroups_ = 2>
-struct Kind {
-  static constexpr bool kNibbles = kNibbles_;          // weights are unpacked; otherwise they are e4m3
-  static constexpr bool kE5M2 = kE5M2_;                // activations
-  static constexpr bool kGroupTokens = kGroupTokens_;  // tokens have scales per group
-  static constexpr int kTokens = kTokens_;
-  using Shared = fp8::Shared<kTokens, kWarpgroups_>;
-};
-
 template <class K>
 class Consumer {
   using Shared = typename K::Shared;
-  // Tiles of up to 128 tokens take turns with two sets of sums, so that the tensor cores have the next part's products
-  // queued while a part's are scaled. With 256, or three warpgroups, there are registers for one set, and for one
-  // step's operand, only.
+  // Tiles of up to 128 tokens take turns with two sets of sums: the next part's products are queued while a part's are
+  // scaled. With 256, or three warpgroups, there are registers for one set and one step's operand.
   static constexpr bool kTurns = K::kTokens < 256 && Shared::kWarpgroups == 2;
   static constexpr int kColumns = kTurns ? 64 : K::kTokens / 2;  // tokens of one wgmma, a part of the tile
   static constexpr int kParts = K::kTokens / kColumns;
   static constexpr int kSums = kColumns / 2;  // of a thread and part
   static constexpr int kResults = kParts * kSums;
   static constexpr int kQuarter = Shared::kQuarter;
+  static constexpr bool kScalesLast = K::kFolds || !K::kGroupTokens;  // some are the same for all of the body
   static constexpr int kMathThreads = 32 * Shared::kMathWarps;
   using Sums = float[kSums];
   using Scales = float[kSums / 2];
   using Operand = uint32_t[4][4];  // wgmma's left one, 32 channels each
+  using Tables = NibbleTables[2];
 
  public:
   __device__ __forceinline__ Consumer(const Plan& plan, Shared& s, uint32_t rank)
@@ -42,11 +33,15 @@ class Consumer {
         first_weights_(WgmmaDescriptor(s.weights[0] + warpgroup_ * 64 * kStep)) {
     const int lane = threadIdx.x % 32, row = FirstChannel(warpgroup_);
     nibbles_ = Keep(SharedAddress(s.weights[0]) + row * kNibbleRow + (((row >> 1) & 3) << 4) + 2 * (lane % 4));
-    const uint4 tables = LoadShared16(SharedAddress(s.tables[lane / 16]));
-    tables_ = {{tables.x, tables.y, tables.z, tables.w}};
+    if constexpr (K::kFolds) {
+      row_tables_ = Keep(SharedAddress(s.row_tables[0] + row));
+    } else {
+      tables_ = LoadNibbleTables(SharedAddress(s.tables[lane / 16]));
+    }
     reports_ = StageReports(s.empty, plan.split == 1, rank);
     token_scales_ = Keep(SharedAddress(s.token_scale[0] + lane % 4 * kQuarter));
-    weight_scales_ = Keep(SharedAddress(s.weight_scale[0] + row));
+    weight_scales_ = SharedAddress(s.weight_scale[0] + row);
+    if constexpr (!K::kFolds) weight_scales_ = Keep(weight_scales_);  // else used once a tile
   }
 
   __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
@@ -54,8 +49,7 @@ class Consumer {
   }
 
  private:
-  // The compiler would rather compute an address from the thread's number in every step, which takes longer than the
-  // registers are worth; of what comes out of a shuffle it does not know how.
+  // The compiler would rather compute an address in every step; of what comes out of a shuffle it does not know how.
   __device__ __forceinline__ static uint32_t Keep(uint32_t v) { return __shfl_sync(~0u, v, threadIdx.x % 32); }
 
   template <class T>
@@ -112,8 +106,14 @@ class Consumer {
     if (kStaged && leader) TensorStoreWaitRead();
   }
 
-  // This thread's nibbles of the stage at the ring's position, four in each register. Weights that are e4m3 stay where
-  // they are: only waits for them.
+  __device__ __forceinline__ void Advance() {
+    ring_.Advance();
+    if constexpr (K::kFolds) scales_.Advance();
+  }
+  // Of the tokens' scales of the step at the ring's position.
+  __device__ __forceinline__ int Slot() const { return K::kFolds ? scales_.stage : ring_.stage; }
+
+  // This thread's nibbles of the stage at the ring's position, four in each register; e4m3 weights are only waited for.
   __device__ __forceinline__ void Load(Operand& a) const {
     BarrierWait(&s_.full[ring_.stage], ring_.parity);
     if constexpr (K::kNibbles) {
@@ -127,12 +127,19 @@ class Consumer {
       }
     }
   }
-  __device__ __forceinline__ void Decode(Operand& a) const {
+  // Of rows r and r + 8, for the same stage.
+  __device__ __forceinline__ void LoadTables(Tables& tables) const {
+    if constexpr (K::kFolds) {
+      const uint32_t from = row_tables_ + ring_.stage * static_cast<int>(sizeof(s_.row_tables[0]));
+      tables[0] = LoadNibbleTables(from), tables[1] = LoadNibbleTables(from + 8 * sizeof(uint4));
+    }
+  }
+  __device__ __forceinline__ void Decode(Operand& a, const Tables& tables) const {
     if constexpr (K::kNibbles) {
 #pragma unroll
       for (int b = 0; b < 4; ++b) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) a[b][i] = DecodeNibbles(tables_, a[b][i]);
+        for (int i = 0; i < 4; ++i) a[b][i] = DecodeNibbles(K::kFolds ? tables[i % 2] : tables_, a[b][i]);
       }
     }
   }
@@ -144,23 +151,24 @@ class Consumer {
     return first_weights_ + stage * (Shared::kWeightBytes / 16);
   }
 
-  // To every block that writes into this one's stages.
   __device__ __forceinline__ void Release(int stage) const { reports_(stage); }
 
   __device__ __forceinline__ void Body(const Work& work, float (&result)[kResults]) {
     int left = work.body_end - work.first;
     if (left <= 0) return;
     Operand even;
+    Tables tables;
     Load(even);
-    Decode(even);
+    LoadTables(tables);
+    Decode(even, tables);
     if constexpr (kTurns) {
       Operand odd;
       Sums x, y;
       Sums& u = kParts == 1 ? y : x;
       Sums& v = kParts == 1 ? x : y;
       Multiply(ring_.stage, 0, even, x);
-      // Two steps a turn, as operands and perhaps sums change places. Left in two places: of a loop with one exit the
-      // compiler does not see that sums are used only behind their wait, and it would wait after every wgmma (C7514).
+      // Two steps a turn, as operands and perhaps sums change places. With one exit the compiler does not see that sums
+      // are used only behind their wait, and it would wait after every wgmma (C7514).
       for (;; left -= 2) {
         if (left == 1) {
           RunStep<false>(even, odd, x, y, result);
@@ -177,20 +185,23 @@ class Consumer {
       for (; left > 1; --left) RunLargeStep<true>(even, result);
       RunLargeStep<false>(even, result);
     }
-    if constexpr (!K::kGroupTokens) {  // the last step has the tokens' scales
+    if constexpr (kScalesLast) {  // the last step has the rows' or the tokens' scales
       const int stage = (ring_.stage + Shared::kStages - 1) % Shared::kStages;
+      float weights[2];
+      if constexpr (K::kFolds) LoadWeightScales(stage, weights);
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
         Scales tokens;
-        LoadTokenScales(stage, part, tokens);
+        if constexpr (!K::kFolds) LoadTokenScales(stage, part, tokens);
 #pragma unroll
-        for (int i = 0; i < kSums; ++i) result[part * kSums + i] *= tokens[i / 4 * 2 + i % 2];
+        for (int i = 0; i < kSums; ++i) {
+          result[part * kSums + i] *= K::kFolds ? weights[i / 2 % 2] : tokens[i / 4 * 2 + i % 2];
+        }
       }
       Release(stage);
     }
   }
 
-  // Starts the products of a stage and a part of its tokens.
   __device__ __forceinline__ void Multiply(int stage, int part, const Operand& a, Sums& sum) const {
     WgmmaFence();
 #pragma unroll
@@ -206,27 +217,31 @@ class Consumer {
   }
 
   // The step at the ring's position, whose operand is `now` and whose first part is being multiplied into x; leaves the
-  // next step like that (in x, or in y if a step is one part), with its operand in `next`.
-  // Loads from shared memory queue up behind wgmma, so what a part needs is loaded before the next one is started.
+  // next step like that (in x, or in y if a step is one part), with its operand in `next`. Loads from shared memory
+  // queue up behind wgmma, so what a part needs is loaded before the next one is started.
   template <bool kMore>
   __device__ __forceinline__ void RunStep(Operand& now, Operand& next, Sums& x, Sums& y, float (&result)[kResults]) {
-    const int stage = ring_.stage;
+    const int stage = ring_.stage, slot = Slot();
     float weights[2];
     Scales tokens;
-    LoadWeightScales(stage, weights);
-    if constexpr (K::kGroupTokens) LoadTokenScales(stage, 0, tokens);
-    ring_.Advance();
-    if constexpr (kMore) Load(next);
+    Tables tables;
+    if constexpr (!K::kFolds) LoadWeightScales(stage, weights);
+    if constexpr (K::kGroupTokens) LoadTokenScales(slot, 0, tokens);
+    Advance();
+    if constexpr (kMore) {
+      Load(next);
+      LoadTables(tables);
+    }
     if constexpr (kParts == 2) {
       Multiply(stage, 1, now, y);
       WgmmaWait<1>();
       SumsAreReady(x);
       Promote(0, x, tokens, weights, result);
-      if constexpr (K::kGroupTokens) LoadTokenScales(stage, 1, tokens);
+      if constexpr (K::kGroupTokens) LoadTokenScales(slot, 1, tokens);
     }
     Sums& last = kParts == 1 ? x : y;
     if constexpr (kMore) {
-      Decode(next);
+      Decode(next, tables);
       Multiply(ring_.stage, 0, next, kParts == 1 ? y : x);
       WgmmaWait<1>();
     } else {
@@ -234,13 +249,14 @@ class Consumer {
     }
     SumsAreReady(last);
     Promote(kParts - 1, last, tokens, weights, result);
-    if (K::kGroupTokens || kMore) Release(stage);
+    if (kMore || !kScalesLast) Release(stage);
   }
 
-  // result + sum * weight * token. Registers are read beside the tensor cores, so an operation with two operands and
-  // one that shares an operand with its neighbours cost less than two with new ones: the sum is scaled first. With 64
-  // tokens a step waits for its sums, and the scales' product is ready before.
+  // result + sum * weight * token, less those that all of the body shares. Registers are read beside the tensor cores,
+  // so two operands and one shared with neighbours cost less than new ones: the sum is scaled first. With 64 tokens a
+  // step waits for its sums, and the scales' product is ready before.
   __device__ __forceinline__ static float Scaled(float sum, float weight, float token, float result) {
+    if constexpr (K::kFolds) return fmaf(sum, token, result);
     if constexpr (!K::kGroupTokens) return fmaf(sum, weight, result);
     if constexpr (kResults == 32) return fmaf(sum, weight * token, result);
     return fmaf(sum * weight, token, result);
@@ -255,18 +271,18 @@ class Consumer {
     }
   }
 
-  // The same with one set of sums and one operand, which the next step's replaces at the end. With kMore at run time
-  // the compiler moved results to the stack in every step.
+  // The same with one set of sums and one operand. With kMore at run time results moved to the stack in every step.
   template <bool kMore>
   __device__ __forceinline__ void RunLargeStep(Operand& a, float (&result)[kResults]) {
-    const int stage = ring_.stage;
+    const int stage = ring_.stage, slot = Slot();
     float weights[2];
     Sums sum;
-    LoadWeightScales(stage, weights);
-    ring_.Advance();
+    Tables tables;
+    if constexpr (!K::kFolds) LoadWeightScales(stage, weights);
+    Advance();
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      const uint32_t from = token_scales_ + stage * (16 * kQuarter) + part * kColumns;
+      const uint32_t from = token_scales_ + slot * (16 * kQuarter) + part * kColumns;
       float4 first[2];  // as many as there are registers for; the others are under way when these are used up
       if constexpr (K::kGroupTokens) {
         first[0] = LoadSharedFloat4(from), first[1] = LoadSharedFloat4(from + 16);
@@ -280,6 +296,9 @@ class Consumer {
 #pragma unroll
       for (int i = 0; i < kSums; i += 8) {
         float tokens[4] = {};
+        if constexpr (kMore) {  // half of the sums' registers are free
+          if (part + 1 == kParts && i == kSums / 2) LoadTables(tables);
+        }
         if constexpr (K::kGroupTokens) {
           const float4 t = i < 16 ? first[i / 8] : LoadSharedFloat4(from + 2 * i);
           tokens[0] = t.x, tokens[1] = t.y, tokens[2] = t.z, tokens[3] = t.w;
@@ -291,18 +310,17 @@ class Consumer {
         }
       }
     }
-    if (K::kGroupTokens || kMore) Release(stage);
-    if constexpr (kMore) Decode(a);
+    if (kMore || !kScalesLast) Release(stage);
+    if constexpr (kMore) Decode(a, tables);
   }
 
-  // Of channels r and r + 8.
   __device__ __forceinline__ void LoadWeightScales(int stage, float (&weights)[2]) const {
     const uint32_t from = weight_scales_ + stage * (4 * Shared::kChannels);
     weights[0] = LoadSharedFloat(from), weights[1] = LoadSharedFloat(from + 32);
   }
   // tokens[2j + e]: of token 8j + 2q + e.
-  __device__ __forceinline__ void LoadTokenScales(int stage, int part, Scales& tokens) const {
-    const uint32_t from = token_scales_ + stage * (16 * kQuarter) + part * kColumns;
+  __device__ __forceinline__ void LoadTokenScales(int slot, int part, Scales& tokens) const {
+    const uint32_t from = token_scales_ + slot * (16 * kQuarter) + part * kColumns;
 #pragma unroll
     for (int i = 0; i < kSums / 2; i += 4) {
       const float4 t = LoadSharedFloat4(from + 4 * i);
@@ -310,10 +328,9 @@ class Consumer {
     }
   }
 
-  // Integer codes on both sides, both from shared memory.
   __device__ __forceinline__ void Outliers(const Work& work, float (&result)[kResults]) {
     for (int step = work.body_end; step < work.last; ++step) {
-      const int stage = ring_.stage;
+      const int stage = ring_.stage, slot = Slot();
       BarrierWait(&s_.full[stage], ring_.parity);
       float weights[2];
       LoadWeightScales(stage, weights);
@@ -327,7 +344,7 @@ class Consumer {
         WgmmaWait<0>();
         SumsAreReady(sum);
         Scales tokens;
-        LoadTokenScales(stage, part, tokens);
+        LoadTokenScales(slot, part, tokens);
 #pragma unroll
         for (int i = 0; i < kSums; ++i) {
           float& r = result[part * kSums + i];
@@ -335,11 +352,11 @@ class Consumer {
         }
       }
       Release(stage);
-      ring_.Advance();
+      Advance();
     }
   }
 
-  // Where the blocks of a cluster divided the input channels: every block's results, in the memory of the stages.
+  // A cluster that divided the input channels: each block's results, in the stages' memory.
   __device__ __forceinline__ float4* Published() const { return reinterpret_cast<float4*>(s_.tokens[0]); }
 
   __device__ __forceinline__ void Publish(const float (&result)[kResults]) const {
@@ -353,7 +370,7 @@ class Consumer {
     ClusterSync();
   }
 
-  // The sums of column blocks j and j + 1 over the cluster, in the order of its blocks.
+  // Column blocks j and j + 1: sums over the cluster, block by block.
   __device__ __forceinline__ void Collect(int j, float (&v)[8]) const {
     const float4* from = Published() + j * kMathThreads + threadIdx.x - kWarpgroup;
 #pragma unroll
@@ -372,10 +389,12 @@ class Consumer {
   const uint32_t rank_;
   const int warpgroup_;
   const uint64_t first_tokens_, first_weights_;
-  NibbleTables tables_;
+  NibbleTables tables_;                              // of all rows, where group scales are not in them
   uint32_t nibbles_, token_scales_, weight_scales_;  // this thread's in the first stage
+  uint32_t row_tables_;
   StageReports reports_;
   RingPosition<Shared::kStages> ring_;
+  RingPosition<Shared::kScaleSteps> scales_;  // of the tokens, where they are apart from the stages
 };
 
 }  // namespace lowbit::cuda::fp8

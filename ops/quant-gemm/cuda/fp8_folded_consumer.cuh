@@ -23,7 +23,7 @@ class Consumer {
     const int lane = threadIdx.x % 32;
     row_ = FirstChannel(warpgroup_);
     nibbles_ = SharedAddress(s.weights[0]) + row_ * kNibbleRow + (((row_ >> 1) & 3) << 4) + 2 * (lane % 4);
-    tables_ = SharedAddress(s.tables[0][0]) + row_ * static_cast<int>(sizeof(uint2));
+    tables_ = SharedAddress(s.tables[0][0]) + row_ * static_cast<int>(sizeof(uint4));
     reports_ = StageReports(s.empty, true, rank);
   }
 
@@ -110,18 +110,18 @@ class Consumer {
     }
   }
   // The empty asm keeps the compiler from decoding before a wait, into registers that wgmma still reads.
-  __device__ __forceinline__ static void Decode(Slice& a, Slice& raw, const uint2 (&tables)[2]) {
+  __device__ __forceinline__ static void Decode(Slice& a, Slice& raw, const NibbleTables (&tables)[2]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(raw[i])::"memory");
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = DecodeFolded(tables[i % 2], raw[i]);
+    for (int i = 0; i < 4; ++i) a[i] = DecodeNibbles(tables[i % 2], raw[i]);
   }
 
   // Tables of rows r and r + 8 for a step of the tile. They are given back when they have been used.
-  __device__ __forceinline__ void LoadTables(int step, uint2 (&tables)[2]) const {
+  __device__ __forceinline__ void LoadTables(int step, NibbleTables (&tables)[2]) const {
     if (step % kTableSteps == 0) BarrierWait(&s_.tables_full[batch_.stage], batch_.parity);
-    const uint32_t from = tables_ + (batch_.stage * kTableSteps + step % kTableSteps) * kChannels * sizeof(uint2);
-    tables[0] = LoadShared8(from), tables[1] = LoadShared8(from + 8 * sizeof(uint2));
+    const uint32_t from = tables_ + (batch_.stage * kTableSteps + step % kTableSteps) * kChannels * sizeof(uint4);
+    tables[0] = LoadNibbleTables(from), tables[1] = LoadNibbleTables(from + 8 * sizeof(uint4));
   }
   __device__ __forceinline__ void ReleaseTables(int step) {
     if (step % kTableSteps != kTableSteps - 1 && step + 1 != plan_.body_steps) return;
@@ -143,7 +143,7 @@ class Consumer {
   // A tile's sums.
   __device__ __forceinline__ void Multiply(Sums& sum) {
     Operand even, odd;
-    uint2 tables[2];
+    NibbleTables tables[2];
     BarrierWait(&s_.full[ring_.stage], ring_.parity);
     LoadTables(0, tables);
 #pragma unroll
@@ -167,7 +167,7 @@ class Consumer {
   __device__ __forceinline__ void RunStep(int step, const Operand& now, Operand& next, Sums& sum) {
     const int stage = ring_.stage;
     const bool more = step + 1 < plan_.body_steps;
-    uint2 tables[2];
+    NibbleTables tables[2];
     Operand raw;
     ring_.Advance();
     Start(stage, 0, now[0], step > 0, sum);

@@ -21,7 +21,7 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8FoldedKernel(const __grid_cons
   extern __shared__ __align__(1024) uint8_t raw[];
   Shared& s = *reinterpret_cast<Shared*>(raw);
   const uint32_t rank = ClusterRank();
-  if (threadIdx.x <= kLargestShift) s.folded[threadIdx.x] = FoldedTable(threadIdx.x);
+  CopyFoldedTables(plan, s);
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shared::kStages; ++i) {
       BarrierInit(&s.full[i], 1);
@@ -46,7 +46,7 @@ __global__ __launch_bounds__(kThreads, 1) void Fp8FoldedKernel(const __grid_cons
     WaitForPriorKernelsIfAny();
     if (threadIdx.x == 0) ProduceTiles<true>(plan, s, &maps.tokens, &maps.body, nullptr, rank);
     __syncwarp();
-    if (warp >= 2) TableMaker(plan, s, warp - 2, rank).Run();
+    if (warp >= 2) ProduceTables(plan, s, threadIdx.x - 64, rank);
   } else {
     TakeRegisters<224>();
     Consumer<kE5M2>(plan, s, rank).Run(&maps.y, &maps.residual);
@@ -94,7 +94,8 @@ cudaError_t LaunchFp8FoldedSm90(const GemmArgs& args, cudaStream_t stream) {
   plan.tiles.rows = static_cast<int>((args.m + Shared::kTokens - 1) / Shared::kTokens);
   plan.tiles.columns = (args.n + 2 * kChannels - 1) / (2 * kChannels);
   plan.body_steps = (args.k + kStep - 1) / kStep;
-  plan.weight_factor = 0x1p-6f;
+  plan.weight_factor = FoldedFactor(args.weight_format);
+  plan.folded = FoldedTablesOf(args.weight_format);
   return args.a_format == Format::kE5M2 ? Launch<true>(plan, stream) : Launch<false>(plan, stream);
 }
 

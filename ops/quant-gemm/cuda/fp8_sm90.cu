@@ -15,6 +15,7 @@
 #include "ops/common/cuda/launch_clusters.h"
 #include "ops/common/cuda/tensor_map.h"
 #include "ops/quant-gemm/cuda/fp8_consumer.cuh"
+#include "ops/quant-gemm/cuda/fp8_shifts.cuh"
 #include "ops/quant-gemm/cuda/launch.h"
 
 namespace lowbit::cuda {
@@ -44,6 +45,7 @@ __global__ __launch_bounds__(K::Shared::kThreads, 1) void Fp8Kernel(const __grid
     PrefetchTensorMap(&token_map);
     PrefetchTensorMap(&body_map);
   }
+  if constexpr (K::kFolds) CopyFoldedTables(plan, s);
   ClusterSync();
   if (threadIdx.x < kWarpgroup) {
     GiveRegisters<Shared::kWarpgroups == 2 ? 40 : 56>();
@@ -53,14 +55,26 @@ __global__ __launch_bounds__(K::Shared::kThreads, 1) void Fp8Kernel(const __grid
       __syncwarp();
     } else if (warp == 1) {
       WaitForPriorKernelsIfAny();
-      ProduceTokenScales<K::kGroupTokens>(plan, s, rank);
+      if constexpr (K::kFolds) {
+        ProduceTokenWindows(plan, s, rank);
+      } else {
+        ProduceTokenScales<K::kGroupTokens>(plan, s, rank);
+      }
     } else {
       if (!plan.args.constant_weights) WaitForPriorKernelsIfAny();
-      ProduceWeightScales(plan, s, warp - 2, rank);
+      if constexpr (K::kFolds) {
+        ProduceRowTables(plan, s, threadIdx.x - 64, rank);
+      } else {
+        ProduceWeightScales(plan, s, warp - 2, rank);
+      }
     }
     if (plan.split > 1) ClusterSync();  // the one in Publish
   } else {
     TakeRegisters<Shared::kWarpgroups == 2 ? 232 : 152>();
+    if constexpr (K::kFolds) {
+      if (!plan.args.constant_weights) WaitForPriorKernelsIfAny();
+      FindFirstBases(plan, s, threadIdx.x / 32 - kWarpgroup / 32, rank);
+    }
     WaitForPriorKernelsIfAny();  // the residual, and y, which they may still read
     Consumer<K>(plan, s, rank).Run(&y_map, &residual_map);
   }
@@ -123,6 +137,13 @@ bool AcceptsFp8Sm90(const GemmArgs& args) {
          CopyEngineTakes(args.y, 2 * args.n) && CopyEngineTakes(args.residual, 2 * args.n);
 }
 
+// Whether tiles of this shape take weights' group scales for parts of their bytes. Where the tokens have one scale each
+// that would spare nothing; other shapes gain next to nothing.
+static bool FoldsScales(const GemmArgs& args, Fp8Shape shape) {
+  return (args.powers_of_two || args.b_scales() == 1) && args.a_group_size != 0 && shape.split == 1 &&
+         shape.tokens == 256 && (args.weight_format == Format::kS4 || args.weight_format == Format::kE2M1);
+}
+
 cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t stream) {
   using namespace fp8;
   const bool nibbles = args.nibbles(), groups = args.a_group_size != 0, e5m2 = args.a_format == Format::kE5M2;
@@ -149,6 +170,11 @@ cudaError_t LaunchFp8Sm90With(const GemmArgs& args, Fp8Shape shape, cudaStream_t
            : few  ? Launch<Kind<false, false, false, 64>>(plan, stream)
                   : Launch<Kind<false, false, false, 128>>(plan, stream);
   }
+  if (FoldsScales(args, shape)) {
+    plan.weight_factor = FoldedFactor(args.weight_format) * (args.a_format == Format::kS4E4M3 ? 512.0f : 1.0f);
+    plan.folded = FoldedTablesOf(args.weight_format);
+    return Launch<Kind<true, false, true, 256, 2, true>>(plan, stream);
+  }
   if (groups) {
     return many                    ? Launch<Kind<true, false, true, 256>>(plan, stream)
            : shape.channels == 192 ? Launch<Kind<true, false, true, 128, 3>>(plan, stream)
@@ -168,6 +194,7 @@ struct Fp8Times {
 constexpr Fp8Times kFp8Times[] = {{{64, 1}, 40, 500},    {{64, 2}, 40, 600},    {{64, 4}, 40, 600},
                                   {{128, 1}, 50, 750},   {{128, 2}, 50, 820},   {{128, 4}, 50, 820},
                                   {{256, 1}, 100, 1000}, {{256, 2}, 100, 1050}, {{128, 1, 192}, 85, 600}};
+constexpr int kFoldedStep = 88;  // of {256, 1} with weights' group scales in their bytes
 
 Fp8Shape ChooseFp8Shape(const GemmArgs& args) {
   constexpr int64_t kBlocks = 132, kBlocksOfFour = 120;  // at one time; clusters of four do not fill every part
@@ -180,7 +207,8 @@ Fp8Shape ChooseFp8Shape(const GemmArgs& args) {
         (args.m + t.shape.tokens - 1) / t.shape.tokens * ((args.n + t.shape.channels - 1) / t.shape.channels);
     const int64_t at_once = t.shape.split == 4 ? kBlocksOfFour : kBlocks;
     const int64_t waves = (tiles * t.shape.split + at_once - 1) / at_once;
-    const int64_t time = waves * ((steps + t.shape.split - 1) / t.shape.split * t.step + t.rest);
+    const int step = FoldsScales(args, t.shape) ? kFoldedStep : t.step;
+    const int64_t time = waves * ((steps + t.shape.split - 1) / t.shape.split * step + t.rest);
     if (time < least) least = time, best = t.shape;
   }
   return best;

@@ -7,6 +7,7 @@ namespace lowbit::cuda::fp8 {
 
 constexpr int kStep = 128;             // input channels of a stage
 constexpr int kNibbleRow = kStep / 2;  // bytes of a weight row in a stage
+constexpr int kScaleWindow = 4;        // steps whose token scales are asked for together
 
 // What follows from the number of warpgroups that multiply, 64 output channels each.
 template <int kWarpgroups_>
@@ -26,11 +27,12 @@ struct Plan {
   int body_steps = 0, outlier_steps = 0;
   float weight_factor = 1.0f;  // of body scales
   NibbleTables tables;
+  FoldedTables folded;  // of weights with scales in powers of two
 
   __device__ __forceinline__ int cluster() const { return split > 1 ? split : 2; }
 };
 
-template <int kTokens_, int kWarpgroups>
+template <int kTokens_, int kWarpgroups, bool kFolds>
 struct alignas(1024) Shared : Block<kWarpgroups> {
   using Block<kWarpgroups>::kChannels, Block<kWarpgroups>::kWeightBytes;
   static constexpr int kTokens = kTokens_;
@@ -42,7 +44,9 @@ struct alignas(1024) Shared : Block<kWarpgroups> {
   uint8_t tokens[kStages][kTokenBytes];
   uint8_t weights[kStages][kWeightBytes];
   uint8_t result[kWarpgroups][kTokens * 128];  // a warpgroup's 64 channels of 16 bits, token by token
-  float token_scale[kStages][4 * kQuarter];
+  // Steps whose token scales are there: the stages', or those of two windows more (ProduceTokenWindows).
+  static constexpr int kScaleSteps = kFolds ? kStages + 2 * kScaleWindow - 1 : kStages;
+  float token_scale[kScaleSteps][4 * kQuarter];
   float weight_scale[kStages][kChannels];
   // NibbleTables, twice: by half warps, so that the compiler keeps the words in registers. It would put what it knows
   // to be uniform into uniform ones and copy them before every use.
@@ -50,7 +54,28 @@ struct alignas(1024) Shared : Block<kWarpgroups> {
   uint64_t full[kStages];          // tokens, weights and scales are there
   uint64_t empty[kStages];         // the stage may be written (in both blocks where they share tokens)
   uint64_t residual[kWarpgroups];  // the residual is in `result`
+  // Of weights with scales in powers of two: a table for each row and step, one for each k, and what the first tile's
+  // scales are powers of two apart from.
+  alignas(16) uint4 row_tables[kFolds ? kStages : 1][kFolds ? kChannels : 1];
+  uint4 folded[kFolds ? 16 : 1];
+  uint16_t first_base[kFolds ? kChannels : 1];
 };
+
+// The formats a kernel is made for.
+template <bool kNibbles_, bool kE5M2_, bool kGroupTokens_, int kTokens_, int kWarpgroups_ = 2, bool kFolds_ = false>
+struct Kind {
+  static constexpr bool kNibbles = kNibbles_;          // weights are unpacked; otherwise they are e4m3
+  static constexpr bool kE5M2 = kE5M2_;                // activations
+  static constexpr bool kGroupTokens = kGroupTokens_;  // tokens have scales per group
+  static constexpr int kTokens = kTokens_;
+  static constexpr bool kFolds = kFolds_;  // weights' group scales are in their bytes; with kGroupTokens alone
+  using Shared = fp8::Shared<kTokens, kWarpgroups_, kFolds>;
+};
+
+__device__ __forceinline__ NibbleTables LoadNibbleTables(uint32_t address) {
+  const uint4 v = LoadShared16(address);
+  return {{v.x, v.y, v.z, v.w}};
+}
 
 // What a block does of a tile.
 struct Work {

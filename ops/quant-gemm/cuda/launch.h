@@ -29,7 +29,7 @@ struct GemmArgs {
   const void* bias = nullptr;                 // [N] or null
   const void* residual = nullptr;             // [M, N] or null
   void* y = nullptr;                          // [M, N]
-  bool powers_of_two = false;                 // b_scale: a row's largest one times 2^-k, 0 <= k <= 14
+  bool powers_of_two = false;                 // b_scale: a row's largest one times 2^-k, 0 <= k <= 13
   bool constant_weights = false;  // b and its scales are never written: may be read before the stream is reached
 
   constexpr int body() const { return k - outliers; }

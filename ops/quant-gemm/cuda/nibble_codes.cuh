@@ -37,6 +37,39 @@ constexpr NibbleTables MakeNibbleTables(Format format) {
   return tables;
 }
 
+// The same of s4 and e2m1 values times 2^-k, for weights whose scales are powers of two apart: q * 2^(5 - k), and e2m1
+// as v * 2^(6 - k). With k = 14 the smallest would have bit 0 set, which is why scale_ratios promises k <= 13.
+constexpr int kLargestShift = 13;
+struct FoldedTables {
+  NibbleTables shift[kLargestShift + 1];
+};
+
+// The e4m3 bits of m * 2^exponent, m < 16.
+constexpr uint32_t BitsE4M3(uint32_t m, int exponent) {
+  if (m == 0) return 0;
+  for (; m < 8; m *= 2) --exponent;
+  const int biased = exponent + 10;
+  return biased > 0 ? static_cast<uint32_t>(biased) << 3 | (m & 7) : m >> (1 - biased);
+}
+constexpr FoldedTables MakeFoldedTables(Format format) {
+  constexpr uint32_t kHalves[8] = {0, 1, 2, 3, 4, 6, 8, 12};  // e2m1 times 2
+  FoldedTables tables;
+  for (int k = 0; k <= kLargestShift; ++k) {
+    for (int nibble = 0; nibble < 16; ++nibble) {
+      const uint32_t low = nibble & 7, sign = nibble & 8 ? 0x80 : 0;
+      const uint32_t m = format == Format::kE2M1 ? kHalves[low] : sign ? 8 - low : low;
+      tables.shift[k].word[nibble / 4] |= ((sign | BitsE4M3(m, 5 - k)) >> nibble / 8) << (nibble % 4 * 8);
+    }
+  }
+  return tables;
+}
+inline const FoldedTables& FoldedTablesOf(Format format) {
+  static constexpr FoldedTables kS4 = MakeFoldedTables(Format::kS4), kE2M1 = MakeFoldedTables(Format::kE2M1);
+  return format == Format::kE2M1 ? kE2M1 : kS4;
+}
+// What a row's largest scale is multiplied by.
+constexpr float FoldedFactor(Format format) { return format == Format::kE2M1 ? 0x1p-6f : 0x1p-5f; }
+
 // `nibbles`: four, in the low 16 bits, zeros above. Where a PRMT selector has bit 3 set the result is the entry's bit
 // 7, eight times: no pattern here has it, so that is 0 and the two look-ups complete each other.
 __device__ __forceinline__ uint32_t DecodeNibbles(const NibbleTables& tables, uint32_t nibbles) {
@@ -45,23 +78,6 @@ __device__ __forceinline__ uint32_t DecodeNibbles(const NibbleTables& tables, ui
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(high) : "r"(tables.word[2]), "r"(tables.word[3]), "r"(nibbles ^ 0x8888));
   asm("mad.lo.u32 %0, %1, 2, %2;" : "=r"(both) : "r"(high), "r"(low));
   return both;
-}
-
-// The e4m3 patterns of e2m1 magnitudes 0 ... 3 and 4 ... 7 times 2^(6 - k), k = 0 ... 14.
-__device__ __forceinline__ uint2 FoldedTable(uint32_t k) {
-  if (k < 12) return make_uint2(0x6c686000u - k * 0x08080800u, 0x7c787470u - k * 0x08080808u);
-  // With subnormal ones.
-  return k == 12   ? make_uint2(0x0c080400u, 0x1c181410u)
-         : k == 13 ? make_uint2(0x06040200u, 0x14100c08u)
-                   : make_uint2(0x03020100u, 0x0c080604u);
-}
-
-// As DecodeNibbles, for sign and magnitude, by such a table; signs are moved to the tops of their bytes.
-__device__ __forceinline__ uint32_t DecodeFolded(uint2 table, uint32_t nibbles) {
-  uint32_t sizes, signs;
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(sizes) : "r"(table.x), "r"(table.y), "r"(nibbles & 0x7777));
-  asm("prmt.b32 %0, %1, %2, 0x1504;" : "=r"(signs) : "r"(nibbles), "r"(nibbles << 4));
-  return sizes | (signs & 0x80808080);
 }
 
 }  // namespace lowbit::cuda
