@@ -38,7 +38,7 @@ class Consumer {
     } else {
       tables_ = LoadNibbleTables(SharedAddress(s.tables[lane / 16]));
     }
-    reports_ = StageReports(s.empty, plan.split == 1, rank);
+    reports_ = typename K::Reports(s.empty, plan.split == 1, rank);
     token_scales_ = Keep(SharedAddress(s.token_scale[0] + lane % 4 * kQuarter));
     weight_scales_ = SharedAddress(s.weight_scale[0] + row);
     if constexpr (!K::kFolds) weight_scales_ = Keep(weight_scales_);  // else used once a tile
@@ -356,7 +356,6 @@ class Consumer {
     }
   }
 
-  // A cluster that divided the input channels: each block's results, in the stages' memory.
   __device__ __forceinline__ float4* Published() const { return reinterpret_cast<float4*>(s_.tokens[0]); }
 
   __device__ __forceinline__ void Publish(const float (&result)[kResults]) const {
@@ -392,7 +391,7 @@ class Consumer {
   NibbleTables tables_;                              // of all rows, where group scales are not in them
   uint32_t nibbles_, token_scales_, weight_scales_;  // this thread's in the first stage
   uint32_t row_tables_;
-  StageReports reports_;
+  typename K::Reports reports_;
   RingPosition<Shared::kStages> ring_;
   RingPosition<Shared::kScaleSteps> scales_;  // of the tokens, where they are apart from the stages
 };

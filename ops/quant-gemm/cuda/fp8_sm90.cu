@@ -37,7 +37,7 @@ __global__ __launch_bounds__(K::Shared::kThreads, 1) void Fp8Kernel(const __grid
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shared::kStages; ++i) {
       BarrierInit(&s.full[i], 1 + 32 + 64);  // the copy engine, token scales, weight scales
-      BarrierInit(&s.empty[i], StageReports::Arrivals(Shared::kMathWarps, plan.split == 1));
+      BarrierInit(&s.empty[i], K::Reports::Arrivals(Shared::kMathWarps, plan.split == 1));
     }
     for (uint64_t& barrier : s.residual) BarrierInit(&barrier, 1);
     for (int i = 0; i < 8; ++i) s.tables[i / 4][i % 4] = plan.tables.word[i % 4];

@@ -70,6 +70,7 @@ struct Kind {
   static constexpr int kTokens = kTokens_;
   static constexpr bool kFolds = kFolds_;  // weights' group scales are in their bytes; with kGroupTokens alone
   using Shared = fp8::Shared<kTokens, kWarpgroups_, kFolds>;
+  using Reports = std::conditional_t<kFolds, WarpReports, StageReports>;
 };
 
 __device__ __forceinline__ NibbleTables LoadNibbleTables(uint32_t address) {

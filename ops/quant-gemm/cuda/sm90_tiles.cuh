@@ -67,6 +67,24 @@ class StageReports {
   bool reports_;    // there
 };
 
+// The same to both blocks by one lane each, behind __syncwarp: where accesses to shared memory, which every arrival is,
+// bound the kernel.
+class WarpReports {
+ public:
+  __host__ __device__ static constexpr uint32_t Arrivals(int warps, bool) { return 2u * warps; }
+
+  WarpReports() = default;
+  __device__ __forceinline__ WarpReports(uint64_t* empty, bool, uint32_t)
+      : empty_(__shfl_sync(~0u, ClusterAddress(empty, threadIdx.x % 2), threadIdx.x % 32)) {}  // kept in a register
+  __device__ __forceinline__ void operator()(int stage) const {
+    __syncwarp();
+    if (threadIdx.x % 32 < 2) BarrierArriveCluster(empty_ + stage * static_cast<int>(sizeof(uint64_t)));
+  }
+
+ private:
+  uint32_t empty_;  // of the block that this lane reports to
+};
+
 // f(a value of the graph's type): for kernels that know it at run time only.
 template <class F>
 __device__ __forceinline__ void WithType(DType type, F&& f) {
