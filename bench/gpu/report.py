@@ -99,7 +99,8 @@ paragraph(
 )
 paragraph(
     '"atom": 4-bit weights in groups of 128 with 128 outlier channels; its activations are stored as FP8 codes (s4_e4m3, '
-    "`--target sm90`) or as any chip reads them (s4). "Powers of two": a row's weight scales are (`weight.scaleConstraint`). The Triton kernel multiplies codes that are 8 bits wide already "
+    '`--target sm90`) or as any chip reads them (s4). "Powers of two": the weight scales of a row are powers of two times each other '
+    "(`weight.scaleConstraint=m2`). The Triton kernel multiplies codes that are 8 bits wide already "
     "(`bench/gpu/triton_group.py`, best of five tile shapes)."
 )
 print("""![Speed of products relative to cuBLAS in float16, by number of tokens](img/products-speedup.svg)
@@ -126,10 +127,11 @@ def read_cell(read, shape):
     return f"{us:.1f} µs, {100 * shape['read_bytes'][read] / us / 1e3 / copy:.0f}"
 
 
-print("""## Few tokens
-
-Bytes of weights and scales a second, per cent of the copy bandwidth (in brackets: of what a kernel reaches that only reads as many bytes and depends on nothing, in the same graphs and the same run):
-""")
+print("## Few tokens\n")
+paragraph(
+    "Bytes of weights and scales a second, per cent of the copy bandwidth (in brackets: of what a kernel reaches that only reads as "
+    "many bytes and depends on nothing, in the same graphs and the same run):"
+)
 table(
     ["M, K, N", *OURS.values(), *READS.values()],
     [[name(s), *(cell(m, s, few_cell) for m in OURS), *(cell(r, s, read_cell) for r in READS)] for s in shapes if s["M"] <= FEW],

@@ -75,14 +75,18 @@ class WarpReports {
 
   WarpReports() = default;
   __device__ __forceinline__ WarpReports(uint64_t* empty, bool, uint32_t)
-      : empty_(__shfl_sync(~0u, ClusterAddress(empty, threadIdx.x % 2), threadIdx.x % 32)) {}  // kept in a register
+      : empty_(Kept(ClusterAddress(empty, threadIdx.x % 2))), lane_(Kept(threadIdx.x % 32)) {}
   __device__ __forceinline__ void operator()(int stage) const {
     __syncwarp();
-    if (threadIdx.x % 32 < 2) BarrierArriveCluster(empty_ + stage * static_cast<int>(sizeof(uint64_t)));
+    if (lane_ < 2) BarrierArriveCluster(empty_ + stage * static_cast<int>(sizeof(uint64_t)));
   }
 
  private:
+  // Out of a shuffle the compiler cannot compute it again in every step, which it would from the thread's number (S2R).
+  __device__ __forceinline__ static uint32_t Kept(uint32_t v) { return __shfl_sync(~0u, v, threadIdx.x % 32); }
+
   uint32_t empty_;  // of the block that this lane reports to
+  uint32_t lane_;
 };
 
 // f(a value of the graph's type): for kernels that know it at run time only.
