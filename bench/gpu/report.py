@@ -7,6 +7,8 @@ import json
 import sys
 import textwrap
 
+from markdown import table
+
 path, commit, date = sys.argv[1:]
 with open(path) as file:
     result = json.load(file)
@@ -58,14 +60,6 @@ def share_of_read(method, shape):
 
 def name(shape):
     return f"{shape['M']}, {shape['K']}, {shape['N']}"
-
-
-def table(head, rows):
-    print("| " + " | ".join(head) + " |")
-    print("|---" * len(head) + "|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print()
 
 
 def cell(method, shape, value):

@@ -6,19 +6,13 @@ usage: report_attention.py ATTENTION.json
 import json
 import sys
 
+from markdown import table
+
 with open(sys.argv[1]) as file:
     result = json.load(file)
 copy = result["copy_GBps"]
 HEADS = 32
 DIM = 128
-
-
-def table(head, rows):
-    print("| " + " | ".join(head) + " |")
-    print("|---" * len(head) + "|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print()
 
 
 def share(entry, method):

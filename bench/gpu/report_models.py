@@ -7,6 +7,8 @@ import json
 import os
 import sys
 
+from markdown import table
+
 folder = sys.argv[1]
 IN_PLACE = "atom-w4a4kv4_sm90_kv.form_in_place"
 POWERS = "weight.scaleConstraint_m2"
@@ -31,15 +33,11 @@ def results(name):
         return json.load(file)["results"]
 
 
-def table(title, head, rows):
+def section(title, head, rows):
     if not rows:
         return
     print(f"## {title}\n")
-    print("| " + " | ".join(head) + " |")
-    print("|---" * len(head) + "|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print()
+    table(head, rows)
 
 
 def gib(mib):
@@ -64,7 +62,7 @@ def stacks(kind, layers, title, value):
             times = "" if name == "float16" else f" ({base[each['case']] / each['ms']:.2f})"
             cells.append(f"{value(each)}{times}, {gib(each['peakMiB'])}")
         rows.append([shown, *cells])
-    table(title, ["model", *head], rows)
+    section(title, ["model", *head], rows)
 
 
 milliseconds = lambda each: f"{each['ms']:.2f} ms"
@@ -76,7 +74,7 @@ stacks("whole", 32, "32 layers, CUDA graphs, tokens/s", tokens)
 
 limits = [(shown, results(f"limit-{name}-32")) for name, shown in NAMES.items()]
 limits = [(shown, found[0]) for shown, found in limits if found]
-table(
+section(
     "Largest batch within the limit",
     ["model", "batch", "tokens/s", "× float16"],
     [
@@ -86,7 +84,7 @@ table(
 )
 
 texts = [(shown, each) for name, shown in NAMES.items() for each in results(f"generate-{name}") or []]
-table(
+section(
     "Texts",
     ["model", "texts", "prompts, tokens/s", "decode, tokens/s", "peak"],
     [
@@ -102,11 +100,11 @@ for each in results("attention") or []:
     shape = f"{each['batch']}, {each['tokens']} of {each['total']}, {each['kvHeads']}"
     rows.append([shape, f"{peer['us']:.0f} ({peer['cacheGBps']:.0f})", *cells])
     head = [row["scheme"] for row in each["rows"]]
-table("Attention", ["batch, new of all, kv heads", *(head if rows else [])], rows)
+section("Attention", ["batch, new of all, kv heads", *(head if rows else [])], rows)
 
 products = results("gemm") or []
 schemes = list(products[0]["us"]) if products else []
-table(
+section(
     "Products, µs",
     ["M, K, N", *schemes],
     [

@@ -1,5 +1,7 @@
-// Formats as ops/formats/README.md defines them, written once more for the tests: values of codes, names.
+// Types and formats, those of ops/formats/README.md written once more for the tests: values of codes, names.
 #pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cmath>
@@ -7,6 +9,14 @@
 #include "ops/common/cuda/types.h"
 
 namespace lowbit::test {
+
+// The graph's type whose tensors hold T.
+template <class T>
+constexpr cuda::DType kType = cuda::DType::kF32;
+template <>
+constexpr cuda::DType kType<__half> = cuda::DType::kF16;
+template <>
+constexpr cuda::DType kType<__nv_bfloat16> = cuda::DType::kBF16;
 
 // The value of a code in its low bits (a nibble or a byte).
 __host__ __device__ inline double ValueOf(cuda::Format format, int code) {

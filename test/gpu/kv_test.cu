@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "test/gpu/formats.h"
 #include "test/gpu/kv_reference.h"
 
 namespace lowbit::test {
@@ -14,13 +15,6 @@ using kv::Data;
 using cuda::DType;
 using cuda::KvArgs;
 using cuda::KvRotary;
-
-template <class T>
-constexpr DType kType = DType::kF32;
-template <>
-constexpr DType kType<__half> = DType::kF16;
-template <>
-constexpr DType kType<__nv_bfloat16> = DType::kBF16;
 
 template <class T>
 KvArgs ArgsOf(const Case& c) {

@@ -29,13 +29,6 @@ float FromBits(uint32_t b) {
   return f;
 }
 
-template <class T>
-constexpr DType kType = DType::kF32;
-template <>
-constexpr DType kType<__half> = DType::kF16;
-template <>
-constexpr DType kType<__nv_bfloat16> = DType::kBF16;
-
 float ExpRef(float x) {
   if (x != x) return x;
   if (x <= -86.0f) return 0.0f;
