@@ -32,16 +32,16 @@ class Consumer {
         first_tokens_(WgmmaDescriptor(s.tokens[0])),
         first_weights_(WgmmaDescriptor(s.weights[0] + warpgroup_ * 64 * kStep)) {
     const int lane = threadIdx.x % 32, row = FirstChannel(warpgroup_);
-    nibbles_ = Keep(SharedAddress(s.weights[0]) + row * kNibbleRow + (((row >> 1) & 3) << 4) + 2 * (lane % 4));
+    nibbles_ = KeepShuffled(SharedAddress(s.weights[0]) + row * kNibbleRow + (((row >> 1) & 3) << 4) + 2 * (lane % 4));
     if constexpr (K::kFolds) {
-      row_tables_ = Keep(SharedAddress(s.row_tables[0] + row));
+      row_tables_ = KeepShuffled(SharedAddress(s.row_tables[0] + row));
     } else {
       tables_ = LoadNibbleTables(SharedAddress(s.tables[lane / 16]));
     }
     reports_ = typename K::Reports(s.empty, plan.split == 1, rank);
-    token_scales_ = Keep(SharedAddress(s.token_scale[0] + lane % 4 * kQuarter));
+    token_scales_ = KeepShuffled(SharedAddress(s.token_scale[0] + lane % 4 * kQuarter));
     weight_scales_ = SharedAddress(s.weight_scale[0] + row);
-    if constexpr (!K::kFolds) weight_scales_ = Keep(weight_scales_);  // else used once a tile
+    if constexpr (!K::kFolds) weight_scales_ = KeepShuffled(weight_scales_);  // else used once a tile
   }
 
   __device__ __forceinline__ void Run(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
@@ -49,9 +49,6 @@ class Consumer {
   }
 
  private:
-  // The compiler would rather compute an address in every step; of what comes out of a shuffle it does not know how.
-  __device__ __forceinline__ static uint32_t Keep(uint32_t v) { return __shfl_sync(~0u, v, threadIdx.x % 32); }
-
   template <class T>
   __device__ __forceinline__ void RunTyped(const CUtensorMap* y_map, const CUtensorMap* residual_map) {
     constexpr bool kStaged = ResultWriter<T>::kStaged;

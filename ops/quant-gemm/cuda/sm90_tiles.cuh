@@ -42,6 +42,10 @@ struct RingPosition {
   }
 };
 
+// v. The compiler would rather compute it from the thread's number (S2R) in every step; of what comes out of a shuffle
+// it does not know how. Called by whole warps.
+__device__ __forceinline__ uint32_t KeepShuffled(uint32_t v) { return __shfl_sync(~0u, v, threadIdx.x % 32); }
+
 // A warp's reports that it is done with a stage, to every block that writes into this one's stages: both of the cluster
 // where they share an operand, else this one. In its own block every lane arrives for its own reads: faster than one
 // lane behind __syncwarp, and what compute-sanitizer's racecheck follows. To the other block, which only has to know
@@ -75,16 +79,13 @@ class WarpReports {
 
   WarpReports() = default;
   __device__ __forceinline__ WarpReports(uint64_t* empty, bool, uint32_t)
-      : empty_(Kept(ClusterAddress(empty, threadIdx.x % 2))), lane_(Kept(threadIdx.x % 32)) {}
+      : empty_(KeepShuffled(ClusterAddress(empty, threadIdx.x % 2))), lane_(KeepShuffled(threadIdx.x % 32)) {}
   __device__ __forceinline__ void operator()(int stage) const {
     __syncwarp();
     if (lane_ < 2) BarrierArriveCluster(empty_ + stage * static_cast<int>(sizeof(uint64_t)));
   }
 
  private:
-  // Out of a shuffle the compiler cannot compute it again in every step, which it would from the thread's number (S2R).
-  __device__ __forceinline__ static uint32_t Kept(uint32_t v) { return __shfl_sync(~0u, v, threadIdx.x % 32); }
-
   uint32_t empty_;  // of the block that this lane reports to
   uint32_t lane_;
 };
